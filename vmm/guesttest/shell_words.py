@@ -44,20 +44,21 @@ def needs_shell(text: str) -> bool:
     return any(character in "$`" for _, character, _ in _unquoted(text))
 
 
+def _comment_start(text: str) -> int:
+    """Where the first comment of `text` starts, or -1. (shlex takes any `#` for one, bash does not.)"""
+    for index, character, double in _unquoted(text):
+        if character == "#" and not double and (index == 0 or text[index - 1].isspace()):
+            return index
+    return -1
+
+
 def _without_comments(text: str) -> str:
-    """`text` without comments: from a `#` at a word's start to the line's end (shlex cuts at any `#`)."""
     kept: list[str] = []
-    while True:
-        start = next((index for index, *state in _unquoted(text) if _is_comment(text, index, *state)), -1)
-        if start < 0:
-            return "".join([*kept, text])
+    while (start := _comment_start(text)) >= 0:
         _comment, line_end, rest = text[start:].partition("\n")
         kept.append(text[:start] + line_end)
         text = rest
-
-
-def _is_comment(text: str, index: int, character: str, double: bool) -> bool:
-    return character == "#" and not double and (index == 0 or text[index - 1].isspace())
+    return "".join([*kept, text])
 
 
 def split_words(text: str, variables: Mapping[str, str]) -> list[str]:
