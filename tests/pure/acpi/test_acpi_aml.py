@@ -126,7 +126,7 @@ def test_resource_template_of_a_serial_port() -> None:
 
 
 def test_memory_window_is_a_fixed_producer_range() -> None:
-    encoded = resources.memory_window(0xC0000000, 0xFEC00000, resources.MEMORY_READ_WRITE)
+    encoded = resources.memory_window(0xC0000000, 0x3EC00000, resources.MEMORY_READ_WRITE)
 
     # tag, length 23, memory, min/max fixed, read-write; granularity, min, max, translation, length
     expected = "87 1700 00 0c 01 00000000 000000c0 ffffbffe 00000000 0000c03e"

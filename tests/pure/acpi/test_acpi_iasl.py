@@ -17,7 +17,7 @@ BOARDS = {
     "everything": AcpiConfig(
         apic_ids=tuple(range(300)),
         com_ports=(ComPort(0x3F8, 4), ComPort(0x2F8, 3)),
-        pci_hole64=(1 << 40, 1 << 41),
+        pci_hole64=(1 << 40, 1 << 40),
     ),
 }
 # What the compiler puts in of its own: the checksum that follows from it, and its name and version.

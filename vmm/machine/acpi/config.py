@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-# Where guests look for the RSDP on a PC without UEFI (ACPI 6.3 section 5.2.5.1), `(gpa, end)`.
-BIOS_AREA: Final = (0xE0000, 0x100000)
+# Where guests look for the RSDP on a PC without UEFI (ACPI 6.3 section 5.2.5.1), `(gpa, size)`.
+BIOS_AREA: Final = (0xE0000, 0x20000)
 RSDP_ALIGNMENT: Final = 16
 
 GIB: Final = 1 << 30
@@ -37,15 +37,15 @@ class AcpiConfig:
     """The board, as far as ACPI describes it.
 
     `apic_ids`: APIC ids of the processors, the boot processor first, ascending; processor `n` gets `_UID` n.
-    `pci_hole`: `(gpa, end)` of the window below 4 GiB for PCI memory BARs; `pci_hole64`: above, or None.
-    `area`: `(gpa, end)` of writable guest RAM, reported to the guest as reserved, that takes the tables.
+    `pci_hole`: `(gpa, size)` of the window below 4 GiB for PCI memory BARs; `pci_hole64`: above, or None.
+    `area`: `(gpa, size)` of writable guest RAM, reported to the guest as reserved, that takes the tables.
     `rsdp_gpa`: where the RSDP goes, inside `BIOS_AREA`; None puts it first in `area`.
     `com_ports`, `i8042`: the optional ISA devices that exist; `isa_bridge_slot`: PCI slot of their bridge.
     `s3`: announce sleep state S3. Errors: `AcpiConfigError`.
     """
 
     apic_ids: tuple[int, ...]
-    pci_hole: tuple[int, int] = (0xC0000000, IOAPIC_BASE)
+    pci_hole: tuple[int, int] = (0xC0000000, IOAPIC_BASE - 0xC0000000)
     pci_hole64: tuple[int, int] | None = None
     area: tuple[int, int] = BIOS_AREA
     rsdp_gpa: int | None = None
@@ -70,21 +70,22 @@ class AcpiConfig:
             raise AcpiConfigError(f"APIC ids {self.apic_ids[0]}..{self.apic_ids[-1]} are not in 0..2^32-2")
 
     def _check_pci_windows(self) -> None:
-        base, end = self.pci_hole
-        if not 0x100000 <= base < end <= 4 * GIB:
-            raise AcpiConfigError(f"PCI hole [{base:#x}, {end:#x}) does not lie between 1 MiB and 4 GiB")
+        base, size = self.pci_hole
+        if size < 1 or not 0x100000 <= base < base + size <= 4 * GIB:
+            raise AcpiConfigError(f"PCI hole {base:#x}+{size:#x} does not lie between 1 MiB and 4 GiB")
         if self.pci_hole64 is not None:
-            base, end = self.pci_hole64
-            if not 4 * GIB <= base < end < 1 << 64:
-                raise AcpiConfigError(f"64-bit PCI hole [{base:#x}, {end:#x}) does not lie above 4 GiB")
+            base, size = self.pci_hole64
+            if size < 1 or not 4 * GIB <= base < base + size < 1 << 64:
+                raise AcpiConfigError(f"64-bit PCI hole {base:#x}+{size:#x} does not lie above 4 GiB")
 
     def _check_placement(self) -> None:
-        gpa, end = self.area
-        if not 0 < gpa < end <= 4 * GIB:
-            raise AcpiConfigError(f"ACPI area [{gpa:#x}, {end:#x}) does not lie below 4 GiB")
+        gpa, size = self.area
+        if size < 1 or not 0 < gpa < gpa + size <= 4 * GIB:
+            raise AcpiConfigError(f"ACPI area {gpa:#x}+{size:#x} does not lie below 4 GiB")
         rsdp = gpa if self.rsdp_gpa is None else self.rsdp_gpa
-        if not BIOS_AREA[0] <= rsdp < BIOS_AREA[1] or rsdp % RSDP_ALIGNMENT:
+        first, end = BIOS_AREA[0], sum(BIOS_AREA)
+        if not first <= rsdp < end or rsdp % RSDP_ALIGNMENT:
             raise AcpiConfigError(
                 f"RSDP at {rsdp:#x}: guests look for it at multiples of {RSDP_ALIGNMENT} in "
-                f"[{BIOS_AREA[0]:#x}, {BIOS_AREA[1]:#x}); give rsdp_gpa when the tables lie elsewhere"
+                f"[{first:#x}, {end:#x}); give rsdp_gpa when the tables lie elsewhere"
             )

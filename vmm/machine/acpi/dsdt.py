@@ -26,8 +26,8 @@ _PRESENT_ENABLED_FUNCTIONING: Final = 0x0B  # _STA of a link: not shown in a use
 _ANY_FUNCTION: Final = 0xFFFF
 _LINK_NAMES: Final = ("LNKA", "LNKB", "LNKC", "LNKD")
 
-_CONFIG_PORTS: Final = (0xCF8, 0xD00)  # decoded by the bridge itself, not passed down
-_VGA_MEMORY: Final = (0xA0000, 0xC0000)
+_CONFIG_PORTS: Final = (0xCF8, 8)  # decoded by the bridge itself, not passed down
+_VGA_MEMORY: Final = (0xA0000, 0x20000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +118,12 @@ def _host_bridge(config: AcpiConfig) -> bytes:
 
 
 def _host_bridge_resources(config: AcpiConfig) -> bytes:
-    config_first, config_end = _CONFIG_PORTS
+    config_first, config_end = _CONFIG_PORTS[0], sum(_CONFIG_PORTS)
     windows = [
         resources.bus_numbers(0, 0),
-        resources.io(config_first, config_end - config_first),
+        resources.io(*_CONFIG_PORTS),
         resources.io_window(0, config_first),
-        resources.io_window(config_end, 0x10000),
+        resources.io_window(config_end, 0x10000 - config_end),
         resources.memory_window(*_VGA_MEMORY, resources.MEMORY_READ_WRITE | resources.MEMORY_CACHEABLE),
         resources.memory_window(*config.pci_hole, resources.MEMORY_READ_WRITE),
     ]

@@ -38,9 +38,9 @@ class AcpiImage:
 class _Area:
     """Hands out the area from its start, and keeps what was put there."""
 
-    def __init__(self, gpa: int, end: int) -> None:
+    def __init__(self, gpa: int, size: int) -> None:
         self.next_gpa = gpa
-        self.end = end
+        self.end = gpa + size
         self.blobs: list[tuple[int, bytes]] = []
 
     def reserve(self, what: str, size: int, alignment: int = _TABLE_ALIGNMENT) -> int:
@@ -79,7 +79,7 @@ def build_tables(config: AcpiConfig) -> AcpiImage:
 
 
 def _rsdp_gpa(config: AcpiConfig, area: _Area) -> int:
-    gpa, end = config.area
+    gpa, end = config.area[0], sum(config.area)
     if config.rsdp_gpa is None:
         return area.reserve("RSDP", RSDP_SIZE, RSDP_ALIGNMENT)
     if gpa < config.rsdp_gpa + RSDP_SIZE and config.rsdp_gpa < end:

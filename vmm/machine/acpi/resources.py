@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Resource descriptors, what `_CRS` and `_PRS` buffers are made of (ACPI 6.3 section 6.4).
 
-Ranges are given as `(base, size)`; address spaces of a bridge as the producer's windows.
+Ranges are given as base and size; address spaces of a bridge as the producer's windows.
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ def bus_numbers(first: int, last: int) -> bytes:
     return _address_space(0x88, "H", _SPACE_BUS, 0, first, last)
 
 
-def io_window(base: int, end: int) -> bytes:
-    """`WordIO` producer window `[base, end)` of a host bridge."""
-    return _address_space(0x88, "H", _SPACE_IO, _IO_ENTIRE_RANGE, base, end - 1)
+def io_window(base: int, size: int) -> bytes:
+    """`WordIO` producer window of a host bridge."""
+    return _address_space(0x88, "H", _SPACE_IO, _IO_ENTIRE_RANGE, base, base + size - 1)
 
 
-def memory_window(base: int, end: int, flags: int) -> bytes:
-    """`DWordMemory` producer window `[base, end)` below 4 GiB; `flags` from `MEMORY_*`."""
-    return _address_space(0x87, "I", _SPACE_MEMORY, flags, base, end - 1)
+def memory_window(base: int, size: int, flags: int) -> bytes:
+    """`DWordMemory` producer window below 4 GiB; `flags` from `MEMORY_*`."""
+    return _address_space(0x87, "I", _SPACE_MEMORY, flags, base, base + size - 1)
 
 
-def memory_window64(base: int, end: int, flags: int) -> bytes:
-    """`QWordMemory` producer window `[base, end)`."""
-    return _address_space(0x8A, "Q", _SPACE_MEMORY, flags, base, end - 1)
+def memory_window64(base: int, size: int, flags: int) -> bytes:
+    """`QWordMemory` producer window."""
+    return _address_space(0x8A, "Q", _SPACE_MEMORY, flags, base, base + size - 1)
 
 
 def _address_space(tag: int, width: str, space: int, flags: int, minimum: int, maximum: int) -> bytes:
