@@ -53,6 +53,13 @@ class ElfFile:
     segments: tuple[LoadSegment, ...]
     pvh_entry: int | None
     """Guest physical address from the note XEN_ELFNOTE_PHYS32_ENTRY."""
+    has_interpreter: bool
+    """Has a PT_INTERP segment: a program for an operating system."""
+
+
+def is_elf(image: Image) -> bool:
+    """Whether `image` begins like an ELF file."""
+    return image.head(4) == b"\x7fELF"
 
 
 def parse_elf(image: Image) -> ElfFile:
@@ -72,7 +79,8 @@ def parse_elf(image: Image) -> ElfFile:
         structs.create_advanced_structs(header["e_type"], header["e_machine"], None)
         segments: list[LoadSegment] = []
         pvh_entry = None
-        for index, item in enumerate(_program_headers(image, header, structs)):
+        headers = _program_headers(image, header, structs)
+        for index, item in enumerate(headers):
             if item["p_type"] == "PT_LOAD" and item["p_filesz"] | item["p_memsz"]:
                 segments.append(_load_segment(image, index, item))
             elif item["p_type"] == "PT_NOTE" and pvh_entry is None:
@@ -81,7 +89,8 @@ def parse_elf(image: Image) -> ElfFile:
         raise image.error(f"is a corrupt ELF file: {error}") from error
     if not segments:
         raise image.error("is an ELF file without a PT_LOAD segment: nothing to load")
-    return ElfFile(bits, header["e_machine"], header["e_entry"], tuple(segments), pvh_entry)
+    has_interpreter = any(item["p_type"] == "PT_INTERP" for item in headers)
+    return ElfFile(bits, header["e_machine"], header["e_entry"], tuple(segments), pvh_entry, has_interpreter)
 
 
 def place_segments(image: Image, elf: ElfFile, plan: LoadPlan) -> int:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vmm.machine.boot.elf import entry_gpa, parse_elf, place_segments
+from vmm.machine.boot.elf import entry_gpa, is_elf, parse_elf, place_segments
 from vmm.machine.boot.entry import GDT, EntryState, protected_mode
 from vmm.machine.boot.image import Image, cstring, pack, printable
 from vmm.machine.boot.layout import (
@@ -34,6 +34,8 @@ from vmm.machine.boot.request import BootRequest, E820Entry
 
 HEADER_MAGIC = 0x1BADB002
 HEADER_SEARCH_BYTES = 8192
+MULTIBOOT2_MAGIC = 0xE85250D6
+MULTIBOOT2_SEARCH_BYTES = 32768
 LOADER_MAGIC = 0x2BADB002
 ADDRESS_FIELDS = 1 << 16
 
@@ -84,6 +86,19 @@ def find_header(image: Image) -> Header | None:
             return Header(offset, flags, *addresses)
         offset = head.find(magic, offset + 1)
     return None
+
+
+def has_multiboot2_header(image: Image) -> bool:
+    """Whether `image` has the header of the later, different protocol (Multiboot2 2.0, 3.1.1)."""
+    head = image.head(MULTIBOOT2_SEARCH_BYTES)
+    magic = pack("I", MULTIBOOT2_MAGIC)
+    offset = head.find(magic)
+    while 0 <= offset <= len(head) - 16:
+        fields = (int.from_bytes(head[offset + at : offset + at + 4], "little") for at in range(0, 16, 4))
+        if offset % 8 == 0 and sum(fields) & 0xFFFFFFFF == 0:
+            return True
+        offset = head.find(magic, offset + 1)
+    return False
 
 
 def load(request: BootRequest, plan: LoadPlan, e820: Sequence[E820Entry], rsdp_gpa: int) -> EntryState:
@@ -137,7 +152,7 @@ def _check_flags(image: Image, header: Header) -> None:
 
 def _place_by_elf(image: Image, plan: LoadPlan) -> tuple[int, int]:
     """Entry and first address above the image."""
-    if image.head(4) != b"\x7fELF":
+    if not is_elf(image):
         raise image.error(
             "has a multiboot header without address fields (flag bit 16), so an ELF file was expected, "
             f"but it begins with {image.head(4).hex(' ')}"
