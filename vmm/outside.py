@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a device or a lower layer may know of the world around it, as small protocols.
 
 A device never sees `/dev/kvm`, a thread or a file. It is handed these objects, so each device runs in a

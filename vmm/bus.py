@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The port bus and the MMIO bus: from a guest's access to the device's method.
 
 A port is looked up in a dict (ports are few and each look-up must be flat), an MMIO address by bisection

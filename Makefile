@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make run` and `make test` do everything on a fresh Debian machine: packages, virtual environment, guests.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := build/stamp
+
+RUN_PACKAGES := gcc make binutils python3 python3-venv
+TEST_PACKAGES := $(RUN_PACKAGES) acpica-tools qemu-system-x86 linux-source-6.12 \
+	flex bison bc libelf-dev libssl-dev ccache busybox-static cpio xz-utils zstd kmod
+
+.PHONY: help run test test-pure test-host test-lab lab-shell lint bench setup firmware clean
+.DEFAULT_GOAL := help
+
+help: ## show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: setup firmware ## boot the demo guest on /dev/kvm
+	$(BIN)/vmm run firmware/build/demo.flat --cpus 2
+
+test: setup-test firmware test-pure test-host test-lab ## lint, types and all three rings of tests
+
+test-pure: setup-test firmware ## what needs no /dev/kvm
+	$(BIN)/pytest tests/pure
+
+test-host: setup-test firmware ## what runs on this machine's /dev/kvm (in the lab where there is none)
+	scripts/test_host_ring.sh
+
+test-lab: setup-test firmware ## what boots kernels of its own under software emulation
+	$(BIN)/pytest tests/lab
+
+lint: setup ## ruff and mypy alone
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: setup firmware ## every benchmark, as ratios against a C loop or QEMU in the same run
+	$(BIN)/python -m bench --all
+
+firmware: $(STAMP)/run-packages ## build the guests
+	$(MAKE) -C firmware
+
+setup: $(STAMP)/run-packages $(STAMP)/venv ## packages and virtual environment for `make run`
+.PHONY: setup-test
+setup-test: $(STAMP)/test-packages $(STAMP)/venv
+
+$(STAMP)/run-packages $(STAMP)/test-packages: Makefile scripts/install_packages.sh
+	scripts/install_packages.sh $(if $(findstring test,$@),$(TEST_PACKAGES),$(RUN_PACKAGES))
+	@mkdir -p $(STAMP) && touch $@
+
+$(STAMP)/venv: pyproject.toml | $(STAMP)/run-packages
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,debug]'
+	@mkdir -p $(STAMP) && touch $@
+
+clean: ## remove what was built (the virtual environment and kernel caches stay)
+	rm -rf build/stamp
+	$(MAKE) -C firmware clean

@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m vmm`: the command line."""
+
+import sys
+
+from vmm.cli.main import main
+
+sys.exit(main())

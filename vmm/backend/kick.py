@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Getting a thread out of `KVM_RUN`: the kick signal.
+
+`immediate_exit` in the mapped kvm_run closes the race before the ioctl, the signal ends one under way
+(api.rst KVM_RUN, `immediate_exit`). The handler does nothing: only the interruption counts.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+# The last real-time signal: neither the C library's own (the first two) nor one a program is likely to use.
+KICK_SIGNAL = signal.SIGRTMAX
+
+
+class KickError(RuntimeError):
+    """The kick signal's handler cannot be installed here; says from where it can."""
+
+
+def _ignore(_signal: int, _frame: FrameType | None) -> None:
+    """Exists so that the signal interrupts a system call instead of ending the process."""
+
+
+def install() -> None:
+    """Install the handler. Idempotent. Errors: `KickError` when first called off the main thread."""
+    if signal.getsignal(KICK_SIGNAL) is _ignore:
+        return
+    if threading.current_thread() is not threading.main_thread():
+        raise KickError(
+            "the first machine must be made on the main thread: Python installs signal handlers only there"
+        )
+    signal.signal(KICK_SIGNAL, _ignore)
+
+
+def kick(thread: threading.Thread) -> None:
+    """Interrupt `thread`'s system call. Harmless when it is in none or has ended."""
+    if thread.ident is not None and thread.is_alive():
+        try:
+            signal.pthread_kill(thread.ident, KICK_SIGNAL)
+        except ProcessLookupError:  # it ended between the look and the signal
+            return

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A vCPU's whole state, to be put back later: taken once after creation, it is the state of a reset.
+
+Order matters when it is put back (api.rst, and KVM's own checks): CPUID is already set, the local APIC must be
+there before its timer's MSR, events and the MP state come last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvmapi import KvmError, Vcpu
+from kvmapi.uapi import x86
+
+# Writing it back would set the guest's clock back: a reset does not stop the TSC.
+MSR_IA32_TSC = 0x10
+
+
+@dataclass(frozen=True)
+class VcpuState:
+    """What `take` read. The structures are KVM's own; `msrs` are `(index, value)` pairs."""
+
+    regs: x86.kvm_regs
+    sregs: x86.kvm_sregs
+    xsave: x86.kvm_xsave
+    xcrs: x86.kvm_xcrs
+    debugregs: x86.kvm_debugregs
+    events: x86.kvm_vcpu_events
+    lapic: x86.kvm_lapic_state
+    mp_state: int
+    msrs: list[tuple[int, int]]
+
+
+def take(vcpu: Vcpu, msr_indices: list[int]) -> VcpuState:
+    """Read the state of a vCPU that is not in `KVM_RUN`.
+
+    msr_indices: which MSRs; one that this vCPU does not have is left out.
+    """
+    return VcpuState(
+        regs=vcpu.get_regs(),
+        sregs=vcpu.get_sregs(),
+        xsave=vcpu.get_xsave(),
+        xcrs=vcpu.get_xcrs(),
+        debugregs=vcpu.get_debugregs(),
+        events=vcpu.get_vcpu_events(),
+        lapic=vcpu.get_lapic(),
+        mp_state=vcpu.get_mp_state(),
+        msrs=readable_msrs(vcpu, msr_indices),
+    )
+
+
+def put(vcpu: Vcpu, state: VcpuState) -> None:
+    """Put `state` back into a vCPU that is not in `KVM_RUN`. Errors: `KvmError`."""
+    vcpu.set_mp_state(state.mp_state)
+    vcpu.set_sregs(state.sregs)
+    vcpu.set_regs(state.regs)
+    vcpu.set_xsave(state.xsave)
+    vcpu.set_xcrs(state.xcrs)
+    vcpu.set_debugregs(state.debugregs)
+    vcpu.set_lapic(state.lapic)
+    vcpu.set_msrs(state.msrs)
+    vcpu.set_vcpu_events(state.events)
+    vcpu.set_mp_state(state.mp_state)
+
+
+def readable_msrs(vcpu: Vcpu, indices: list[int]) -> list[tuple[int, int]]:
+    """`(index, value)` of those of `indices` that this vCPU can read and write back unchanged."""
+    found = []
+    for index in indices:
+        if index == MSR_IA32_TSC:
+            continue
+        try:
+            pairs = vcpu.get_msrs([index])
+            vcpu.set_msrs(pairs)
+        except KvmError:
+            continue  # listed for the host's KVM, but this vCPU's CPUID does not offer it
+        found += pairs
+    return found

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A virtual processor: one thread that runs one vCPU and hands its exits to the board.
+
+The hot loop is `KVM_RUN` -> decode -> handle -> `KVM_RUN`: one ioctl per exit, payload read through prebuilt
+views, dispatch by a list, no allocation on the common path (design: plain ints in the loop, names at the edges).
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable
+from struct import Struct
+
+from kvmapi.exits import decode
+
+from kvmapi import Vcpu
+from kvmapi.uapi import kvm as k
+from vmm.backend import kick, vp_report
+from vmm.backend.outcome import STATUS_BAD_INPUT, Outcome, OutcomeKind
+from vmm.bus import MmioBus, PortBus
+
+# struct kvm_run: io at 32 is (direction u8, size u8, port u16, count u32, data_offset u64)
+_IO = Struct("<BBHIQ").unpack_from
+# mmio at 32 is (phys_addr u64, data u8[8], len u32, is_write u8)
+_MMIO = Struct("<QQIB").unpack_from
+_EXIT_PAYLOAD = 32
+_EXIT_REASON_U32 = 2  # exit_reason is at byte 8
+_MMIO_DATA_U64 = 5  # mmio.data is at byte 40
+_IMMEDIATE_EXIT = 1
+_REASONS = 64  # a list this long covers every exit reason of Linux 6.12 (the highest is 40)
+
+Handler = Callable[[], None]
+EndRun = Callable[[Outcome], None]
+
+
+class VirtualProcessor:
+    """VP `index` and its thread. Made stopped and frozen; `start` makes the thread, `thaw` lets it run.
+
+    A frozen VP's thread is outside `KVM_RUN` with nothing pending, so any thread may then use the vCPU's ioctls.
+    """
+
+    def __init__(self, index: int, vcpu: Vcpu, ports: PortBus, mmio: MmioBus, end_run: EndRun) -> None:
+        """end_run: told once of what makes the run end; it must freeze all VPs and return at once."""
+        self.index = index
+        self.vcpu = vcpu
+        self._ports = ports
+        self._mmio = mmio
+        self._end_run = end_run
+        self._thread = threading.Thread(target=self._main, name=f"vp-{index}", daemon=True)
+        self._state = threading.Condition()
+        self._freeze_wanted = True
+        self._frozen = False
+        self._stop_wanted = False
+        self.handlers: list[Handler] = [self._unexpected] * _REASONS
+        self.handlers[k.KVM_EXIT_MMIO] = self._mmio_exit
+        self.handlers[k.KVM_EXIT_HLT] = self._halted
+        self.handlers[k.KVM_EXIT_IRQ_WINDOW_OPEN] = self._nothing
+        self.handlers[k.KVM_EXIT_INTR] = self._nothing
+        self.handlers[k.KVM_EXIT_SHUTDOWN] = self._triple_fault
+        self.handlers[k.KVM_EXIT_FAIL_ENTRY] = self._entry_failure
+        self.handlers[k.KVM_EXIT_INTERNAL_ERROR] = self._internal_error
+
+    # ---- called from other threads -------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Make the thread (once). It freezes at once unless `thaw` came first."""
+        self._thread.start()
+
+    def freeze(self) -> None:
+        """Ask the thread to leave the guest and stay out. Returns at once; `wait_frozen` waits."""
+        with self._state:
+            self._freeze_wanted = True
+        self._interrupt()
+
+    def wait_frozen(self) -> None:
+        """Wait until the thread is out of `KVM_RUN` (or has ended)."""
+        if self._thread is threading.current_thread():
+            raise RuntimeError("a VP thread cannot wait for itself to freeze")
+        with self._state:
+            self._state.wait_for(lambda: self._frozen or not self._thread.is_alive())
+
+    def thaw(self) -> None:
+        """Let the guest run (on)."""
+        with self._state:
+            self._freeze_wanted = False
+            self._frozen = False
+            self._state.notify_all()
+
+    def stop(self) -> None:
+        """End the thread and wait for it. Idempotent. The vCPU stays open for its owner to close."""
+        with self._state:
+            self._stop_wanted = True
+            self._state.notify_all()
+        self._interrupt()
+        if self._thread.ident is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _interrupt(self) -> None:
+        # The flag first: a thread that is about to enter sees it, one that is inside gets the signal.
+        self.vcpu.kvm_run.u8[_IMMEDIATE_EXIT] = 1
+        kick.kick(self._thread)
+
+    # ---- the VP thread -------------------------------------------------------------------------------
+
+    def _main(self) -> None:
+        try:
+            if self._attend():
+                self._loop()
+        except Exception as error:  # whatever it is, the guest must not go on unseen
+            self._end(OutcomeKind.ERROR, f"VP {self.index}: {type(error).__name__}: {error}", error)
+        finally:
+            with self._state:
+                self._frozen = True
+                self._state.notify_all()
+
+    def _loop(self) -> None:
+        run = self.vcpu.run_call
+        kvm_run = self.vcpu.kvm_run
+        u8, u16, u32 = kvm_run.u8, kvm_run.u16, kvm_run.u32
+        ports = self._ports.ports
+        handlers = self.handlers
+        unpack_io = _IO
+        exit_io, out = k.KVM_EXIT_IO, k.KVM_EXIT_IO_OUT
+        while True:
+            error = run()
+            if error:
+                if not self._run_failed(error):
+                    return
+                continue
+            reason = u32[_EXIT_REASON_U32]
+            if reason != exit_io:
+                handlers[reason]()
+                continue
+            direction, size, port, count, at = unpack_io(u8, _EXIT_PAYLOAD)
+            entry = ports.get(port)
+            if count != 1:
+                self._string_io(direction, size, port, count, at)
+            elif direction == out:
+                if entry is not None:
+                    if size == 1:
+                        entry[1](entry[2], 1, u8[at])
+                    elif size == 4:
+                        entry[1](entry[2], 4, u32[at >> 2])
+                    else:
+                        entry[1](entry[2], 2, u16[at >> 1])
+            else:
+                value = entry[0](entry[2], size) if entry is not None else 0xFFFFFFFF
+                if size == 1:
+                    u8[at] = value & 0xFF
+                elif size == 4:
+                    u32[at >> 2] = value & 0xFFFFFFFF
+                else:
+                    u16[at >> 1] = value & 0xFFFF
+
+    def _run_failed(self, error: int) -> bool:
+        """`KVM_RUN` returned an error number. True: go on."""
+        if error in (errno.EINTR, errno.EAGAIN):  # EAGAIN: the vCPU waits for INIT/SIPI, or left that wait
+            return self._attend()
+        report = vp_report.describe(self.vcpu)
+        self._end(
+            OutcomeKind.INTERNAL_ERROR,
+            f"VP {self.index}: KVM_RUN failed with {errno.errorcode.get(error, error)}",
+            report=report,
+        )
+        return self._attend()
+
+    def _attend(self) -> bool:
+        """Do what other threads asked for: stay out while frozen. False: the thread is to end."""
+        self.vcpu.kvm_run.u8[_IMMEDIATE_EXIT] = 0  # before looking: a request after the look sets it again
+        with self._state:
+            while self._freeze_wanted and not self._stop_wanted:
+                if not self._frozen:
+                    self._frozen = True
+                    self._state.notify_all()
+                self._state.wait()
+            self._frozen = False
+            return not self._stop_wanted
+
+    def _end(
+        self, kind: OutcomeKind, detail: str, cause: BaseException | None = None, report: str = ""
+    ) -> None:
+        """Report the end of the run. `end_run` freezes this VP too: its next `KVM_RUN` does not enter."""
+        if cause is not None:
+            report = vp_report.describe_failure(self.vcpu, cause)
+        self._end_run(Outcome(kind, STATUS_BAD_INPUT, detail, report))
+
+    # ---- exits ---------------------------------------------------------------------------------------
+
+    def _string_io(self, direction: int, size: int, port: int, count: int, at: int) -> None:
+        """INS/OUTS: `count` items of `size` bytes lie at byte `at` of the kvm_run mapping."""
+        u8 = self.vcpu.kvm_run.u8
+        for position in range(at, at + size * count, size):
+            if direction == k.KVM_EXIT_IO_OUT:
+                self._ports.write(port, size, int.from_bytes(u8[position : position + size], "little"))
+            else:
+                value = self._ports.read(port, size) & ((1 << 8 * size) - 1)
+                u8[position : position + size] = value.to_bytes(size, "little")
+
+    def _mmio_exit(self) -> None:
+        gpa, data, size, is_write = _MMIO(self.vcpu.kvm_run.u8, _EXIT_PAYLOAD)
+        entry = self._mmio.find(gpa)
+        if is_write:
+            if entry is not None:
+                entry[2].write(gpa - entry[0], size, data & ((1 << 8 * size) - 1))
+        else:
+            value = entry[2].read(gpa - entry[0], size) if entry is not None else ~0
+            self.vcpu.kvm_run.u64[_MMIO_DATA_U64] = value & 0xFFFFFFFFFFFFFFFF
+
+    def _nothing(self) -> None:
+        """An exit that asks for nothing."""
+
+    def _halted(self) -> None:
+        """HLT reaches us only without an in-kernel local APIC, which this board always has."""
+        self._unexpected()
+
+    def _triple_fault(self) -> None:
+        self._end(
+            OutcomeKind.TRIPLE_FAULT,
+            f"VP {self.index}: triple fault: an exception could not be delivered, nor the double fault after it",
+            report=vp_report.describe(self.vcpu),
+        )
+
+    def _entry_failure(self) -> None:
+        exit_ = decode(self.vcpu.kvm_run)
+        self._end(
+            OutcomeKind.ENTRY_FAILURE, f"VP {self.index}: {exit_}", report=vp_report.describe(self.vcpu)
+        )
+
+    def _internal_error(self) -> None:
+        exit_ = decode(self.vcpu.kvm_run)
+        emulation = self.vcpu.kvm_run.u32[_EXIT_PAYLOAD // 4] == k.KVM_INTERNAL_ERROR_EMULATION
+        kind = OutcomeKind.EMULATION_FAILURE if emulation else OutcomeKind.INTERNAL_ERROR
+        report = vp_report.describe(self.vcpu)
+        if emulation:
+            report = f"instruction bytes at RIP: {vp_report.instruction_bytes(self.vcpu)}\n{report}"
+        self._end(kind, f"VP {self.index}: {exit_}", report=report)
+
+    def _unexpected(self) -> None:
+        exit_ = decode(self.vcpu.kvm_run)
+        self._end(
+            OutcomeKind.INTERNAL_ERROR,
+            f"VP {self.index}: an exit that this machine has no answer for: {exit_}",
+            report=vp_report.describe(self.vcpu),
+        )

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user is shown of a VP that cannot go on: registers, segments, the instruction at RIP."""
+
+from __future__ import annotations
+
+import traceback
+
+from kvmapi import KvmError, Vcpu
+from kvmapi.uapi.x86 import kvm_segment, kvm_sregs
+
+_GPRS = (
+    ("rax", "rbx", "rcx", "rdx"),
+    ("rsi", "rdi", "rbp", "rsp"),
+    ("r8", "r9", "r10", "r11"),
+    ("r12", "r13", "r14", "r15"),
+    ("rip", "rflags"),
+)
+_SEGMENTS = ("cs", "ss", "ds", "es", "fs", "gs", "tr", "ldt")
+_EFER_LMA = 1 << 10
+_CR0_PE = 1
+
+
+def describe(vcpu: Vcpu) -> str:
+    """The VP's registers, several lines. Never raises: what cannot be read is said instead."""
+    try:
+        regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
+    except KvmError as error:
+        return f"registers cannot be read: {error}"
+    lines = [f"mode: {_mode(sregs)}"]
+    lines += ["  ".join(f"{name:>6}={getattr(regs, name):016x}" for name in row) for row in _GPRS]
+    lines += [_segment_line(name, getattr(sregs, name)) for name in _SEGMENTS]
+    lines += [
+        f"{name:>6} base={t.base:016x} limit={t.limit:04x}"
+        for name, t in (("gdt", sregs.gdt), ("idt", sregs.idt))
+    ]
+    lines.append(
+        f"   cr0={sregs.cr0:08x} cr2={sregs.cr2:016x} cr3={sregs.cr3:016x} cr4={sregs.cr4:08x} "
+        f"cr8={sregs.cr8:x} efer={sregs.efer:x} apic_base={sregs.apic_base:x}"
+    )
+    return "\n".join(lines)
+
+
+def describe_failure(vcpu: Vcpu, cause: BaseException) -> str:
+    """Registers, and where in our code `cause` was raised: for a defect of ours, so that it can be reported."""
+    trace = "".join(traceback.format_exception(cause)).rstrip()
+    return f"{describe(vcpu)}\nthis is a defect of the VMM; please report it with these lines:\n{trace}"
+
+
+def _mode(sregs: kvm_sregs) -> str:
+    if not sregs.cr0 & _CR0_PE:
+        return "real mode"
+    if sregs.efer & _EFER_LMA:
+        return "64-bit mode" if sregs.cs.l else "compatibility mode"
+    return "protected mode, " + ("32-bit" if sregs.cs.db else "16-bit")
+
+
+def _segment_line(name: str, segment: kvm_segment) -> str:
+    return (
+        f"{name:>6} selector={segment.selector:04x} base={segment.base:016x} limit={segment.limit:08x} "
+        f"type={segment.type:x} s={segment.s} dpl={segment.dpl} p={segment.present} l={segment.l} "
+        f"db={segment.db} g={segment.g}"
+    )

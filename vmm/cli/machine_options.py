@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options that make a machine: shared by `vmm run`, which makes it, and `vmm test`, which hands them on."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from vmm.machine.config import DEFAULT_MEMORY_BYTES, ConfigError, MachineConfig, parse_size
+
+_MACHINE_KEYS = "irqchip=kernel|split, pit=on|off, hugepages=on|off"
+_SWITCH = {"on": True, "off": False}
+
+
+def add_machine_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options. Each is absent (None) unless given, so that `machine_argv` hands on just what the user said."""
+    group = parser.add_argument_group("machine")
+    group.add_argument(
+        "-m",
+        "--memory",
+        metavar="SIZE",
+        help="guest memory with a unit, such as 512M or 2G; a bare number is MiB (default: 128M)",
+    )
+    group.add_argument("-c", "--cpus", metavar="N", type=int, help="number of processors (default: 1)")
+    group.add_argument(
+        "--cpu",
+        metavar="MODEL[,+F][,-F][,K=V]",
+        help="processor model as QEMU names it: max, host, qemu64, ...; '+x2apic' adds and '-vmx' takes away "
+        "a feature (default: max, all that KVM offers here)",
+    )
+    group.add_argument(
+        "--machine", metavar="K=V[,K=V]", action="append", help=f"parts of the board: {_MACHINE_KEYS}"
+    )
+    group.add_argument(
+        "--no-reboot", action="store_true", default=None, help="end the run when the guest resets"
+    )
+    group.add_argument(
+        "--no-testdev",
+        action="store_true",
+        default=None,
+        help="leave out isa-debug-exit (port 0xf4) and kvm-unit-tests' pc-testdev and pci-testdev",
+    )
+
+
+def machine_argv(args: argparse.Namespace) -> list[str]:
+    """The given machine options as arguments for `vmm run`."""
+    argv: list[str] = []
+    for name in ("memory", "cpus", "cpu"):
+        value = getattr(args, name)
+        if value is not None:
+            argv += [f"--{name}", str(value)]
+    for value in args.machine or []:
+        argv += ["--machine", value]
+    argv += [flag for flag in ("--no-reboot", "--no-testdev") if getattr(args, flag[2:].replace("-", "_"))]
+    return argv
+
+
+def machine_config(
+    args: argparse.Namespace, kernel: Path, *, initrd: Path | None, cmdline: str, raw_address: int | None
+) -> MachineConfig:
+    """The machine that the options describe. Errors: `ConfigError`."""
+    keys = _machine_keys(args.machine or [])
+    return MachineConfig(
+        kernel=kernel,
+        initrd=initrd,
+        cmdline=cmdline,
+        memory_bytes=DEFAULT_MEMORY_BYTES if args.memory is None else parse_size(args.memory),
+        huge_pages=_switch(keys, "hugepages", default=False),
+        cpus=1 if args.cpus is None else args.cpus,
+        cpu=args.cpu or "max",
+        irqchip=keys.get("irqchip", "kernel"),
+        pit=_switch(keys, "pit", default=True),
+        testdev=not args.no_testdev,
+        reboot=not args.no_reboot,
+        raw_address=raw_address,
+    )
+
+
+def _machine_keys(values: list[str]) -> dict[str, str]:
+    keys: dict[str, str] = {}
+    for item in ",".join(values).split(","):
+        if not item:
+            continue
+        key, equals, value = item.partition("=")
+        if not equals or key not in ("irqchip", "pit", "hugepages"):
+            raise ConfigError(f"--machine {item!r}: expected {_MACHINE_KEYS}")
+        keys[key] = value
+    return keys
+
+
+def _switch(keys: dict[str, str], key: str, *, default: bool) -> bool:
+    value = keys.get(key)
+    if value is None:
+        return default
+    if value not in _SWITCH:
+        raise ConfigError(f"--machine {key}={value}: expected {key}=on or {key}=off")
+    return _SWITCH[value]

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From `--serial`'s words to a line end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vmm.console.ends import FileEnd, LineError, PtyEnd, Tell, UnixEnd
+from vmm.console.line import LineEnd
+from vmm.console.terminal import TerminalEnd
+
+SYNTAX = "stdio, file:PATH, pty, unix:PATH or none"
+
+
+def make_end(text: str, tell: Tell, quit_run: Callable[[], None]) -> LineEnd:
+    """The end that `text` names. tell: prints a line for the user. quit_run: the terminal's escape sequence.
+
+    Errors: `LineError`.
+    """
+    kind, _, path = text.partition(":")
+    if text == "stdio":
+        return TerminalEnd(quit_run)
+    if text == "none":
+        return LineEnd()
+    if text == "pty":
+        return PtyEnd(tell)
+    if kind == "file" and path:
+        return FileEnd(path)
+    if kind == "unix" and path:
+        return UnixEnd(path, tell)
+    raise LineError(f"--serial {text}: expected {SYNTAX}")

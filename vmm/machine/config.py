@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a machine is to be: the options of `vmm run` as one value, checked where it is made."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_MEMORY_BYTES = 128 << 20  # as QEMU; every kvm-unit-test but a few runs in it
+MAXIMUM_CPUS = 1024  # what the MADT's area and the APIC ids of this board are made for
+
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE)
+
+
+class ConfigError(ValueError):
+    """An option that makes no machine: one line that says what was given and what is possible."""
+
+
+@dataclass(frozen=True)
+class MachineConfig:
+    """One machine. Sizes in bytes.
+
+    cpu: QEMU's `-cpu` syntax. irqchip: "kernel" or "split" (only the local APICs in the kernel).
+    testdev: kvm-unit-tests' pc-testdev and pci-testdev, and the isa-debug-exit port.
+    reboot: a reset starts the guest anew instead of ending the run.
+    raw_address: load the kernel there as it is, instead of recognising its format.
+    """
+
+    kernel: Path
+    initrd: Path | None = None
+    cmdline: str = ""
+    memory_bytes: int = DEFAULT_MEMORY_BYTES
+    huge_pages: bool = False
+    cpus: int = 1
+    cpu: str = "max"
+    irqchip: str = "kernel"
+    pit: bool = True
+    testdev: bool = True
+    reboot: bool = True
+    raw_address: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.cpus <= MAXIMUM_CPUS:
+            raise ConfigError(f"{self.cpus} processors: a machine has 1 to {MAXIMUM_CPUS}")
+        if self.irqchip not in ("kernel", "split"):
+            raise ConfigError(f"irqchip {self.irqchip!r}: expected 'kernel' or 'split'")
+
+
+def parse_size(text: str, default_unit: str = "m") -> int:
+    """Bytes of a size as users write it: `128`, `128M`, `1.5G`, `64KiB`. A bare number counts `default_unit`s.
+
+    Errors: `ConfigError`.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ConfigError(f"size {text!r}: expected a number and a unit, such as 128M or 2G")
+    number, unit = match.groups()
+    size = float(number) * _UNITS[(unit or default_unit).lower()]
+    if size != int(size):
+        raise ConfigError(f"size {text!r} is not a whole number of bytes")
+    return int(size)

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine: made from a `MachineConfig`, run to its end, closed.
+
+Life cycle: made (guest loaded, VPs frozen) -> `run` (once) -> closed. One thread, the one in `run`, does what
+changes the whole machine (reset, suspend, end); devices and VPs only post events.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import time
+from dataclasses import dataclass
+
+from kvmapi import Kvm, Vcpu
+from vmm.backend import vcpu_state
+from vmm.backend.outcome import STATUS_BAD_INPUT, STATUS_TIME_LIMIT, Outcome, OutcomeKind
+from vmm.backend.partition import Slot, VmOptions, VtlVm, prepare_host, put_chips, take_chips
+from vmm.backend.vp import VirtualProcessor
+from vmm.bus import MmioBus, PortBus
+from vmm.machine import boot_state, entry_registers, vcpu_setup
+from vmm.machine.board import Board, BoardEnds, Surroundings
+from vmm.machine.boot import BootRequest, Image, load, open_image
+from vmm.machine.clock import GuestClock
+from vmm.machine.config import MachineConfig
+from vmm.machine.events import Control, End, Event, Reset, Suspend, Wake
+from vmm.machine.memory_map import e820_map
+from vmm.machine.ram import GuestRam
+
+FACS_WAKING_VECTOR = 12  # offset in the FACS, u32 (ACPI 6.5, table 5.15)
+
+
+@dataclass(frozen=True)
+class GuestFiles:
+    """The opened kernel and initrd. They stay open: a reset loads them again."""
+
+    kernel: Image
+    initrd: Image | None
+
+
+class Machine:
+    """One machine and its guest. A context manager; make it on the main thread.
+
+    Errors when made: `ConfigError`, `RamError`, `BootError`, `CpuModelError`, `KvmError`; nothing is left behind.
+    """
+
+    def __init__(self, config: MachineConfig, ends: BoardEnds, kvm: Kvm) -> None:
+        """ends: where serial output goes. kvm: stays the caller's to close."""
+        self.config = config
+        self.control = Control()
+        self._resources = contextlib.ExitStack()
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._resources.close)
+            self._build(kvm, ends)
+            undo.pop_all()
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _build(self, kvm: Kvm, ends: BoardEnds) -> None:
+        config, own = self.config, self._resources
+        prepare_host()
+        self._files = GuestFiles(
+            own.enter_context(open_image(str(config.kernel))),
+            own.enter_context(open_image(str(config.initrd))) if config.initrd else None,
+        )
+        cpus = vcpu_setup.plan(config, kvm)
+        self.warnings = cpus.warnings
+        self.ram = own.enter_context(GuestRam(config.memory_bytes, huge_pages=config.huge_pages))
+        self._options = VmOptions(split_irqchip=config.irqchip == "split", pit=config.pit)
+        slots = [Slot(block.gpa, block.size, block.offset) for block in self.ram.blocks]
+        self._vtl0 = own.enter_context(VtlVm(kvm, 0, self.ram.map_for_kvm(), slots, self._options))
+        self.clock = GuestClock(self._timer_failed)
+        own.callback(self.clock.close)
+        self.ports, self.mmio = PortBus(), MmioBus()
+        around = Surroundings(
+            self._vtl0.vm, cpus.apic_ids, self.ram, self.clock, self.control, self.ports, self.mmio
+        )
+        self.board = Board(config, around, ends)
+        own.callback(self.board.close)
+        msr_indices = kvm.msr_index_list()
+        for index, (apic_id, cpuid) in enumerate(zip(cpus.apic_ids, cpus.cpuid, strict=True)):
+            vcpu = self._vtl0.add_vcpu(apic_id, cpuid, cpus.msrs, cpus.tsc_khz)
+            vp = VirtualProcessor(index, vcpu, self.ports, self.mmio, self.control.end)
+            self.control.vps.append(vp)
+            own.callback(vp.stop)
+        vcpu_setup.after_creation([vp.vcpu for vp in self.vps])
+        self._at_reset = [vcpu_state.take(vp.vcpu, msr_indices) for vp in self.vps]
+        self._chips_at_reset = take_chips(self._vtl0.vm, self._options)
+        self._start_guest()
+
+    @property
+    def vps(self) -> list[VirtualProcessor]:
+        """The virtual processors, by VP index."""
+        return self.control.vps
+
+    @property
+    def boot_processor(self) -> Vcpu:
+        """VP 0's vCPU."""
+        return self.vps[0].vcpu
+
+    def close(self) -> None:
+        """End the VP threads and give everything back. Idempotent."""
+        self._resources.close()
+
+    # ---- run -----------------------------------------------------------------------------------------
+
+    def run(self, time_limit: float | None = None) -> Outcome:
+        """Let the guest run until it ends; how it ended. Call it once.
+
+        time_limit: seconds of host time after which the run ends with `OutcomeKind.TIME_LIMIT`.
+        """
+        deadline = None if time_limit is None else time.monotonic() + time_limit
+        for vp in self.vps:
+            vp.start()
+        self._thaw()
+        result: Outcome | None = None
+        while result is None:
+            try:
+                timeout = None if deadline is None else max(deadline - time.monotonic(), 0)
+                event = self.control.events.get(timeout=timeout)
+            except queue.Empty:
+                detail = f"the guest still ran after {time_limit:g} s"
+                event = End(Outcome(OutcomeKind.TIME_LIMIT, STATUS_TIME_LIMIT, detail))
+            self._freeze()
+            result = self._handle(event)
+        self.board.flush()
+        return result
+
+    def _handle(self, event: Event) -> Outcome | None:
+        """Do what `event` asks for, with all VPs frozen. The outcome when it ends the run."""
+        match event:
+            case End():
+                return event.outcome
+            case Reset():
+                if not self.config.reboot:
+                    return Outcome(OutcomeKind.RESET, 0, "the guest reset the machine")
+                self._start_guest()
+                self._thaw()
+            case Suspend():
+                self._suspended = True  # devices and the clock go on: one of them is to wake it
+            case Wake():
+                if self._suspended:
+                    self._wake()
+                self._thaw()
+        return None
+
+    def _freeze(self) -> None:
+        for vp in self.vps:
+            vp.freeze()
+        for vp in self.vps:
+            vp.wait_frozen()
+        self.clock.pause()
+
+    def _thaw(self) -> None:
+        self.clock.resume()
+        if not self._suspended:
+            for vp in self.vps:
+                vp.thaw()
+
+    def _timer_failed(self, error: BaseException) -> None:
+        detail = f"a device's timer failed: {type(error).__name__}: {error}"
+        self.control.end(Outcome(OutcomeKind.ERROR, STATUS_BAD_INPUT, detail))
+
+    # ---- start, reset, wake --------------------------------------------------------------------------
+
+    def _start_guest(self) -> None:
+        """Everything as after power-on, the guest's image loaded, the boot processor at its entry."""
+        self._suspended = False
+        self._reset_processors()
+        self.board.reset()
+        boot_state.write(self.ram)
+        request = BootRequest(
+            kernel=self._files.kernel,
+            initrd=self._files.initrd,
+            cmdline=self.config.cmdline,
+            name=str(self.config.kernel),
+            raw_address=self.config.raw_address,
+        )
+        entry = load(request, self.ram, e820_map(self.ram), self.board.rsdp_gpa)
+        entry_registers.put(self.boot_processor, entry)
+
+    def _reset_processors(self) -> None:
+        put_chips(self._vtl0.vm, self._chips_at_reset)
+        for vp, state in zip(self.vps, self._at_reset, strict=True):
+            vcpu_state.put(vp.vcpu, state)
+
+    def _wake(self) -> None:
+        """Leave S3: processors as after a reset, the boot processor at the FACS' waking vector."""
+        self._suspended = False
+        vector = int.from_bytes(self.ram.read(self.board.facs_gpa + FACS_WAKING_VECTOR, 4), "little")
+        self._reset_processors()
+        entry_registers.put_real_mode(self.boot_processor, vector & 0xFFFFF)

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guest RAM: one memfd, laid out below and above the 32-bit hole.
+
+The memfd is the memory; a mapping is only a way to reach it. The VMM reads and writes through a mapping of
+its own, each KVM VM (one per VTL) gets another one through `map_for_kvm`, so that a VTL's protections never
+stand in the VMM's way.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from dataclasses import dataclass
+
+import psutil
+
+from vmm.outside import Buffer, GuestMemoryError
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+PAGE_SIZE = 4 * KIB
+
+# A PC's memory map: 640 KiB, the hole of the VGA adapter, then RAM up to the 32-bit hole, the rest above 4 GiB.
+VGA_HOLE_GPA, VGA_HOLE_END_GPA = 0xA0000, 0xC0000
+LOW_RAM_LIMIT_GPA = 3 * GIB
+HIGH_RAM_GPA = 4 * GIB
+MINIMUM_BYTES = 2 * MIB  # 1 MiB that a BIOS would own and 1 MiB for the guest's own image
+
+
+class RamError(ValueError):
+    """The asked-for memory cannot be had: names the size, the limit and what to do."""
+
+
+@dataclass(frozen=True)
+class RamBlock:
+    """`size` bytes of RAM at guest physical `gpa`, found at `offset` of the memfd."""
+
+    gpa: int
+    size: int
+    offset: int
+
+
+def lay_out(size_bytes: int) -> list[RamBlock]:
+    """Blocks of a machine with `size_bytes` of memory, sorted by address.
+
+    The VGA hole's 128 KiB exist in the memfd and are given to nobody, as on a PC.
+    """
+    low = min(size_bytes, LOW_RAM_LIMIT_GPA)
+    blocks = [
+        RamBlock(0, VGA_HOLE_GPA, 0),
+        RamBlock(VGA_HOLE_END_GPA, low - VGA_HOLE_END_GPA, VGA_HOLE_END_GPA),
+    ]
+    if size_bytes > low:
+        blocks.append(RamBlock(HIGH_RAM_GPA, size_bytes - low, low))
+    return blocks
+
+
+class GuestRam:
+    """The machine's RAM (`vmm.outside.GuestMemory`), a context manager.
+
+    size_bytes: multiple of 4 KiB (of 2 MiB with `huge_pages`), at least 2 MiB, at most the host's memory.
+    huge_pages: back it by 2 MiB pages of the host's hugetlb pool, all of them reserved here.
+    Errors: `RamError`.
+    """
+
+    def __init__(self, size_bytes: int, *, huge_pages: bool = False) -> None:
+        _check_size(size_bytes, huge_pages)
+        self.size_bytes = size_bytes
+        self.blocks = lay_out(size_bytes)
+        flags = os.MFD_CLOEXEC | (os.MFD_HUGETLB if huge_pages else 0)
+        self._fd = os.memfd_create("guest-ram", flags)
+        self._mappings: list[RamMapping] = []
+        try:
+            os.ftruncate(self._fd, size_bytes)
+            self._own = self.map_for_kvm()
+        except OSError as error:
+            os.close(self._fd)
+            hint = (
+                "reserve 2 MiB pages with 'sysctl vm.nr_hugepages=N' or leave out the huge pages"
+                if huge_pages
+                else "ask for less memory"
+            )
+            raise RamError(
+                f"guest memory of {size_bytes // MIB} MiB cannot be mapped ({error.strerror}): {hint}"
+            ) from error
+        self._view = self._own.view
+
+    def __enter__(self) -> GuestRam:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unmap everything and close the memfd. Idempotent. No VM may still use a mapping."""
+        if self._fd < 0:
+            return
+        for mapping in self._mappings:
+            mapping.close()
+        os.close(self._fd)
+        self._fd = -1
+
+    def map_for_kvm(self) -> RamMapping:
+        """A further mapping of all RAM, for the memory slots of one KVM VM. Closed with the RAM."""
+        mapping = RamMapping(self._fd, self.size_bytes)
+        self._mappings.append(mapping)
+        return mapping
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """RAM as sorted `(gpa, size)` pairs."""
+        return [(block.gpa, block.size) for block in self.blocks]
+
+    def offset_of(self, gpa: int, size: int) -> int:
+        """Offset in the memfd of `[gpa, gpa + size)`. Errors: `GuestMemoryError` if not all of it is RAM."""
+        for block in self.blocks:
+            if block.gpa <= gpa and gpa + size <= block.gpa + block.size and size >= 0:
+                return block.offset + gpa - block.gpa
+        listing = ", ".join(f"[{b.gpa:#x}, {b.gpa + b.size:#x})" for b in self.blocks)
+        raise GuestMemoryError(f"[{gpa:#x}, {gpa + size:#x}) is not all guest RAM, which is {listing}")
+
+    def read(self, gpa: int, size: int) -> bytes:
+        """A copy of `size` bytes at `gpa`."""
+        offset = self.offset_of(gpa, size)
+        return bytes(self._view[offset : offset + size])
+
+    def write(self, gpa: int, data: Buffer) -> None:
+        """Store `data` at `gpa`."""
+        offset = self.offset_of(gpa, len(data))
+        self._view[offset : offset + len(data)] = data
+
+    def fill(self, gpa: int, size: int, value: int = 0) -> None:
+        """Set `size` bytes at `gpa` to the byte `value`."""
+        offset = self.offset_of(gpa, size)
+        ctypes.memset(self._own.address + offset, value, size)
+
+
+class RamMapping:
+    """One mapping of the whole memfd. `address` is a host virtual address for KVM's memory slots."""
+
+    def __init__(self, fd: int, size_bytes: int) -> None:
+        self._map = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._pin: ctypes.c_char | None = ctypes.c_char.from_buffer(self._map)
+        self.address = ctypes.addressof(self._pin)
+        self.view = memoryview(self._map)
+
+    def drop_page(self, offset: int) -> None:
+        """Take the host page at `offset` out of this mapping (its contents stay in the memfd)."""
+        self._map.madvise(mmap.MADV_DONTNEED, offset & -PAGE_SIZE, PAGE_SIZE)
+
+    def close(self) -> None:
+        """Unmap. Idempotent."""
+        if self._pin is None:
+            return
+        self.view.release()
+        self._pin = None
+        self._map.close()
+
+
+def _check_size(size_bytes: int, huge_pages: bool) -> None:
+    granule = 2 * MIB if huge_pages else PAGE_SIZE
+    if size_bytes < MINIMUM_BYTES:
+        raise RamError(
+            f"guest memory of {size_bytes} bytes is too small: at least {MINIMUM_BYTES // MIB} MiB are needed"
+        )
+    if size_bytes % granule:
+        raise RamError(f"guest memory of {size_bytes} bytes is not a multiple of {granule // KIB} KiB")
+    host = psutil.virtual_memory().total
+    if size_bytes > host:
+        raise RamError(
+            f"guest memory of {size_bytes // MIB} MiB is more than this host's {host // MIB} MiB: ask for less"
+        )

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The processors: CPUID and MSRs of each vCPU, and what firmware sets up in it before a guest runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvmapi import Kvm, KvmError, Vcpu
+from kvmapi.uapi import kvm as k
+from kvmapi.uapi import x86
+from vmm.machine.config import ConfigError, MachineConfig
+from vmm.machine.cpu import CpuidEntry, Topology, parse_cpu, resolve_cpu
+from vmm.machine.cpu.cpuid import brand_entries
+
+MSR_IA32_MISC_ENABLE = 0x1A0
+MISC_ENABLE_FAST_STRINGS = 1
+MSR_MTRR_DEF_TYPE = 0x2FF
+MTRR_ENABLE_WRITE_BACK = 1 << 11 | 6
+
+# Local vector table and spurious vector as firmware leaves them on the boot processor (Intel MP spec 3.6.2.2,
+# "virtual wire mode"): LINT0 takes the 8259s' interrupts, LINT1 is NMI.
+APIC_LVT_LINT0, APIC_LVT_LINT1, APIC_SVR = 0x350, 0x360, 0xF0
+LVT_EXTINT, LVT_NMI = 0x700, 0x400
+SVR_ENABLED = 0x1FF
+
+
+@dataclass(frozen=True)
+class CpuPlan:
+    """The processors of a machine, not made yet.
+
+    cpuid: entries per processor, by number. apic_ids: theirs. msrs: `(index, value)` for each of them.
+    tsc_khz: what to give to `KVM_SET_TSC_KHZ`, None to leave the host's. warnings: lines for the user.
+    """
+
+    apic_ids: list[int]
+    cpuid: list[list[x86.kvm_cpuid_entry2]]
+    msrs: list[tuple[int, int]]
+    tsc_khz: int | None
+    warnings: tuple[str, ...]
+
+
+def plan(config: MachineConfig, kvm: Kvm) -> CpuPlan:
+    """What `config`'s processors are on this host.
+
+    Errors: `ConfigError`, `CpuSpecError` and `TopologyError` of `vmm.machine.cpu`, `KvmError`.
+    """
+    limit = max(kvm.check_extension(k.KVM_CAP_MAX_VCPUS), 1)
+    if config.cpus > limit:
+        raise ConfigError(f"{config.cpus} processors: this host's KVM allows 1 to {limit} in a machine")
+    cpu = resolve_cpu(
+        parse_cpu(config.cpu),
+        [_entry(item) for item in kvm.supported_cpuid()],
+        brand_entries(_host_brand()),
+        tsc_deadline=bool(kvm.check_extension(k.KVM_CAP_TSC_DEADLINE_TIMER)),
+    )
+    topology = Topology(config.cpus)
+    apic_ids = topology.apic_ids()
+    return CpuPlan(
+        apic_ids=apic_ids,
+        cpuid=[[_kvm_entry(item) for item in cpu.entries(topology, apic_id)] for apic_id in apic_ids],
+        msrs=list(cpu.msrs),
+        tsc_khz=cpu.tsc_khz,
+        warnings=cpu.warnings,
+    )
+
+
+def _entry(item: x86.kvm_cpuid_entry2) -> CpuidEntry:
+    return CpuidEntry(item.function, item.index, item.flags, item.eax, item.ebx, item.ecx, item.edx)
+
+
+def _kvm_entry(item: CpuidEntry) -> x86.kvm_cpuid_entry2:
+    return x86.kvm_cpuid_entry2(
+        function=item.function,
+        index=item.index,
+        flags=item.flags,
+        eax=item.eax,
+        ebx=item.ebx,
+        ecx=item.ecx,
+        edx=item.edx,
+    )
+
+
+def _host_brand() -> str:
+    """The host processor's brand string, which KVM does not report; empty where the host shows none."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
+    names = (line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name"))
+    return next(names, "")
+
+
+def after_creation(vcpus: Sequence[Vcpu]) -> None:
+    """Bring vCPUs into the state in which firmware hands them over. Errors: `KvmError`."""
+    for vcpu in vcpus:
+        for msr in (
+            (MSR_IA32_MISC_ENABLE, MISC_ENABLE_FAST_STRINGS),
+            (MSR_MTRR_DEF_TYPE, MTRR_ENABLE_WRITE_BACK),
+        ):
+            set_if_there(vcpu, msr)
+    lapic = vcpus[0].get_lapic()
+    for register, value in ((APIC_SVR, SVR_ENABLED), (APIC_LVT_LINT0, LVT_EXTINT), (APIC_LVT_LINT1, LVT_NMI)):
+        lapic.regs[register : register + 4] = value.to_bytes(4, "little")
+    vcpus[0].set_lapic(lapic)
+
+
+def set_if_there(vcpu: Vcpu, msr: tuple[int, int]) -> None:
+    """Set an MSR that not every processor model has."""
+    try:
+        vcpu.get_msrs([msr[0]])
+    except KvmError:
+        return
+    vcpu.set_msrs([msr])
