@@ -323,8 +323,8 @@ MODELS: dict[str, CpuModel] = {
             0x8000_001E,
             "vme pclmulqdq monitor ssse3 fma cx16 sse4.1 sse4.2 movbe popcnt aes xsave avx f16c rdrand arat "
             "fsgsbase bmi1 avx2 smep bmi2 rdseed adx smap clflushopt clwb sha-ni umip rdpid xsaveopt xsavec "
-            "xgetbv1 xsaves lahf-lm svm cr8legacy abm sse4a misalignsse 3dnowprefetch osvw topoext perfctr- "
-            "core mmxext fxsr-opt pdpe1gb rdtscp clzero xsaveerptr wbnoinvd ibpb amd-stibp npt nrip-save",
+            "xgetbv1 xsaves lahf-lm svm cr8legacy abm sse4a misalignsse 3dnowprefetch osvw topoext perfctr-core "
+            "mmxext fxsr-opt pdpe1gb rdtscp clzero xsaveerptr wbnoinvd ibpb amd-stibp npt nrip-save",
             caches=ROME_CACHES,
         ),
         CpuModel(
