@@ -64,9 +64,9 @@ class MachineNeeds:
         """The options for `vmm run`."""
         argv = ["--no-reboot", "--memory", self.memory, "--cpus", str(self.cpus), "--cpu", self.cpu]
         if self.append is not None:
-            argv += ["--append", self.append]
+            argv.append(f"--append={self.append}")  # one word: the text may start with a dash
         if self.initrd is not None:
-            argv += ["--initrd", self.initrd]
+            argv.append(f"--initrd={self.initrd}")
         for key, value in sorted(self.machine.items()):
             argv += ["--machine", f"{key}={value}"]
         return argv

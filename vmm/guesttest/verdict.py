@@ -204,7 +204,7 @@ def _contradiction(code: int, console: Console, image: ImageTexts) -> str:
     if image.summary:
         return f"no summary follows its {console.report_lines} report lines"
     if code == CODE_PASS and not image.failure:
-        return f"it has no summary, and no FAIL text that could have stood in place of {console.success_lines} PASS"
+        return f"no summary, and no FAIL text that could have stood for its {console.success_lines} PASS"
     return ""
 
 
