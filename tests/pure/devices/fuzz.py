@@ -11,7 +11,7 @@ SIZES = (1, 2, 4)
 
 ACCESSES = st.lists(
     st.tuples(
-        st.integers(0, 7),  # which region and offset: reduced to what the device has
+        st.integers(0, 15),  # which region and offset: reduced to what the device has
         st.sampled_from(SIZES),
         st.one_of(st.none(), st.integers(0, 255), st.integers(0, 2**32 - 1)),  # None: a read
         st.one_of(st.just(0), st.integers(0, 3 * 10**9)),  # nanoseconds that pass before the access

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmm.machine.devices.fw_cfg import MAX_FILES, FwCfg
+from vmm.machine.devices.fw_cfg import MAX_FILES, FwCfg, FwCfgDma
 
 from .fakes import FakeMemory
 from .fuzz import ACCESSES, carry_out
@@ -26,6 +26,7 @@ class Board:
     def __init__(self) -> None:
         self.memory = FakeMemory(RAM_BYTES)
         self.device = FwCfg(self.memory, ram_bytes=5 * GIB, cpu_count=3, max_cpus=8)
+        self.dma_port = FwCfgDma(self.device)
 
     def select(self, key: int) -> None:
         self.device.write(0, 2, key)
@@ -37,8 +38,8 @@ class Board:
     def dma(self, control: int, length: int, gpa: int) -> int:
         """Do one transfer the way drivers do: two big-endian halves. Returns the control word left behind."""
         self.memory.write(DESCRIPTOR, struct.pack(">IIQ", control, length, gpa))
-        self.device.dma.write(0, 4, 0)
-        self.device.dma.write(4, 4, int.from_bytes(struct.pack(">I", DESCRIPTOR), "little"))
+        self.dma_port.write(0, 4, 0)
+        self.dma_port.write(4, 4, int.from_bytes(struct.pack(">I", DESCRIPTOR), "little"))
         (result,) = struct.unpack(">I", self.memory.read(DESCRIPTOR, 4))
         return int(result)
 
@@ -156,7 +157,7 @@ def test_an_own_item_can_be_added_once() -> None:
 
 
 def test_dma_address_reads_as_signature() -> None:
-    dma = Board().device.dma
+    dma = Board().dma_port
 
     assert dma.read(0, 8).to_bytes(8, "little") == b"QEMU CFG"
     assert dma.read(0, 4).to_bytes(4, "little") == b"QEMU"
@@ -213,7 +214,7 @@ def test_a_descriptor_outside_ram_changes_nothing() -> None:
     board = Board()
     before = bytes(board.memory.ram)
 
-    board.device.dma.write(0, 8, 0xFFFFFFFFFFFFFFFF)
+    board.dma_port.write(0, 8, 0xFFFFFFFFFFFFFFFF)
 
     assert board.memory.ram == before
 
@@ -223,12 +224,23 @@ def test_dma_uses_the_high_half_once() -> None:
     board.memory.write(DESCRIPTOR, struct.pack(">IIQ", READ, 4, BUFFER))
     low = int.from_bytes(struct.pack(">I", DESCRIPTOR), "little")
 
-    board.device.dma.write(0, 4, 0x01000000)  # 4 GiB and up: no RAM there
-    board.device.dma.write(4, 4, low)
+    board.dma_port.write(0, 4, 0x01000000)  # 4 GiB and up: no RAM there
+    board.dma_port.write(4, 4, low)
     nowhere = board.memory.read(BUFFER, 4)
-    board.device.dma.write(4, 4, low)
+    board.dma_port.write(4, 4, low)
 
     assert nowhere == b"\xcc" * 4
+    assert board.memory.read(BUFFER, 4) == b"QEMU"
+
+
+def test_reset_forgets_a_half_written_address() -> None:
+    board = Board()
+    board.memory.write(DESCRIPTOR, struct.pack(">IIQ", READ, 4, BUFFER))
+    board.dma_port.write(0, 4, 0x01000000)
+
+    board.dma_port.reset()
+    board.dma_port.write(4, 4, int.from_bytes(struct.pack(">I", DESCRIPTOR), "little"))
+
     assert board.memory.read(BUFFER, 4) == b"QEMU"
 
 
@@ -239,6 +251,6 @@ def test_any_accesses_are_survived(
     board = Board()
     board.device.add_file("etc/file", b"payload")
     board.memory.write(0, descriptor)
-    ports = [(board.device, 0), (board.device, 1), *((board.device.dma, offset) for offset in range(8))]
+    ports = [(board.device, 0), (board.device, 1), *((board.dma_port, offset) for offset in range(8))]
     for access in accesses:
         carry_out(access, ports)

@@ -49,7 +49,7 @@ _DMA_ACCESS = struct.Struct(">IIQ")  # control, length, address
 
 
 class FwCfg:
-    """Ports 0x510 and 0x511; the DMA registers at 0x514 are the region `dma`.
+    """Ports 0x510 and 0x511; `FwCfgDma` has the DMA registers at 0x514.
 
     An item that does not exist reads as zeros, as does everything behind an item's end: kvm-unit-tests rely
     on it (they read key 0x11 as a limit of RAM, and 0 means none).
@@ -72,7 +72,6 @@ class FwCfg:
         self._files: list[tuple[str, int]] = []  # (name, key) in order of their keys
         self._data = b""  # the selected item
         self._offset = 0  # into _data, at most its length
-        self.dma = FwCfgDma(self)
         self.reset()
 
     def add_item(self, key: int, data: bytes) -> None:
@@ -109,10 +108,9 @@ class FwCfg:
             self._items[KEY_FILE_DIRECTORY] = struct.pack(">I", len(entries)) + b"".join(entries)
 
     def reset(self) -> None:
-        """Select the signature, forget a half-written DMA address. The items stay."""
+        """Select the signature. The items stay."""
         with self._lock:
             self._select(KEY_SIGNATURE)
-        self.dma.reset()
 
     def read(self, offset: int, size: int) -> int:
         """The selected item's next byte (a byte read of 0x511); all ones for any other access."""
@@ -171,6 +169,8 @@ class FwCfgDma:
 
     A 4-byte write of 0x518 starts the transfer, as does an 8-byte write of 0x514. Other sizes are ignored.
     """
+
+    name = "fw-cfg-dma"
 
     def __init__(self, fw_cfg: FwCfg) -> None:
         self._fw_cfg = fw_cfg
