@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The seam to the kernel: every open, ioctl, mmap and KVM_RUN of the library goes through one object here.
+
+`KERNEL` is the real one; `kvmapi.fake.FakeKvm` plays KVM in tests. `Kvm.open(seam=...)` chooses, and the
+objects made from it inherit the choice.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import mmap
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from kvmapi.uapi.kvm_ioctl import KVM_RUN
+
+
+class Seam(Protocol):
+    """What the library needs of the kernel. Every method but `run_call`'s result raises OSError."""
+
+    def open(self, path: str) -> int:
+        """A file descriptor for reading and writing, close-on-exec."""
+
+    def close(self, fd: int) -> None: ...
+
+    def ioctl(self, fd: int, request: int, argument: Any = None) -> int:
+        """`argument`: None, an integer of up to 64 bits, or a ctypes object that KVM may change."""
+
+    def mmap(self, fd: int, size: int, offset: int = 0) -> mmap.mmap:
+        """A shared mapping, readable and writable; `size` and `offset` in bytes."""
+
+    def run_call(self, fd: int) -> Callable[[], int]:
+        """A function that does KVM_RUN on `fd` and returns 0 or the positive errno; it never raises."""
+
+
+class Kernel:
+    """The seam that is the running kernel."""
+
+    # Indexing a CDLL makes a function object of our own: the one that attribute access gives is shared, and
+    # somebody else's argtypes would double the cost of each call.
+    _libc = ctypes.CDLL(None, use_errno=True)
+    _ioctl = _libc["ioctl"]
+
+    def open(self, path: str) -> int:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def ioctl(self, fd: int, request: int, argument: Any = None) -> int:
+        if argument is None:
+            return fcntl.ioctl(fd, request)
+        if isinstance(argument, int):
+            # fcntl.ioctl takes C ints only, and before Python 3.14 it needs a microsecond to find out.
+            result: int = self._ioctl(fd, ctypes.c_ulong(request), ctypes.c_ulong(argument))
+            if result < 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number))
+            return result
+        changed: int = fcntl.ioctl(fd, request, argument, True)
+        return changed
+
+    def mmap(self, fd: int, size: int, offset: int = 0) -> mmap.mmap:
+        protection = mmap.PROT_READ | mmap.PROT_WRITE
+        if sys.version_info >= (3, 13):
+            return mmap.mmap(fd, size, mmap.MAP_SHARED, protection, offset=offset, trackfd=False)
+        return mmap.mmap(fd, size, mmap.MAP_SHARED, protection, offset=offset)
+
+    def run_call(self, fd: int) -> Callable[[], int]:
+        call, get_errno = self._libc["ioctl"], ctypes.get_errno
+
+        # Not fcntl.ioctl: from Python 3.14 on it repeats a call that ended with EINTR, so neither
+        # immediate_exit nor a signal would bring the vCPU's thread back.
+        def run() -> int:
+            return get_errno() if call(fd, KVM_RUN, 0) else 0
+
+        return run
+
+
+KERNEL = Kernel()
