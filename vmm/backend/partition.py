@@ -20,7 +20,7 @@ from vmm.backend import kick
 IDENTITY_MAP_GPA = 0xFEFFC000
 TSS_GPA = 0xFEFFD000
 
-KVM_X2APIC_API_FLAGS = k.KVM_X2APIC_API_USE_32BIT_IDS | k.KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK
+KVM_X2APIC_API_FLAGS = x86.KVM_X2APIC_API_USE_32BIT_IDS | x86.KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK
 
 
 class RamMapping(Protocol):
@@ -134,7 +134,7 @@ def take_chips(vm: Vm, options: VmOptions) -> ChipState:
     """Read the in-kernel interrupt controllers; nothing where the irqchip is split."""
     if options.split_irqchip:
         return ChipState((), None)
-    chips = (k.KVM_IRQCHIP_PIC_MASTER, k.KVM_IRQCHIP_PIC_SLAVE, k.KVM_IRQCHIP_IOAPIC)
+    chips = (x86.KVM_IRQCHIP_PIC_MASTER, x86.KVM_IRQCHIP_PIC_SLAVE, x86.KVM_IRQCHIP_IOAPIC)
     return ChipState(tuple(vm.get_irqchip(chip) for chip in chips), vm.get_pit2() if options.pit else None)
 
 

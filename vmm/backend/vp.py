@@ -98,7 +98,7 @@ class VirtualProcessor:
 
     def _interrupt(self) -> None:
         # The flag first: a thread that is about to enter sees it, one that is inside gets the signal.
-        self.vcpu.kvm_run.u8[_IMMEDIATE_EXIT] = 1
+        self.vcpu.run.u8[_IMMEDIATE_EXIT] = 1
         kick.kick(self._thread)
 
     # ---- the VP thread -------------------------------------------------------------------------------
@@ -116,8 +116,8 @@ class VirtualProcessor:
 
     def _loop(self) -> None:
         run = self.vcpu.run_call
-        kvm_run = self.vcpu.kvm_run
-        u8, u16, u32 = kvm_run.u8, kvm_run.u16, kvm_run.u32
+        kvm_run = self.vcpu.run
+        u8, u32 = kvm_run.u8, kvm_run.u32
         ports = self._ports.ports
         handlers = self.handlers
         unpack_io = _IO
@@ -143,7 +143,7 @@ class VirtualProcessor:
                     elif size == 4:
                         entry[1](entry[2], 4, u32[at >> 2])
                     else:
-                        entry[1](entry[2], 2, u16[at >> 1])
+                        entry[1](entry[2], 2, u8[at] | u8[at + 1] << 8)
             else:
                 value = entry[0](entry[2], size) if entry is not None else 0xFFFFFFFF
                 if size == 1:
@@ -151,7 +151,8 @@ class VirtualProcessor:
                 elif size == 4:
                     u32[at >> 2] = value & 0xFFFFFFFF
                 else:
-                    u16[at >> 1] = value & 0xFFFF
+                    u8[at] = value & 0xFF
+                    u8[at + 1] = value >> 8 & 0xFF
 
     def _run_failed(self, error: int) -> bool:
         """`KVM_RUN` returned an error number. True: go on."""
@@ -167,7 +168,7 @@ class VirtualProcessor:
 
     def _attend(self) -> bool:
         """Do what other threads asked for: stay out while frozen. False: the thread is to end."""
-        self.vcpu.kvm_run.u8[_IMMEDIATE_EXIT] = 0  # before looking: a request after the look sets it again
+        self.vcpu.run.u8[_IMMEDIATE_EXIT] = 0  # before looking: a request after the look sets it again
         with self._state:
             while self._freeze_wanted and not self._stop_wanted:
                 if not self._frozen:
@@ -189,7 +190,7 @@ class VirtualProcessor:
 
     def _string_io(self, direction: int, size: int, port: int, count: int, at: int) -> None:
         """INS/OUTS: `count` items of `size` bytes lie at byte `at` of the kvm_run mapping."""
-        u8 = self.vcpu.kvm_run.u8
+        u8 = self.vcpu.run.u8
         for position in range(at, at + size * count, size):
             if direction == k.KVM_EXIT_IO_OUT:
                 self._ports.write(port, size, int.from_bytes(u8[position : position + size], "little"))
@@ -198,14 +199,14 @@ class VirtualProcessor:
                 u8[position : position + size] = value.to_bytes(size, "little")
 
     def _mmio_exit(self) -> None:
-        gpa, data, size, is_write = _MMIO(self.vcpu.kvm_run.u8, _EXIT_PAYLOAD)
+        gpa, data, size, is_write = _MMIO(self.vcpu.run.u8, _EXIT_PAYLOAD)
         entry = self._mmio.find(gpa)
         if is_write:
             if entry is not None:
                 entry[2].write(gpa - entry[0], size, data & ((1 << 8 * size) - 1))
         else:
             value = entry[2].read(gpa - entry[0], size) if entry is not None else ~0
-            self.vcpu.kvm_run.u64[_MMIO_DATA_U64] = value & 0xFFFFFFFFFFFFFFFF
+            self.vcpu.run.u64[_MMIO_DATA_U64] = value & 0xFFFFFFFFFFFFFFFF
 
     def _nothing(self) -> None:
         """An exit that asks for nothing."""
@@ -222,22 +223,19 @@ class VirtualProcessor:
         )
 
     def _entry_failure(self) -> None:
-        exit_ = decode(self.vcpu.kvm_run)
+        exit_ = decode(self.vcpu.run)
         self._end(
             OutcomeKind.ENTRY_FAILURE, f"VP {self.index}: {exit_}", report=vp_report.describe(self.vcpu)
         )
 
     def _internal_error(self) -> None:
-        exit_ = decode(self.vcpu.kvm_run)
-        emulation = self.vcpu.kvm_run.u32[_EXIT_PAYLOAD // 4] == k.KVM_INTERNAL_ERROR_EMULATION
+        exit_ = decode(self.vcpu.run)
+        emulation = self.vcpu.run.u32[_EXIT_PAYLOAD // 4] == k.KVM_INTERNAL_ERROR_EMULATION
         kind = OutcomeKind.EMULATION_FAILURE if emulation else OutcomeKind.INTERNAL_ERROR
-        report = vp_report.describe(self.vcpu)
-        if emulation:
-            report = f"instruction bytes at RIP: {vp_report.instruction_bytes(self.vcpu)}\n{report}"
-        self._end(kind, f"VP {self.index}: {exit_}", report=report)
+        self._end(kind, f"VP {self.index}: {exit_}", report=vp_report.describe(self.vcpu))
 
     def _unexpected(self) -> None:
-        exit_ = decode(self.vcpu.kvm_run)
+        exit_ = decode(self.vcpu.run)
         self._end(
             OutcomeKind.INTERNAL_ERROR,
             f"VP {self.index}: an exit that this machine has no answer for: {exit_}",

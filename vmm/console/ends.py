@@ -97,24 +97,24 @@ class UnixEnd(LineEnd):
         """Send to the client, or keep for the next one."""
         with self._lock:
             if self._client is None:
-                self._backlog += data
-                del self._backlog[:-UNIX_BACKLOG_BYTES]
+                self._keep(data)
                 return
             fd = self._client.fileno()
             try:
                 self._write_fd(fd, data)
             except PeerClosedError:
-                self._backlog += data  # the reader thread sees the hang-up and lets the client go
+                self._keep(data)  # the reader thread sees the hang-up and lets the client go
 
-    def filter_input(self, data: bytes) -> bytes:
-        return data
+    def _keep(self, data: bytes) -> None:
+        self._backlog += data
+        del self._backlog[:-UNIX_BACKLOG_BYTES]
 
     def _read_loop(self, receive: Callable[[bytes], int]) -> None:
         while (client := self._accept()) is not None:
             self._serve(client, receive)
 
     def _accept(self) -> socket.socket | None:
-        readable, _, _ = select.select([self._listener, self._cancel.fd], [], [])
+        readable, _, _ = select.select([self._listener.fileno(), self._cancel.fd], [], [])
         if self._cancel.fd in readable:
             return None
         client, _ = self._listener.accept()
@@ -126,7 +126,7 @@ class UnixEnd(LineEnd):
 
     def _serve(self, client: socket.socket, receive: Callable[[bytes], int]) -> None:
         while True:
-            readable, _, _ = select.select([client, self._cancel.fd], [], [])
+            readable, _, _ = select.select([client.fileno(), self._cancel.fd], [], [])
             if self._cancel.fd in readable:
                 data = b""
             else:
