@@ -90,9 +90,6 @@ def _protected_mode_part(image: Image) -> memoryview:
     size = image.u32(zp.SYSSIZE, "syssize") * PARAGRAPH_SIZE
     if size <= ENTRY_64_OFFSET:
         raise image.error(f"its protected-mode part has only {size} bytes (syssize): it is corrupt")
-    # syssize is rounded up, the file need not be.
-    if 0 < start + size - image.size < PARAGRAPH_SIZE:
-        size = image.size - start
     return image.part(start, size, "the protected-mode part (syssize)")
 
 

@@ -98,7 +98,8 @@ def place_segments(image: Image, elf: ElfFile, plan: LoadPlan) -> int:
 
     Errors: `BootError` when one is not in RAM, or overlaps another or a board area.
     """
-    for segment in elf.segments:
+    # The highest first: its refusal names the memory that is enough for all.
+    for segment in sorted(elf.segments, key=lambda segment: segment.paddr + segment.memsz, reverse=True):
         data = image.part(segment.offset, segment.filesz, segment.what)
         plan.place(segment.what, segment.paddr, data, segment.memsz)
     return max(segment.paddr + segment.memsz for segment in elf.segments)

@@ -29,9 +29,8 @@ class _Write(NamedTuple):
 
 
 def human_size(size_bytes: int) -> str:
-    """`size_bytes` for people: `12 MiB`, rounded up."""
-    unit, name = (MIB, "MiB") if size_bytes >= 10 * MIB else (KIB, "KiB")
-    return f"{-(-size_bytes // unit)} {name}"
+    """`size_bytes` for people: whole MiB, otherwise KiB rounded up."""
+    return f"{-(-size_bytes // KIB)} KiB" if size_bytes % MIB else f"{size_bytes // MIB} MiB"
 
 
 class LoadPlan:
@@ -90,7 +89,9 @@ class LoadPlan:
         """Store a boot structure in its area of `vmm.machine.boot.layout`. Errors: as `claim`."""
         if len(data) > area.size:
             raise self._image.error(f"{area.what} has {len(data)} bytes, there is room for {area.size}")
-        self.place(area.what, area.gpa, data)
+        # All of it, so that a longer command line does not make an image clash that went well before.
+        self.claim(area.what, area.gpa, area.size)
+        self._writes.append(_Write(area.gpa, data, 0))
 
     def lowest_free(self, size: int, align: int, start: int, end: int) -> int | None:
         """The lowest multiple of `align` in `[start, end)` with `size` bytes of RAM that nobody has."""
@@ -113,7 +114,7 @@ class LoadPlan:
         largest = max((high - low for low, high in self._free(start, end)), default=0)
         return self._image.error(
             f"{what} needs {human_size(size)} of free RAM between {start:#x} and {end:#x}, the largest free "
-            f"piece there has {human_size(largest)}: give the guest more memory or make the file smaller"
+            f"piece there has {largest // KIB} KiB: give the guest more memory or make the file smaller"
         )
 
     def commit(self) -> None:
@@ -145,5 +146,5 @@ class LoadPlan:
     def _advice(self, end: int) -> str:
         """What may help an image that ends at `end` and does not lie in RAM."""
         if self.low_ram_end < end <= 3 * 1024 * MIB:
-            return f"give the guest at least {human_size(end)} of memory"
+            return f"give the guest at least {-(-end // MIB)} MiB of memory"
         return "link the image where there is RAM"
