@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from vmm.cli.errors import UserError
-from vmm.cli.machine_options import add_machine_options, machine_argv
+from vmm.cli.machine_options import add_machine_options, machine_argv, machine_config
 from vmm.guesttest.config import ConfigError, parse_duration
 from vmm.guesttest.guests import Guest, Selection, SelectionError, collect, find_guests
 from vmm.guesttest.junit import write_junit
@@ -17,6 +17,8 @@ from vmm.guesttest.report import Progress, json_text, table, totals, write_logs
 from vmm.guesttest.runner import DEFAULT_TIMEOUT_S, GuestResult, Runner
 from vmm.guesttest.targets import VmmTarget
 from vmm.guesttest.verdict import VERDICT_MEANINGS, Verdict
+from vmm.machine.config import ConfigError as MachineConfigError
+from vmm.machine.cpu.spec import CpuSpecError, parse_cpu
 
 STATUS_PASSED = 0
 STATUS_NOT_PASSED = 1
@@ -110,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
     timeout_s = _timeout(args)
     if args.jobs is not None and not 1 <= args.jobs <= MAX_JOBS:
         raise UserError(f"--jobs {args.jobs}: expected 1 to {MAX_JOBS}")
+    _check_machine_options(args)
     try:
         guests = find_guests(args.paths, selection)
         if args.list:
@@ -141,6 +144,16 @@ def all_passed(results: list[GuestResult], *, allow_unsupported: bool) -> bool:
     harmless = {Verdict.PASS, Verdict.SKIP} | ({Verdict.UNSUPPORTED} if allow_unsupported else set())
     verdicts = {result.verdict for result in results}
     return Verdict.PASS in verdicts and verdicts <= harmless
+
+
+def _check_machine_options(args: argparse.Namespace) -> None:
+    """A mistake in an option is one line here, not the failure of every guest."""
+    try:
+        machine_config(args, Path(), initrd=None, cmdline="", raw_address=None)
+        if args.cpu is not None:
+            parse_cpu(args.cpu)
+    except (MachineConfigError, CpuSpecError) as error:
+        raise UserError(str(error)) from error
 
 
 def _timeout(args: argparse.Namespace) -> float | None:

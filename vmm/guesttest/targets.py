@@ -55,7 +55,7 @@ class VmmTarget:
         needs = guest.needs()
         arguments = needs.run_arguments() if needs is not None else ["--no-reboot"]
         limit = [f"--time-limit={limit_s:g}"] if limit_s else []
-        argv = [*self._command, "run", str(guest.image), *arguments, *self._options]
+        argv = [*self._command, "run", _as_operand(guest.image), *arguments, *self._options]
         return [*argv, *limit, f"--result={result}"]
 
     def ending(self, returncode: int, errors: bytes, result: Path) -> Ending:
@@ -128,6 +128,11 @@ class QemuTarget:
 
     def is_stuck(self, errors: bytes) -> bool:
         return KVM_GAVE_UP in errors
+
+
+def _as_operand(path: Path) -> str:
+    """`path` so that no option parser takes it for an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 def _debug_exit(status: int) -> Ending:
