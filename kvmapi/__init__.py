@@ -48,6 +48,7 @@ from kvmapi.errors import (
     KvmUnavailableError,
     KvmUnsupportedError,
 )
+from kvmapi.exits import Exit, decode
 from kvmapi.msr_filter import MsrRange
 from kvmapi.run import KvmRun
 from kvmapi.stats import Stats
@@ -57,6 +58,7 @@ from kvmapi.vm import Vm
 
 __all__ = [
     "Device",
+    "Exit",
     "Kvm",
     "KvmClosedError",
     "KvmError",
@@ -69,4 +71,5 @@ __all__ = [
     "Stats",
     "Vcpu",
     "Vm",
+    "decode",
 ]
