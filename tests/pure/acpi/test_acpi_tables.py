@@ -6,7 +6,7 @@ import struct
 import pytest
 
 from vmm.machine.acpi import AcpiConfig, AcpiConfigError, AcpiImage, ComPort, build_tables
-from vmm.machine.acpi import pm_ports as acpi_pm
+from vmm.machine.devices import acpi_pm
 
 ENABLED = 1
 
@@ -136,7 +136,8 @@ def test_fadt_sci_smi_and_reset_register() -> None:
     flags = struct.unpack_from("<I", fadt, 112)[0]
     assert flags >> 10 & 1  # RESET_REG_SUP
     assert not flags >> 20 & 1  # not HW_REDUCED_ACPI
-    assert not flags >> 4 & 1  # the power button is in PM1
+    assert flags >> 4 & 0b111 == 0  # power button, sleep button and RTC wake status are in PM1
+    assert flags >> 8 & 1 == (acpi_pm.PM_TIMER_BITS > 24)  # TMR_VAL_EXT
 
 
 @pytest.mark.parametrize(("i8042", "boot_flags"), [(True, 0b111), (False, 0b101)])

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from vmm.machine.acpi import aml, resources
-from vmm.machine.acpi import pm_ports as acpi_pm
 from vmm.machine.acpi.config import AcpiConfig, ComPort
 from vmm.machine.acpi.header import table
+from vmm.machine.devices import acpi_pm
 from vmm.machine.pci.routing import LINK_IRQS, PINS, SLOTS, link_of
 
 DSDT_REVISION: Final = 2  # from 2 on AML integers have 64 bits
@@ -54,7 +54,7 @@ _FIXED_ISA_DEVICES: Final = (
             (acpi_pm.PM1A_CNT, acpi_pm.PM1A_CNT_LEN),
             (acpi_pm.PM_TMR, acpi_pm.PM_TMR_LEN),
             (acpi_pm.GPE0, acpi_pm.GPE0_LEN),
-            (acpi_pm.SMI_CMD, 2),
+            (acpi_pm.SMI_CMD, acpi_pm.SMI_CMD_LEN),
         ),
     ),
 )

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from vmm.machine.acpi import pm_ports as acpi_pm
 from vmm.machine.acpi.header import BYTE_ACCESS, DWORD_ACCESS, WORD_ACCESS, io_address, pack, table
+from vmm.machine.devices import acpi_pm
 
 FADT_REVISION: Final = 6
 FADT_MINOR_REVISION: Final = 3
@@ -24,11 +24,11 @@ _LEGACY_DEVICES: Final = 1 << 0
 _8042: Final = 1 << 1
 _VGA_NOT_PRESENT: Final = 1 << 2
 
-# Fixed feature flags (table 5-9). PWR_BUTTON, FIX_RTC, RTC_S4 and HW_REDUCED_ACPI stay 0: the power button
-# and the RTC's wake status are in the PM1 registers, there is no S4. TMR_VAL_EXT stays 0: a 24-bit timer.
+# Fixed feature flags (table 5-9). PWR_BUTTON, SLP_BUTTON, FIX_RTC, RTC_S4 and HW_REDUCED_ACPI stay 0: both
+# buttons and the RTC's wake status are in the PM1 registers, there is no S4.
 _WBINVD: Final = 1 << 0
 _PROC_C1: Final = 1 << 2
-_SLP_BUTTON: Final = 1 << 5
+_TMR_VAL_EXT: Final = 1 << 8
 _RESET_REG_SUP: Final = 1 << 10
 
 # Latencies above these say "no C2" and "no C3".
@@ -111,6 +111,7 @@ FACS_WAKING_VECTOR_OFFSET: Final = 12
 
 def build_fadt(facs_gpa: int, dsdt_gpa: int, i8042: bool) -> bytes:
     """The FADT. Both pointers have the 32-bit and the 64-bit form: some guests read only the first."""
+    timer_flag = _TMR_VAL_EXT if acpi_pm.PM_TIMER_BITS > 24 else 0
     boot_flags = _LEGACY_DEVICES | _VGA_NOT_PRESENT | (_8042 if i8042 else 0)
     body = pack(
         _FADT_FIELDS,
@@ -139,7 +140,7 @@ def build_fadt(facs_gpa: int, dsdt_gpa: int, i8042: bool) -> bytes:
             "P_LVL3_LAT": _NO_C3_LATENCY_US,
             "CENTURY": RTC_CENTURY_INDEX,
             "IAPC_BOOT_ARCH": boot_flags,
-            "Flags": _WBINVD | _PROC_C1 | _SLP_BUTTON | _RESET_REG_SUP,
+            "Flags": _WBINVD | _PROC_C1 | _RESET_REG_SUP | timer_flag,
             "RESET_REG": io_address(RESET_PORT, 1, BYTE_ACCESS),
             "RESET_VALUE": RESET_VALUE,
             "FADT_Minor_Version": FADT_MINOR_REVISION,
