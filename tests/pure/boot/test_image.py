@@ -99,7 +99,7 @@ def test_failing_system_call_is_refused(
     file = tmp_path / "kernel"
     file.write_bytes(b"x")
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(call, fail)  # root, who may run this, is refused nothing by a file's mode
