@@ -12,9 +12,8 @@ import threading
 from collections.abc import Callable
 from struct import Struct
 
-from kvmapi.exits import decode
-
 from kvmapi import Vcpu
+from kvmapi.exits import decode
 from kvmapi.uapi import kvm as k
 from vmm.backend import kick, vp_report
 from vmm.backend.outcome import STATUS_BAD_INPUT, Outcome, OutcomeKind

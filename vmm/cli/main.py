@@ -68,4 +68,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         print("vmm: the reader of the output went away", file=sys.stderr)
         return STATUS_BAD_INPUT
+    except Exception as error:
+        if os.environ.get("VMM_TRACEBACK"):
+            raise
+        where = error.__traceback__
+        while where is not None and where.tb_next is not None:
+            where = where.tb_next
+        place = (
+            f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where is not None else "unknown place"
+        )
+        print(
+            f"vmm: a defect of vmm: {type(error).__name__}: {error} ({place}); "
+            "VMM_TRACEBACK=1 shows more, please report it",
+            file=sys.stderr,
+        )
+        return STATUS_BAD_INPUT
     return status

@@ -7,7 +7,7 @@
 | 0x70, 0x71 | RTC and CMOS | 8 |
 | 0x80, 0x84, 0xed | POST codes, delay ports | |
 | 0xb2, 0x600, 0xafe0 | ACPI power management | 9 |
-| 0xe9 | debug console | |
+| 0xe9 | debug console (where there are no test devices: they take the port) | |
 | 0x3f8 | 16550A serial port | 4 |
 | 0x510, 0x514 | fw_cfg | |
 | 0xcf8, 0xcfc | PCI configuration | |
@@ -23,15 +23,23 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kvmapi import Vm
+from vmm.backend.ioeventfds import KvmIoEventFds
 from vmm.backend.partition import GsiLine
 from vmm.bus import MmioBus, PortBus
 from vmm.machine import memory_map
 from vmm.machine.acpi import AcpiConfig, build_tables
 from vmm.machine.clock import GuestClock
 from vmm.machine.config import MachineConfig
-from vmm.machine.devices import debug_exit, debug_port, fw_cfg, serial
+from vmm.machine.devices import acpi_pm, debug_exit, debug_port, fw_cfg, rtc, serial
+from vmm.machine.devices.pc_testdev import IRQ_COUNT, PcTestdev
+from vmm.machine.devices.pci_testdev import PciTestdev
+from vmm.machine.pci import bridges
+from vmm.machine.pci.bus import PciBus
+from vmm.machine.pci.routing import LINK_IRQS
 from vmm.machine.ram import GuestRam
 from vmm.outside import Buffer, Device, MachineControl, Region
+
+PCI_TESTDEV_SLOT = 2
 
 Sink = Callable[[bytes], None]
 
@@ -46,7 +54,10 @@ class BoardEnds:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the board is built into. apic_ids: of the processors, by number."""
+    """What the board is built into.
+
+    apic_ids: of the processors, by number. drop_page: takes the host page at a GPA out of the VM's mapping.
+    """
 
     vm: Vm
     apic_ids: list[int]
@@ -55,6 +66,8 @@ class Surroundings:
     control: MachineControl
     ports: PortBus
     mmio: MmioBus
+    ioeventfds: KvmIoEventFds
+    drop_page: Callable[[int], None]
 
 
 class Board:
@@ -64,25 +77,45 @@ class Board:
         self._around = around
         self._devices: list[Device] = []
         tables = AcpiConfig(
-            apic_ids=tuple(around.apic_ids), pci_hole=memory_map.pci_hole(around.ram), isa_bridge_slot=1
+            apic_ids=tuple(around.apic_ids),
+            pci_hole=memory_map.pci_hole(around.ram),
+            isa_bridge_slot=bridges.ISA_BRIDGE_SLOT,
         )
         self._tables = build_tables(tables)
         self.rsdp_gpa, self.facs_gpa = self._tables.rsdp_gpa, self._tables.facs_gpa
-        self._plug_consoles(ends)
+        self._plug_consoles(ends, debug_console=not config.testdev)
+        self._plug_power_and_time()
         self._plug_firmware_interfaces(config)
+        lines = {irq: self._line(irq) for irq in LINK_IRQS}
+        self._pci = PciBus(around.ports, around.mmio, lines, memory_map.pci_hole(around.ram))
+        self._pci.add_function(bridges.HOST_BRIDGE_SLOT, bridges.host_bridge())
+        self._pci.add_function(bridges.ISA_BRIDGE_SLOT, bridges.isa_bridge())
+        self._devices.append(self._pci)
         if config.testdev:
             self._plug_test_devices()
 
-    def _plug_consoles(self, ends: BoardEnds) -> None:
+    def _plug_consoles(self, ends: BoardEnds, *, debug_console: bool) -> None:
         clock = self._around.clock
         self.serial = serial.Serial("COM1", self._line(serial.SERIAL_IRQS[0]), clock, ends.serial)
         self._on_ports(self.serial, serial.SERIAL_PORTS[0], serial.SERIAL_PORT_COUNT)
         self._debug_console = debug_port.DebugConsole(clock, ends.debug)
-        self._on_ports(self._debug_console, debug_port.DEBUG_CONSOLE_PORT)
+        if debug_console:
+            self._on_ports(self._debug_console, debug_port.DEBUG_CONSOLE_PORT)
         self.post_codes = debug_port.PostCodePort()
         self._on_ports(self.post_codes, debug_port.POST_CODE_PORT)
         for port in debug_port.DELAY_PORTS:
             self._on_ports(debug_port.DelayPort(), port)
+
+    def _plug_power_and_time(self) -> None:
+        around = self._around
+        self.pm = acpi_pm.AcpiPm(self._line(acpi_pm.SCI_IRQ), around.clock, around.control)
+        self._on_ports(self.pm, acpi_pm.PM_BASE, acpi_pm.PM_PORT_COUNT)
+        self._on_ports(acpi_pm.Gpe0(self.pm), acpi_pm.GPE0, acpi_pm.GPE0_LEN)
+        self._on_ports(acpi_pm.SmiCommand(self.pm), acpi_pm.SMI_CMD, acpi_pm.SMI_CMD_LEN)
+        low = max(gpa + size for gpa, size in around.ram.ranges() if gpa < 1 << 32)
+        high = sum(size for gpa, size in around.ram.ranges() if gpa >= 1 << 32)
+        clock = rtc.Rtc(self._line(rtc.RTC_IRQ), around.clock, low, high, self.pm.rtc_wake)
+        self._on_ports(clock, rtc.RTC_PORT, rtc.RTC_PORT_COUNT)
 
     def _plug_firmware_interfaces(self, config: MachineConfig) -> None:
         device = fw_cfg.FwCfg(self._around.ram, config.memory_bytes, config.cpus, config.cpus)
@@ -92,6 +125,12 @@ class Board:
     def _plug_test_devices(self) -> None:
         device = debug_exit.DebugExit(self._around.control)
         self._on_ports(device, debug_exit.DEBUG_EXIT_PORT, debug_exit.DEBUG_EXIT_PORT_COUNT)
+        testdev = PcTestdev([self._line(gsi) for gsi in range(IRQ_COUNT)], self._around.drop_page)
+        testdev.attach(self._around.ports, self._around.mmio)
+        self._devices.append(testdev)
+        pci_testdev = PciTestdev(self._around.ioeventfds)
+        self._pci.add_function(PCI_TESTDEV_SLOT, pci_testdev.function)
+        self._devices.append(pci_testdev)
 
     def _line(self, gsi: int) -> GsiLine:
         return GsiLine(self._around.vm, gsi)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from kvmapi import Kvm, Vcpu
 from vmm.backend import vcpu_state
+from vmm.backend.ioeventfds import KvmIoEventFds
 from vmm.backend.outcome import STATUS_BAD_INPUT, STATUS_TIME_LIMIT, Outcome, OutcomeKind
 from vmm.backend.partition import Slot, VmOptions, VtlVm, prepare_host, put_chips, take_chips
 from vmm.backend.vp import VirtualProcessor
@@ -26,6 +27,7 @@ from vmm.machine.config import MachineConfig
 from vmm.machine.events import Control, End, Event, Reset, Suspend, Wake
 from vmm.machine.memory_map import e820_map
 from vmm.machine.ram import GuestRam
+from vmm.outside import GuestMemoryError
 
 FACS_WAKING_VECTOR = 12  # offset in the FACS, u32 (ACPI 6.5, table 5.15)
 
@@ -72,12 +74,23 @@ class Machine:
         self.ram = own.enter_context(GuestRam(config.memory_bytes, huge_pages=config.huge_pages))
         self._options = VmOptions(split_irqchip=config.irqchip == "split", pit=config.pit)
         slots = [Slot(block.gpa, block.size, block.offset) for block in self.ram.blocks]
-        self._vtl0 = own.enter_context(VtlVm(kvm, 0, self.ram.map_for_kvm(), slots, self._options))
+        self._vtl0_mapping = self.ram.map_for_kvm()
+        self._vtl0 = own.enter_context(VtlVm(kvm, 0, self._vtl0_mapping, slots, self._options))
         self.clock = GuestClock(self._timer_failed)
         own.callback(self.clock.close)
         self.ports, self.mmio = PortBus(), MmioBus()
+        ioeventfds = KvmIoEventFds(self._vtl0.vm)
+        own.callback(ioeventfds.close)
         around = Surroundings(
-            self._vtl0.vm, cpus.apic_ids, self.ram, self.clock, self.control, self.ports, self.mmio
+            vm=self._vtl0.vm,
+            apic_ids=cpus.apic_ids,
+            ram=self.ram,
+            clock=self.clock,
+            control=self.control,
+            ports=self.ports,
+            mmio=self.mmio,
+            ioeventfds=ioeventfds,
+            drop_page=self._drop_page,
         )
         self.board = Board(config, around, ends)
         own.callback(self.board.close)
@@ -164,6 +177,11 @@ class Machine:
     def _timer_failed(self, error: BaseException) -> None:
         detail = f"a device's timer failed: {type(error).__name__}: {error}"
         self.control.end(Outcome(OutcomeKind.ERROR, STATUS_BAD_INPUT, detail))
+
+    def _drop_page(self, gpa: int) -> None:
+        """Take the host page at `gpa` out of VTL0's mapping; what is not RAM is ignored."""
+        with contextlib.suppress(GuestMemoryError):
+            self._vtl0_mapping.drop_page(self.ram.offset_of(gpa, 1))
 
     # ---- start, reset, wake --------------------------------------------------------------------------
 
