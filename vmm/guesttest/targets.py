@@ -42,14 +42,18 @@ class Target(Protocol):
 
 
 class VmmTarget:
-    """`vmm run`. options: machine options of the user; they come last and so win over an entry's."""
+    """`vmm run`.
+
+    options: machine options of the user; they come last and so win over an entry's. command: how `vmm` is
+    called, `VMM_COMMAND` if None.
+    """
 
     name = "vmm"
     own_time_limit = True
 
-    def __init__(self, options: Sequence[str] = (), command: Sequence[str] = VMM_COMMAND) -> None:
+    def __init__(self, options: Sequence[str] = (), command: Sequence[str] | None = None) -> None:
         self._options = list(options)
-        self._command = list(command)
+        self._command = list(VMM_COMMAND if command is None else command)
 
     def command(self, guest: Guest, result: Path, limit_s: float) -> list[str]:
         needs = guest.needs()
