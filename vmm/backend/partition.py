@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from kvmapi import Kvm, Vcpu, Vm
+from kvmapi import Kvm, Vcpu, Vm, routes
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi import x86
 from vmm.backend import kick
@@ -65,6 +65,7 @@ class VtlVm:
                 self.vm.enable_cap(k.KVM_CAP_SPLIT_IRQCHIP, IOAPIC_PINS)
             else:
                 self.vm.create_irqchip()
+                self.vm.set_gsi_routing(pc_routes())
                 if options.pit:
                     # The dummy speaker answers port 0x61, whose bits say when the PIT's channel 2 is done.
                     self.vm.create_pit2(k.KVM_PIT_SPEAKER_DUMMY)
@@ -103,6 +104,17 @@ class VtlVm:
 
 
 IOAPIC_PINS = 24
+
+
+def pc_routes() -> list[k.kvm_irq_routing_entry]:
+    """GSIs as a PC wires them: 0-15 also to the 8259s, and the PIT's GSI 0 to IOAPIC pin 2.
+
+    KVM's own default leads GSI 0 to pin 0, which contradicts the MADT's interrupt source override.
+    """
+    pics = [(gsi, x86.KVM_IRQCHIP_PIC_MASTER, gsi) for gsi in range(8)]
+    pics += [(gsi, x86.KVM_IRQCHIP_PIC_SLAVE, gsi - 8) for gsi in range(8, 16)]
+    ioapic = [(gsi, x86.KVM_IRQCHIP_IOAPIC, gsi or 2) for gsi in range(IOAPIC_PINS) if gsi != 2]
+    return [routes.to_chip(gsi, chip, pin) for gsi, chip, pin in (*pics, *ioapic)]
 
 
 class GsiLine:

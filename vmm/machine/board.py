@@ -30,7 +30,7 @@ from vmm.machine import memory_map
 from vmm.machine.acpi import AcpiConfig, build_tables
 from vmm.machine.clock import GuestClock
 from vmm.machine.config import MachineConfig
-from vmm.machine.devices import acpi_pm, debug_exit, debug_port, fw_cfg, rtc, serial
+from vmm.machine.devices import acpi_pm, debug_exit, debug_port, fw_cfg, i8042, reset_port, rtc, serial
 from vmm.machine.devices.pc_testdev import IRQ_COUNT, PcTestdev
 from vmm.machine.devices.pci_testdev import PciTestdev
 from vmm.machine.pci import bridges
@@ -85,6 +85,7 @@ class Board:
         self.rsdp_gpa, self.facs_gpa = self._tables.rsdp_gpa, self._tables.facs_gpa
         self._plug_consoles(ends, debug_console=not config.testdev)
         self._plug_power_and_time()
+        self._plug_keyboard_and_resets()
         self._plug_firmware_interfaces(config)
         lines = {irq: self._line(irq) for irq in LINK_IRQS}
         self._pci = PciBus(around.ports, around.mmio, lines, memory_map.pci_hole(around.ram))
@@ -116,6 +117,14 @@ class Board:
         high = sum(size for gpa, size in around.ram.ranges() if gpa >= 1 << 32)
         clock = rtc.Rtc(self._line(rtc.RTC_IRQ), around.clock, low, high, self.pm.rtc_wake)
         self._on_ports(clock, rtc.RTC_PORT, rtc.RTC_PORT_COUNT)
+
+    def _plug_keyboard_and_resets(self) -> None:
+        control = self._around.control
+        keyboard = i8042.I8042(self._line(i8042.KEYBOARD_IRQ), control)
+        self._on_ports(keyboard, i8042.KEYBOARD_DATA_PORT)
+        self._on_ports(i8042.I8042Command(keyboard), i8042.KEYBOARD_COMMAND_PORT)
+        self._on_ports(i8042.SystemControlPort(keyboard, control), i8042.SYSTEM_CONTROL_PORT)
+        self._on_ports(reset_port.ResetPort(control), reset_port.RESET_PORT)
 
     def _plug_firmware_interfaces(self, config: MachineConfig) -> None:
         device = fw_cfg.FwCfg(self._around.ram, config.memory_bytes, config.cpus, config.cpus)

@@ -19,7 +19,7 @@ from vmm.backend.outcome import STATUS_BAD_INPUT, STATUS_TIME_LIMIT, Outcome, Ou
 from vmm.backend.partition import Slot, VmOptions, VtlVm, prepare_host, put_chips, take_chips
 from vmm.backend.vp import VirtualProcessor
 from vmm.bus import MmioBus, PortBus
-from vmm.machine import boot_state, entry_registers, vcpu_setup
+from vmm.machine import boot_state, chip_setup, entry_registers, vcpu_setup
 from vmm.machine.board import Board, BoardEnds, Surroundings
 from vmm.machine.boot import BootRequest, Image, load, open_image
 from vmm.machine.clock import GuestClock
@@ -102,6 +102,7 @@ class Machine:
             own.callback(vp.stop)
         vcpu_setup.after_creation([vp.vcpu for vp in self.vps])
         self._at_reset = [vcpu_state.take(vp.vcpu, msr_indices) for vp in self.vps]
+        chip_setup.as_firmware_leaves(self._vtl0.vm, self._options)
         self._chips_at_reset = take_chips(self._vtl0.vm, self._options)
         self._start_guest()
 

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The in-kernel 8259s and PIT as a PC's firmware leaves them (see `boot_state` for the vectors' handlers)."""
+
+from __future__ import annotations
+
+from kvmapi import Vm
+from kvmapi.uapi import x86
+from vmm.backend.partition import VmOptions
+from vmm.machine.boot_state import MASTER_VECTOR, SLAVE_VECTOR
+
+# Only the tick (IRQ 0) and the cascade (IRQ 2) are let through: there are handlers for the others, but no drivers.
+MASTER_MASK, SLAVE_MASK = 0xFA, 0xFF
+
+PIT_TICK_COUNT = 0x10000  # 18.2 Hz
+PIT_RATE_GENERATOR = 2
+PIT_LOW_THEN_HIGH = 3
+
+
+def as_firmware_leaves(vm: Vm, options: VmOptions) -> None:
+    """Set the interrupt controllers' vectors and masks, and start the 18.2 Hz tick. Errors: `KvmError`."""
+    if options.split_irqchip:
+        return
+    for chip_id, vector, mask in (
+        (x86.KVM_IRQCHIP_PIC_MASTER, MASTER_VECTOR, MASTER_MASK),
+        (x86.KVM_IRQCHIP_PIC_SLAVE, SLAVE_VECTOR, SLAVE_MASK),
+    ):
+        chip = vm.get_irqchip(chip_id)
+        chip.chip.pic.irq_base, chip.chip.pic.imr = vector, mask
+        chip.chip.pic.init4 = 1  # initialised by four command words, as on every PC
+        vm.set_irqchip(chip)
+    if options.pit:
+        state = vm.get_pit2()
+        tick = state.channels[0]
+        tick.count, tick.mode, tick.rw_mode, tick.gate, tick.bcd = (
+            PIT_TICK_COUNT,
+            PIT_RATE_GENERATOR,
+            PIT_LOW_THEN_HIGH,
+            1,
+            0,
+        )
+        vm.set_pit2(state)
