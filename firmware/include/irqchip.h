@@ -17,6 +17,7 @@ unsigned ioapic_pins(void);
 /* Redirection entry of one pin: `low` is vector and the flags above. */
 void ioapic_route(unsigned pin, uint32_t low, uint8_t destination);
 uint32_t ioapic_entry_low(unsigned pin);
+/* Sets the mask bit and leaves the rest as it is. */
 void ioapic_mask(unsigned pin);
 /* The pin an ISA interrupt is wired to (MADT source overrides; IRQ 0 is usually pin 2). */
 unsigned ioapic_pin_of_irq(uint8_t irq);

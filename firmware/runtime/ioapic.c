@@ -52,7 +52,7 @@ uint32_t ioapic_entry_low(unsigned pin)
 
 void ioapic_mask(unsigned pin)
 {
-    ioapic_write(REG_ENTRIES + 2 * pin, IOAPIC_MASKED);
+    ioapic_write(REG_ENTRIES + 2 * pin, ioapic_entry_low(pin) | IOAPIC_MASKED);
 }
 
 unsigned ioapic_pin_of_irq(uint8_t irq)
