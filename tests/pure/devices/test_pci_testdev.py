@@ -204,10 +204,17 @@ def test_only_the_right_data_at_the_right_place_counts(rig: Rig) -> None:
 
     rig.write(MEMORY + 2048, 1, 0xFB)  # wrong data
     rig.write(MEMORY + 2049, 1, 0xFA)  # wrong place
-    rig.write(IO + 131, 1, 0xFA)  # the other BAR
     rig.write(MEMORY + 2046, 4, 0x00FA0000)  # its third byte hits
 
     assert rig.read(MEMORY + COUNT, 4) == 1
+
+
+def test_a_write_to_the_other_bar_does_not_count(rig: Rig) -> None:
+    rig.write(IO + TEST, 1, 0)
+
+    rig.write(MEMORY + 131, 1, 0xFA)  # the place of the I/O test, in the memory BAR
+
+    assert rig.read(IO + COUNT, 4) == 0
 
 
 def test_starting_again_counts_from_zero(rig: Rig) -> None:

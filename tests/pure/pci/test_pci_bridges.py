@@ -48,5 +48,9 @@ def test_pirq_routes_are_those_of_the_board(board: PciBoard) -> None:
     assert board.read(0x60, 4, slot=1) == 0x0B0B0A0A
 
 
+def test_passive_release_is_on_as_firmware_leaves_it(board: PciBoard) -> None:
+    assert board.read(0x82, 1, slot=1) == 0b10
+
+
 def test_acpi_names_the_same_isa_bridge() -> None:
     assert AcpiConfig(apic_ids=(0,)).isa_bridge_slot == ISA_BRIDGE_SLOT
