@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 from hypothesis import given
 
 from vmm.machine.devices import serial as uart
@@ -651,3 +654,34 @@ def test_any_accesses_are_survived(accesses: list[tuple[int, int, int | None, in
         assert 0 <= accepted <= 280
         carry_out(access, [(board.port, register) for register in range(8)])
         assert 0 <= board.port.can_receive() <= WIRE_BYTES
+
+
+def test_nothing_is_lost_between_a_busy_outside_and_a_busy_guest() -> None:
+    board = Board()
+    board.enable_fifo()
+    sent = bytes(index % 251 for index in range(3 * WIRE_BYTES))
+    room = threading.Event()
+    board.port.room_again = room.set
+
+    def outside() -> None:
+        rest = memoryview(sent)
+        while rest:
+            room.clear()
+            accepted = board.port.receive(rest[:1000])
+            rest = rest[accepted:]
+            if not accepted:
+                assert room.wait(10), "refused bytes, but was never told of room"
+
+    thread = threading.Thread(target=outside, daemon=True)
+    thread.start()
+    received = bytearray()
+    deadline = time.monotonic() + 20
+    while len(received) < len(sent) and time.monotonic() < deadline:
+        if board.read(LSR) & LSR_DR:
+            received.append(board.read(RBR))
+        board.write(THR, 0x2E)
+    thread.join(10)
+    board.port.flush()
+
+    assert received == sent
+    assert set(b"".join(board.out)) == {0x2E}

@@ -37,44 +37,39 @@ class OutputBuffer:
     def __init__(self, clock: Clock, sink: Sink) -> None:
         self._clock = clock
         self._sink = sink
-        self._lock = threading.Lock()  # guards _pending and _timer_armed
-        self._sink_lock = threading.Lock()  # held by whoever takes bytes out and calls the sink: keeps order
+        # Appending, copying and cutting a bytearray are each atomic, so a byte needs no lock.
         self._pending = bytearray()
+        self._sink_lock = threading.Lock()  # held by whoever takes bytes out and calls the sink: keeps order
         self._timer_armed = False
         self._timer = clock.timer(self._on_idle)
 
     def append(self, byte: int) -> None:
         """Queue one byte (0..255)."""
-        arm = False
-        with self._lock:
-            self._pending.append(byte)
-            length = len(self._pending)
-            if byte != _NEWLINE and length % FLUSH_BYTES:
-                if self._timer_armed:
-                    return
-                arm = self._timer_armed = True
-        if arm:
-            self._timer.arm(self._clock.now_ns() + IDLE_FLUSH_NS)
+        pending = self._pending
+        pending.append(byte)
+        if byte != _NEWLINE and len(pending) < FLUSH_BYTES:
+            if not self._timer_armed:
+                self._timer_armed = True
+                self._timer.arm(self._clock.now_ns() + IDLE_FLUSH_NS)
         else:
-            self._drain(wait=length >= LIMIT_BYTES)
+            self._drain(wait=len(pending) >= LIMIT_BYTES)
 
     def flush(self) -> None:
         """Hand on everything queued so far, and wait for a sink call that is under way."""
         self._drain(wait=True)
 
     def _on_idle(self) -> None:
-        with self._lock:
-            self._timer_armed = False
+        self._timer_armed = False  # first: a byte that is not in this chunk arms it anew
         self._drain(wait=False)
 
     def _drain(self, wait: bool) -> None:
         # Whoever finds the sink taken leaves: its holder looks at _pending again after letting go.
         while self._sink_lock.acquire(blocking=wait):
             try:
-                with self._lock:
-                    chunk, self._pending = self._pending, bytearray()
+                chunk = bytes(self._pending)
                 if chunk:
-                    self._sink(bytes(chunk))
+                    del self._pending[: len(chunk)]
+                    self._sink(chunk)
             finally:
                 self._sink_lock.release()
             if not self._pending:
