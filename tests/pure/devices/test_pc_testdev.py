@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.pure.devices.fakes import FakeLine
@@ -151,6 +151,7 @@ ACCESSES = st.lists(
 )
 
 
+@settings(deadline=None)  # a loaded machine is no failure
 @given(ACCESSES)
 def test_any_access_sequence(accesses: list[tuple[str, int, int, int | None]]) -> None:
     rig = Rig()

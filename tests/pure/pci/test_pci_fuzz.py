@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever a guest does with the configuration ports, nothing raises and a reset undoes it."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.pure.pci.pci_board import FakeRegion, PciBoard
@@ -48,6 +48,7 @@ def snapshot(board: PciBoard) -> tuple[object, ...]:
     return registers, sorted(board.ports.ports), [entry and entry[:2] for entry in mmio]
 
 
+@settings(deadline=None)  # a loaded machine is no failure
 @given(ACCESSES)
 def test_any_access_sequence(accesses: list[tuple[str, int, int, int]]) -> None:
     board = make_board()
