@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import pytest
-from recorded_hosts import RecordedHost, load
+
+from tests.pure.cpu.recorded_hosts import RecordedHost, load
 
 
 @pytest.fixture(params=["kvm-without-svm", "kvm-intel"])

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import pytest
-from recorded_hosts import RecordedHost
 
+from tests.pure.cpu.recorded_hosts import RecordedHost
 from vmm.machine.cpu import CpuidTable, CpuSpecError, Topology
 from vmm.machine.cpu.cpuid import (
     KVM_FEATURES,

@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from recorded_hosts import RecordedHost, load
 
+from tests.pure.cpu.recorded_hosts import RecordedHost, load
 from vmm.machine.cpu import CpuidTable, Topology, TopologyError
 from vmm.machine.cpu.cpuid import Register
 from vmm.machine.cpu.models import NAMES
