@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The VP loop over a scripted KVM: exits reach the board, failures end the run, freezing works at any moment."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from kvmapi import Kvm
+from kvmapi.fake import FakeKvm
+from kvmapi.fake_exits import Step, exit_with, hlt, io_in, io_out, mmio_read, mmio_write, shutdown
+from kvmapi.uapi import kvm as k
+from vmm.backend import kick
+from vmm.backend.outcome import Outcome, OutcomeKind
+from vmm.backend.vp import VirtualProcessor
+from vmm.bus import MmioBus, PortBus
+
+WATCHDOG_S = 10.0
+
+
+class Recorder:
+    """A region that remembers accesses and answers reads with a constant."""
+
+    def __init__(self, answer: int = 0) -> None:
+        self.answer = answer
+        self.seen: list[tuple[int, int, int]] = []
+
+    def read(self, offset: int, size: int) -> int:
+        self.seen.append((offset, size, -1))
+        return self.answer
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        self.seen.append((offset, size, value))
+
+
+def until_kicked(view: memoryview) -> int:
+    """The guest runs until it is kicked out: how a KVM_RUN looks whose guest never exits."""
+    while not view[1]:
+        time.sleep(0.0005)
+    return exit_with(k.KVM_EXIT_INTR, result=errno.EINTR)(view)
+
+
+class Rig:
+    """One VP over a fake KVM."""
+
+    def __init__(self, fake: FakeKvm, vp: VirtualProcessor, ports: PortBus, mmio: MmioBus) -> None:
+        self.fake, self.vp, self.ports, self.mmio = fake, vp, ports, mmio
+        self.outcomes: list[Outcome] = []
+        self.ended = threading.Event()
+
+    def run(self, *steps: Step | int) -> Outcome:
+        """Run the script to the outcome that ends it."""
+        self.fake.script(0, [*steps, until_kicked])
+        self.vp.start()
+        self.vp.thaw()
+        assert self.ended.wait(WATCHDOG_S), "the VP did not end the run"
+        self.vp.wait_frozen()
+        return self.outcomes[0]
+
+
+@contextmanager
+def a_rig() -> Iterator[Rig]:
+    kick.install()
+    fake = FakeKvm()
+    ports, mmio = PortBus(), MmioBus()
+    with Kvm.open(seam=fake) as kvm, kvm.create_vm() as vm:
+
+        def end_run(outcome: Outcome) -> None:
+            rig.outcomes.append(outcome)
+            vp.freeze()
+            rig.ended.set()
+
+        vp = VirtualProcessor(0, vm.create_vcpu(0), ports, mmio, end_run)
+        rig = Rig(fake, vp, ports, mmio)
+        try:
+            yield rig
+        finally:
+            vp.stop()
+    assert fake.leaks() == []
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    with a_rig() as made:
+        yield made
+
+
+@pytest.mark.parametrize(("size", "value"), [(1, 0x81), (2, 0x8182), (4, 0x81828384)])
+def test_port_writes_reach_the_device_with_their_size(rig: Rig, size: int, value: int) -> None:
+    device = Recorder()
+    rig.ports.add(0x500, 8, device, "device")
+
+    rig.run(io_out(0x503, value.to_bytes(size, "little"), size), shutdown())
+
+    assert device.seen == [(3, size, value)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_port_reads_give_the_guest_the_devices_answer_cut_to_size(rig: Rig, size: int) -> None:
+    rig.ports.add(0x500, 8, Recorder(answer=0x1122334455), "device")
+    answers: list[int] = []
+
+    def look(view: memoryview) -> int:
+        answers.append(int.from_bytes(view[4096:4104], "little"))
+        return shutdown()(view)
+
+    rig.run(io_in(0x500, size), look)
+
+    assert answers == [0x1122334455 & ((1 << 8 * size) - 1)]
+
+
+def test_string_io_is_taken_item_by_item(rig: Rig) -> None:
+    device = Recorder(answer=0xAA)
+    rig.ports.add(0x500, 8, device, "device")
+    answers: list[bytes] = []
+
+    def look(view: memoryview) -> int:
+        answers.append(bytes(view[4096:4102]))
+        return shutdown()(view)
+
+    rig.run(io_out(0x500, b"\x01\x02\x03\x04", 2), io_in(0x500, 2, 3), look)
+
+    assert device.seen[:2] == [(0, 2, 0x0201), (0, 2, 0x0403)]
+    assert answers == [b"\xaa\x00" * 3]
+
+
+def test_ports_and_addresses_nobody_decodes_are_harmless(rig: Rig) -> None:
+    answers: list[int] = []
+
+    def look(port: bool) -> Step:
+        def step(view: memoryview) -> int:
+            at = 4096 if port else 40
+            answers.append(int.from_bytes(view[at : at + 4], "little"))
+            return 0 if port else shutdown()(view)
+
+        return step
+
+    outcome = rig.run(
+        io_out(0x999, b"\x00"),
+        mmio_write(0xD0000000, b"\0\0\0\0"),
+        mmio_read(0xD0000000, 4),
+        look(port=False),
+    )
+
+    assert outcome.kind is OutcomeKind.TRIPLE_FAULT
+    assert answers == [0xFFFFFFFF]
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_mmio_reaches_the_device(rig: Rig, size: int) -> None:
+    device = Recorder(answer=0x0102030405060708)
+    rig.mmio.add(0xFE000000, 0x100, device, "device")
+    answers: list[int] = []
+
+    def look(view: memoryview) -> int:
+        answers.append(int.from_bytes(view[40:48], "little"))
+        return shutdown()(view)
+
+    value = 0x8877665544332211 & ((1 << 8 * size) - 1)
+    rig.run(mmio_write(0xFE000010, value.to_bytes(size, "little")), mmio_read(0xFE000020, size), look)
+
+    assert device.seen == [(0x10, size, value), (0x20, size, -1)]
+    assert answers[0] & ((1 << 8 * size) - 1) == 0x0102030405060708 & ((1 << 8 * size) - 1)
+
+
+@pytest.mark.parametrize(
+    ("step", "kind", "words"),
+    [
+        (shutdown(), OutcomeKind.TRIPLE_FAULT, "triple fault"),
+        (hlt(), OutcomeKind.INTERNAL_ERROR, "HLT"),
+        (exit_with(k.KVM_EXIT_INTERNAL_ERROR, "II", 1, 0), OutcomeKind.EMULATION_FAILURE, "INTERNAL_ERROR"),
+        (exit_with(k.KVM_EXIT_INTERNAL_ERROR, "II", 4, 0), OutcomeKind.INTERNAL_ERROR, "INTERNAL_ERROR"),
+        (exit_with(k.KVM_EXIT_FAIL_ENTRY, "QI", 0x21, 0), OutcomeKind.ENTRY_FAILURE, "FAIL_ENTRY"),
+        (exit_with(k.KVM_EXIT_DEBUG), OutcomeKind.INTERNAL_ERROR, "DEBUG"),
+        (exit_with(63), OutcomeKind.INTERNAL_ERROR, "63"),
+        (exit_with(1 << 31), OutcomeKind.INTERNAL_ERROR, "exit"),
+        (errno.EFAULT, OutcomeKind.INTERNAL_ERROR, "EFAULT"),
+        (errno.EINVAL, OutcomeKind.INTERNAL_ERROR, "EINVAL"),
+    ],
+)
+def test_what_cannot_go_on_ends_the_run_with_status_2_and_registers(
+    rig: Rig, step: Step | int, kind: OutcomeKind, words: str
+) -> None:
+    outcome = rig.run(step)
+
+    assert (outcome.kind, outcome.status) == (kind, 2)
+    assert words in outcome.detail and "\n" not in outcome.detail
+    assert "rip=" in outcome.report
+
+
+def test_a_device_that_raises_ends_the_run_as_our_defect(rig: Rig) -> None:
+    class Broken(Recorder):
+        def write(self, offset: int, size: int, value: int) -> None:
+            raise KeyError("lost")
+
+    rig.ports.add(0x500, 1, Broken(), "broken")
+
+    outcome = rig.run(io_out(0x500, b"\x00"))
+
+    assert outcome.kind is OutcomeKind.ERROR
+    assert "KeyError" in outcome.detail and "defect" in outcome.report
+
+
+def test_interruptions_and_waiting_for_sipi_are_no_failures(rig: Rig) -> None:
+    outcome = rig.run(errno.EINTR, errno.EAGAIN, exit_with(k.KVM_EXIT_INTR), shutdown())
+
+    assert outcome.kind is OutcomeKind.TRIPLE_FAULT
+
+
+def test_a_frozen_vp_executes_nothing_until_it_is_thawed(rig: Rig) -> None:
+    device = Recorder()
+    rig.ports.add(0x500, 1, device, "device")
+    rig.fake.script(0, [until_kicked])
+    rig.vp.start()
+    rig.vp.wait_frozen()
+    rig.vp.thaw()
+    time.sleep(0.01)
+    rig.vp.freeze()
+    rig.vp.wait_frozen()
+    rig.fake.script(0, [io_out(0x500, b"\x01"), shutdown(), until_kicked])
+    time.sleep(0.01)
+
+    assert device.seen == []
+    rig.vp.thaw()
+    assert rig.ended.wait(WATCHDOG_S)
+    assert device.seen == [(0, 1, 1)]
+
+
+def test_freeze_and_thaw_race_with_the_guest_without_ever_hanging(rig: Rig) -> None:
+    steps: list[Callable[[memoryview], int]] = [until_kicked] * 20_000
+    rig.fake.script(0, steps)
+    rig.vp.start()
+
+    for _ in range(300):
+        rig.vp.thaw()
+        rig.vp.freeze()
+        rig.vp.wait_frozen()
+
+    assert rig.outcomes == []
+
+
+def test_a_vp_that_never_started_can_be_stopped() -> None:
+    with a_rig() as rig:
+        rig.vp.stop()
+        rig.vp.stop()
