@@ -10,6 +10,7 @@ from kvmapi import arrays
 from kvmapi.attributes import AttributeFd
 from kvmapi.errors import KvmError, KvmUnavailableError, KvmUnsupportedError
 from kvmapi.seam import KERNEL, Seam
+from kvmapi.uapi.kvm_cap import KVM_CAP_MAX_VCPU_ID, KVM_CAP_MAX_VCPUS, KVM_CAP_NR_MEMSLOTS, KVM_CAP_NR_VCPUS
 from kvmapi.uapi.kvm_ioctl import (
     KVM_API_VERSION,
     KVM_CHECK_EXTENSION,
@@ -96,6 +97,26 @@ class Kvm(AttributeFd):
                     raise
             else:
                 return Vm(self._seam, fd, f"Vm fd {fd}", self, self.vcpu_mmap_size())
+
+    def adopt_vm(self, fd: int) -> Vm:
+        """A Vm that owns `fd`, a VM fd got from elsewhere. KVM serves it only in the process that made the VM."""
+        return Vm(self._seam, fd, f"Vm fd {fd}", self, self.vcpu_mmap_size())
+
+    def nr_vcpus(self) -> int:
+        """The recommended number of vCPUs per VM (KVM_CAP_NR_VCPUS; 4 where KVM does not say, api.rst 4.7)."""
+        return self.check_extension(KVM_CAP_NR_VCPUS) or 4
+
+    def max_vcpus(self) -> int:
+        """The most vCPUs per VM (KVM_CAP_MAX_VCPUS; else the recommended number)."""
+        return self.check_extension(KVM_CAP_MAX_VCPUS) or self.nr_vcpus()
+
+    def max_vcpu_id(self) -> int:
+        """vCPU ids are below this (KVM_CAP_MAX_VCPU_ID; else the most vCPUs)."""
+        return self.check_extension(KVM_CAP_MAX_VCPU_ID) or self.max_vcpus()
+
+    def nr_memslots(self) -> int:
+        """Memory slots per VM (KVM_CAP_NR_MEMSLOTS; 32 where KVM does not say)."""
+        return self.check_extension(KVM_CAP_NR_MEMSLOTS) or 32
 
     def supported_cpuid(self) -> list[kvm_cpuid_entry2]:
         """KVM_GET_SUPPORTED_CPUID (api.rst 4.46): leaves a guest may be given here. KVM_CAP_EXT_CPUID."""

@@ -79,12 +79,21 @@ class Vm(VmMemory, VmInterrupts):
         argument = enabling(cap, args, flags)
         return self._ioctl(KVM_ENABLE_CAP, argument, cap=cap, args=args, flags=flags)
 
+    @property
+    def run_size(self) -> int:
+        """Bytes of the mapping of each vCPU."""
+        return self._run_size
+
     def create_vcpu(self, vcpu_id: int) -> Vcpu:
         """KVM_CREATE_VCPU (api.rst 4.7): a vCPU; on x86 the id is its APIC id. Maps its kvm_run.
 
         Raises KvmError EEXIST for an id in use, EINVAL beyond KVM_CAP_MAX_VCPUS or KVM_CAP_MAX_VCPU_ID.
         """
         fd = self._ioctl(KVM_CREATE_VCPU, vcpu_id, vcpu_id=vcpu_id)
+        return Vcpu(self._seam, fd, self, vcpu_id, self._run_size)
+
+    def adopt_vcpu(self, fd: int, vcpu_id: int) -> Vcpu:
+        """A Vcpu that owns `fd`, a vCPU fd of this VM got from elsewhere (e.g. over a socket)."""
         return Vcpu(self._seam, fd, self, vcpu_id, self._run_size)
 
     def create_device(self, device_type: int, test: bool = False) -> Device | None:
