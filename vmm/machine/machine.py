@@ -155,7 +155,8 @@ class Machine:
                 self._start_guest()
                 self._thaw()
             case Suspend():
-                self._suspended = True  # devices and the clock go on: one of them is to wake it
+                self._suspended = True
+                self._thaw()  # devices and the clock go on: one of them is to wake it
             case Wake():
                 if self._suspended:
                     self._wake()
