@@ -4,12 +4,31 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from vmm.machine.config import DEFAULT_MEMORY_BYTES, ConfigError, MachineConfig, parse_size
 
 _MACHINE_KEYS = "irqchip=kernel|split, pit=on|off, hugepages=on|off"
 _SWITCH = {"on": True, "off": False}
+
+
+class _CpuOption(argparse.Action):
+    """`--cpu`: keeps the text, except that `help` prints what may be said and ends."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[object] | None,
+        option_string: str | None = None,
+    ) -> None:
+        if values == "help":
+            from vmm.machine.cpu.describe import describe
+
+            print(describe())
+            parser.exit()
+        setattr(namespace, self.dest, values)
 
 
 def add_machine_options(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +44,9 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--cpu",
         metavar="MODEL[,+F][,-F][,K=V]",
+        action=_CpuOption,
         help="processor model as QEMU names it: max, host, qemu64, ...; '+x2apic' adds and '-vmx' takes away "
-        "a feature (default: max, all that KVM offers here)",
+        "a feature; 'help' lists all (default: max, all that KVM offers here)",
     )
     group.add_argument(
         "--machine", metavar="K=V[,K=V]", action="append", help=f"parts of the board: {_MACHINE_KEYS}"

@@ -52,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the process status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     wanted = next((word for word in arguments[:1] if word in COMMANDS), None)
-    args = build_parser(wanted).parse_args(arguments)
     try:
+        args = build_parser(wanted).parse_args(arguments)
         status: int = importlib.import_module(COMMANDS[args.command]).run(args)
         sys.stdout.flush()
     except UserError as error:

@@ -282,3 +282,9 @@ def test_no_bit_has_two_names_and_no_name_two_bits() -> None:
     names = [name for word in WORDS for name in word.names.split() if name != "-"]
     assert sorted(names) == sorted(set(names))
     assert all(len(word.names.split()) <= 32 for word in WORDS)
+
+
+def test_host_cache_info_chooses_whose_caches(intel_host: RecordedHost) -> None:
+    texts = ("host", "host,host-cache-info=off", "Haswell,host-cache-info", "Haswell")
+    ways = [(intel_host.table(text).get(4, 0).ebx >> 22) + 1 for text in texts]
+    assert ways == [12, 8, 12, 8]  # this host's L1 data cache has 12 ways, the usual one 8

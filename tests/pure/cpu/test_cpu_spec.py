@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vmm.cli.main import main
 from vmm.machine.cpu import CpuSpec, CpuSpecError, parse_cpu
 from vmm.machine.cpu.features import ALIASES, FEATURES
+from vmm.machine.cpu.models import NAMES
+from vmm.machine.cpu.spec import PROPERTIES
 
 
 def test_model_alone() -> None:
@@ -96,6 +99,8 @@ def test_vmx_controls_are_understood_but_not_applied() -> None:
     ("text", "part"),
     [
         ("qemu46", "did you mean qemu64"),
+        ("haswel", "did you mean Haswell"),
+        ("Opteron-G1", "did you mean Opteron_G1"),
         ("486", "known models: host, max, qemu64"),
         ("", "known models"),
         ("qemu64,+tsc-deadlin", "did you mean tsc-deadline"),
@@ -135,3 +140,11 @@ def test_any_text_parses_or_raises_cpu_spec_error(text: str) -> None:
         assert str(error)
     else:
         assert spec.model == "qemu64"
+
+
+def test_help_names_all_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--cpu", "help"])
+    words = set(capsys.readouterr().out.split())
+    assert ended.value.code == 0
+    assert {*NAMES, *FEATURES, *PROPERTIES} - words == set()

@@ -82,6 +82,7 @@ class CpuModelResult:
 class ResolvedCpu:
     """A processor, decided: equal for all vCPUs of a machine.
 
+    passthrough: the model is `host` or `max`. host_caches: the caches are the host's, not the model's.
     tsc_khz is what to give to KVM_SET_TSC_KHZ, None to leave the host's frequency.
     """
 
@@ -95,6 +96,7 @@ class ResolvedCpu:
     pmu: bool
     kvm: bool
     passthrough: bool
+    host_caches: bool
     selection: Selection
     caches: caches.CacheSet
     supported: CpuidTable
@@ -151,7 +153,7 @@ class ResolvedCpu:
             leaves += self._deterministic(topology, 0x4)
             host_leaf2 = self.supported.get(0x2)
             leaves.append(
-                host_leaf2 if self.passthrough and host_leaf2.eax else entry(0x2, eax=LEAF2_USE_LEAF4)
+                host_leaf2 if self.host_caches and host_leaf2.eax else entry(0x2, eax=LEAF2_USE_LEAF4)
             )
             leaves += x2apic_leaves(topology, apic_id, 0x1F)
         return leaves
@@ -197,7 +199,7 @@ class ResolvedCpu:
             l2 = caches.amd_legacy_leaves(self.caches)[1].ecx
             return [*leaves, entry(0x8000_0006, ecx=l2)]
         host_caches = [self.supported.get(0x8000_0005), self.supported.get(0x8000_0006)]
-        known = self.passthrough and all(e.ecx for e in host_caches)
+        known = self.host_caches and all(e.ecx for e in host_caches)
         leaves += host_caches if known else caches.amd_legacy_leaves(self.caches)
         if self.has("topoext"):
             leaves += [*self._deterministic(topology, 0x8000_001D), amd_identifiers(topology, apic_id)]
@@ -208,7 +210,7 @@ class ResolvedCpu:
         model's.
         """
         host = self.supported.subleaves(function)
-        if not self.passthrough or not any(e.eax & 0x1F for e in host):
+        if not self.host_caches or not any(e.eax & 0x1F for e in host):
             return caches.deterministic_leaves(self.caches, topology, function)
         return [
             e.with_register(EAX, caches.share(e.eax, topology, function)) if e.eax & 0x1F else e for e in host
@@ -333,6 +335,7 @@ def resolve_cpu(
         pmu=pmu,
         kvm=spec.kvm,
         passthrough=passthrough,
+        host_caches=passthrough if spec.host_cache_info is None else spec.host_cache_info,
         selection=selection,
         caches=described or (caches.AMD_CACHES if vendor in AMD_FAMILY else caches.INTEL_CACHES),
         supported=table,

@@ -9,7 +9,6 @@ Documentation/virt/kvm/x86/cpuid.rst.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 
 from vmm.machine.cpu.cpuid import KVM_FEATURES, Register
 
@@ -269,9 +268,12 @@ def find(name: str) -> tuple[Feature, ...]:
 
 def nearest(name: str, candidates: list[str] | None = None) -> list[str]:
     """Known names that look like `name`, best first, at most three."""
-    return get_close_matches(
-        normalise(name), candidates or [*FEATURES, *ALIASES, *ARCH_CAPABILITY_MASKS], n=3, cutoff=0.6
-    )
+    from difflib import (
+        get_close_matches,
+    )  # only for a typing error: costs milliseconds of every start otherwise
+
+    known = {normalise(n): n for n in candidates or [*FEATURES, *ALIASES, *ARCH_CAPABILITY_MASKS]}
+    return [known[match] for match in get_close_matches(normalise(name), known, n=3, cutoff=0.6)]
 
 
 def bit_names(word: FeatureWord, value: int) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 
 from vmm.machine.cpu.features import ARCH_CAPABILITY_MASKS, find, nearest, normalise
 from vmm.machine.cpu.models import NAMES, VENDORS
@@ -123,7 +122,7 @@ NO_EFFECT = frozenset(
 
 
 def _unknown(item: str, name: str) -> CpuSpecError:
-    known = nearest(name) or get_close_matches(normalise(name), PROPERTIES, n=3)
+    known = nearest(name) or nearest(name, list(PROPERTIES))
     hint = f"; did you mean {' or '.join(known)}?" if known else "; `vmm run --cpu help` lists all"
     return CpuSpecError(f"CPU option '{item}': no feature or property is called '{name}'{hint}")
 
@@ -132,7 +131,7 @@ def parse_cpu(text: str) -> CpuSpec:
     """Parse `text`, as in `qemu64,+x2apic,-vmx,vendor=GenuineIntel`. Raises `CpuSpecError`."""
     model, *items = [part.strip() for part in text.split(",")]
     if model not in NAMES:
-        close = get_close_matches(model, NAMES, n=3, cutoff=0.5)
+        close = nearest(model, list(NAMES))
         hint = f"did you mean {' or '.join(close)}?" if close else f"known models: {', '.join(NAMES)}"
         raise CpuSpecError(f"no CPU model is called '{model}'; {hint}")
     plus: set[str] = set()
