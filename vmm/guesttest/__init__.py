@@ -7,6 +7,7 @@ qemu_options  an entry's QEMU options, translated to options of `vmm run`
 guests        PATHs of the command line -> the list of guests to run
 targets       the program that runs a guest (`vmm run`, QEMU): its command line, how it ended
 console       what a guest printed, read as it comes, in bounded memory
+images        how a guest's file lets it report
 verdict       ending + console -> PASS, FAIL, SKIP ...; the rule is written there
 child, runner child processes, their time limits and output; several at a time
 report, junit progress, table, JSON, JUnit XML

@@ -24,6 +24,7 @@ from typing import Protocol
 from vmm.guesttest.child import Child, EndedBy
 from vmm.guesttest.config import ConfigError
 from vmm.guesttest.guests import Collection, Guest
+from vmm.guesttest.images import GuestImage
 from vmm.guesttest.qemu_options import UnsupportedError
 from vmm.guesttest.targets import Target
 from vmm.guesttest.verdict import (
@@ -34,7 +35,6 @@ from vmm.guesttest.verdict import (
     Ending,
     Judgement,
     Verdict,
-    image_texts,
     judge,
 )
 
@@ -249,7 +249,7 @@ class Runner:
         child.close()
         ending = self._ending(running)
         running.result_path.unlink(missing_ok=True)
-        judgement = judge(ending, child.console, image_texts(running.guest.image))
+        judgement = judge(ending, child.console, GuestImage(running.guest.image))
         self._settle(
             GuestResult(
                 running.guest,

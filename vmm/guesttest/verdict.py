@@ -12,29 +12,28 @@ guest that lost half of its tests can still write 0 to the debug-exit port. No g
 3.  A guest with a summary: code 0 needs no unexpected failures, at least one test that was not skipped, no
     FAIL/XPASS line, and no more success lines than tests. Code 38 needs that all tests were skipped (none at
     all counts as well). A contradiction is ERROR, never PASS.
-4.  A guest without a summary that printed report lines (PASS, FAIL, SKIP ...) with code 0 or 38: it is ERROR
-    if its image contains the text `SUMMARY: `, for then it can summarise (everything linked with
-    kvm-unit-tests' report functions can), and did not get there. If it cannot, its reporting is its own (as
-    that of `realmode`): it passes if no FAIL line was printed and its image contains the text `FAIL`, for
-    success that could never have been a failure proves nothing.
+4.  A guest without a summary that printed report lines (PASS, FAIL, SKIP ...) has either broken off or does its
+    own reporting (as kvm-unit-tests' `realmode` does, 16-bit code without the library). With code 0 or 38 it
+    is ERROR unless everything speaks for the latter: its image is not linked with report functions, whose
+    protocol ends with a summary (`images.GuestImage.can_summarise`); it printed no FAIL line, yet its image
+    contains the text `FAIL`, for success that could never have been a failure proves nothing; and it printed
+    more than one result, for a single PASS is how a report begins.
 5.  A guest that prints neither summary nor report lines (`vmexit` prints cycles, `sieve` numbers, `s3`
     addresses) has one witness, its exit code, and is judged by that.
 """
 
 from __future__ import annotations
 
-import mmap
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
+from typing import Protocol
 
 from vmm.guesttest.console import Console, Summary
 
 CODE_PASS = 0
 CODE_SKIP = 38  # 77 >> 1: automake's "skipped", through debug exit's (code << 1) | 1
 CODE_ABORT = 63  # 127 >> 1: abort()
-SUMMARY_TEXT = b"SUMMARY: "
-FAILURE_TEXT = b"FAIL"
+MIN_RESULTS_WITHOUT_SUMMARY = 2
 
 
 class Verdict(StrEnum):
@@ -97,12 +96,16 @@ VERDICT_OF_OUTCOME = {
 }
 
 
-@dataclass(frozen=True)
-class ImageTexts:
-    """Which of the report's texts a guest's file contains."""
+class Image(Protocol):
+    """What is to be known of a guest's file (`images.GuestImage`)."""
 
-    summary: bool
-    failure: bool
+    @property
+    def can_summarise(self) -> bool:
+        """Whether it is linked with report functions, or contains the text of a summary."""
+
+    @property
+    def can_fail(self) -> bool:
+        """Whether it contains the text of a failure."""
 
 
 @dataclass(frozen=True)
@@ -122,16 +125,7 @@ class Judgement:
     has_summary: bool = False
 
 
-def image_texts(path: Path) -> ImageTexts:
-    """Look into the guest's file. One that cannot be read has no texts; running it will say why."""
-    try:
-        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ) as content:
-            return ImageTexts(content.find(SUMMARY_TEXT) >= 0, content.find(FAILURE_TEXT) >= 0)
-    except (OSError, ValueError):  # ValueError: mmap of an empty file
-        return ImageTexts(summary=False, failure=False)
-
-
-def judge(ending: Ending, console: Console, image: ImageTexts) -> Judgement:
+def judge(ending: Ending, console: Console, image: Image) -> Judgement:
     """The verdict on a run, by the rule above. `console` must be finished."""
     verdict, reason = _verdict(ending, console, image)
     summary = console.summary
@@ -157,7 +151,7 @@ def judge(ending: Ending, console: Console, image: ImageTexts) -> Judgement:
     )
 
 
-def _verdict(ending: Ending, console: Console, image: ImageTexts) -> tuple[Verdict, str]:
+def _verdict(ending: Ending, console: Console, image: Image) -> tuple[Verdict, str]:
     if ending.outcome not in (DEBUG_EXIT, DONE_LINE) or ending.code is None:
         verdict = VERDICT_OF_OUTCOME.get(ending.outcome, Verdict.ERROR)
         return verdict, _with_progress(ending.detail or ending.outcome, console)
@@ -189,7 +183,7 @@ def _failure_reason(code: int, console: Console) -> str:
     return ""
 
 
-def _contradiction(code: int, console: Console, image: ImageTexts) -> str:
+def _contradiction(code: int, console: Console, image: Image) -> str:
     """What speaks against an exit code that claims success or skip; empty if nothing does."""
     if console.bad_summary is not None:
         return f"this is no summary: {console.bad_summary!r}"
@@ -201,9 +195,11 @@ def _contradiction(code: int, console: Console, image: ImageTexts) -> str:
         return _summary_contradiction(code, console.summary, console)
     if not console.report_lines:
         return ""
-    if image.summary:
+    if image.can_summarise:
         return f"no summary follows its {console.report_lines} report lines"
-    if code == CODE_PASS and not image.failure:
+    if code == CODE_PASS and console.success_lines < MIN_RESULTS_WITHOUT_SUMMARY:
+        return f"{console.success_lines} PASS lines without a summary are no report"
+    if code == CODE_PASS and not image.can_fail:
         return f"no summary, and no FAIL text that could have stood for its {console.success_lines} PASS"
     return ""
 
