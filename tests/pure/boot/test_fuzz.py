@@ -28,7 +28,7 @@ from tests.pure.boot.images import (
 from vmm.machine.boot import BootError, BootFormat, BootRequest, load, recognise
 from vmm.machine.boot.layout import BOARD_AREAS
 
-EXAMPLES = int(os.environ.get("VMM_FUZZ_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("VMM_FUZZ_EXAMPLES", "50"))
 CODE = bytes(range(256))
 
 
@@ -94,7 +94,7 @@ def boots_or_is_refused(data: bytes, **options: object) -> None:
 def fuzz_settings() -> settings:
     return settings(
         max_examples=EXAMPLES,
-        deadline=timedelta(seconds=2),  # some 2 ms on an idle machine; a loop without a bound takes for ever
+        deadline=timedelta(seconds=10),  # some 2 ms on an idle machine; a loop without a bound takes for ever
         suppress_health_check=[HealthCheck.too_slow],
     )
 

@@ -102,7 +102,7 @@ class Image:
 
 
 def open_image(path: str) -> Image:
-    """The file at `path`, mapped read-only; a pipe is read to its end.
+    """The file at `path`, mapped read-only; a pipe is read to its end. A mapped file must not shrink while open.
 
     Errors: `BootError` when it is missing, unreadable, empty, neither a file nor a pipe, or a pipe that gives
     more than `PIPE_LIMIT_BYTES`.

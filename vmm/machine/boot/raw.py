@@ -3,7 +3,7 @@
 
 | ADDRESS | guest starts in | with |
 |---|---|---|
-| below 64 KiB | 16-bit real mode at 0:ADDRESS | other segments 0, SP 0, no BIOS, IVT all zero |
+| below 64 KiB | 16-bit real mode at 0:ADDRESS | other segments 0, SP 0, no BIOS services |
 | below 1 MiB | 16-bit real mode at (ADDRESS >> 4):(ADDRESS & 15) | the same |
 | 1 MiB to 4 GiB | 32-bit protected mode at ADDRESS, flat segments | EBX = `struct hvm_start_info`, like PVH |
 
