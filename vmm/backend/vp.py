@@ -2,7 +2,8 @@
 """A virtual processor: one thread that runs one vCPU and hands its exits to the board.
 
 The hot loop is `KVM_RUN` -> decode -> handle -> `KVM_RUN`: one ioctl per exit, payload read through prebuilt
-views, dispatch by a dict of bound methods, no allocation on the common path (design: plain ints in the loop, names at the edges).
+views, dispatch by a dict of bound methods, no allocation on the common path (plain ints in the loop, names at the
+edges).
 """
 
 from __future__ import annotations

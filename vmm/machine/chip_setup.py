@@ -10,6 +10,8 @@ from vmm.machine.boot_state import MASTER_VECTOR, SLAVE_VECTOR
 
 # Only the tick (IRQ 0) and the cascade (IRQ 2) are let through: there are handlers for the others, but no drivers.
 MASTER_MASK, SLAVE_MASK = 0xFA, 0xFF
+# Interrupts 9 (ACPI), 10 and 11 (PCI) are level-triggered: bits of the slave's edge/level register.
+MASTER_LEVEL, SLAVE_LEVEL = 0x00, 0x0E
 
 PIT_TICK_COUNT = 0x10000  # 18.2 Hz
 PIT_RATE_GENERATOR = 2
@@ -20,11 +22,12 @@ def as_firmware_leaves(vm: Vm, options: VmOptions) -> None:
     """Set the interrupt controllers' vectors and masks, and start the 18.2 Hz tick. Errors: `KvmError`."""
     if options.split_irqchip:
         return
-    for chip_id, vector, mask in (
-        (x86.KVM_IRQCHIP_PIC_MASTER, MASTER_VECTOR, MASTER_MASK),
-        (x86.KVM_IRQCHIP_PIC_SLAVE, SLAVE_VECTOR, SLAVE_MASK),
+    for chip_id, vector, mask, level in (
+        (x86.KVM_IRQCHIP_PIC_MASTER, MASTER_VECTOR, MASTER_MASK, MASTER_LEVEL),
+        (x86.KVM_IRQCHIP_PIC_SLAVE, SLAVE_VECTOR, SLAVE_MASK, SLAVE_LEVEL),
     ):
         chip = vm.get_irqchip(chip_id)
+        chip.chip.pic.elcr = level
         chip.chip.pic.irq_base, chip.chip.pic.imr = vector, mask
         chip.chip.pic.init4 = 1  # initialised by four command words, as on every PC
         vm.set_irqchip(chip)

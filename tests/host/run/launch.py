@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running `vmm run` as a user does, with a watchdog."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+WATCHDOG_S = 60
+
+
+def guest(name: str) -> str:
+    """One of our own guests, built by `make firmware`."""
+    path = ROOT / "firmware" / "build" / f"{name}.flat"
+    assert path.exists(), f"{path} is not built: run 'make firmware'"
+    return str(path)
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "vmm", *arguments]
+
+
+def vmm_run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`vmm run` with these arguments: the finished process, output as text; standard input is empty."""
+    return subprocess.run(
+        command("run", *arguments),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=WATCHDOG_S,
+        cwd=ROOT,
+    )
