@@ -35,8 +35,9 @@ from kvmapi import Kvm, KvmError, KvmUnavailableError
 from vmm.backend.host_capabilities import Need
 from vmm.backend.host_profile import HostProfile, probe
 from vmm.backend.ring0 import Ring0, measure_ring0
-from vmm.cli.doctor_findings import Finding, Severity, host_findings, kvm_findings, unavailable
+from vmm.cli.doctor_findings import Finding, Severity, host_findings, unavailable
 from vmm.cli.doctor_host import DEVICE, HostFacts, host_facts
+from vmm.cli.doctor_kvm import kvm_findings
 
 SCHEMA = 1
 STATUS_OK, STATUS_INCOMPLETE, STATUS_NO_KVM = 0, 1, 2

@@ -5,8 +5,9 @@ Pure: no KVM, no files. `vmm.backend.host_profile` fetches what KVM supports, `p
 wants, `resolve_cpu` (or `build_cpuid`, for one vCPU) brings the two together.
 """
 
-from vmm.machine.cpu.build import CpuModelResult, ResolvedCpu, build_cpuid, resolve_cpu
 from vmm.machine.cpu.cpuid import CpuidEntry, CpuidTable
+from vmm.machine.cpu.resolve import CpuModelResult, build_cpuid, resolve_cpu
+from vmm.machine.cpu.resolved import ResolvedCpu
 from vmm.machine.cpu.spec import DEFAULT_MODEL, CpuSpec, CpuSpecError, parse_cpu
 from vmm.machine.cpu.topology import Topology, TopologyError
 

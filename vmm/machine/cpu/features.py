@@ -126,7 +126,7 @@ WORDS: tuple[FeatureWord, ...] = (
         0x8000_0001,
         0,
         EDX,
-        # The unnamed low bits repeat leaf 1 EDX on AMD processors; `build` copies them.
+        # The unnamed low bits repeat leaf 1 EDX on AMD processors; `resolved` copies them.
         "- - - - - - - -  - - - syscall - - - -  - - - - nx - mmxext -"
         "  - fxsr-opt pdpe1gb rdtscp - lm 3dnowext 3dnow",
     ),
