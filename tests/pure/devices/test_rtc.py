@@ -129,6 +129,19 @@ def test_the_first_update_comes_half_a_second_after_the_divider_is_released() ->
     assert (stopped, before, board.read(0)) == (0x15, 0x15, 0x16)
 
 
+def test_a_released_divider_does_not_move_the_phase_of_a_later_set() -> None:
+    board = Board()
+    board.write(chip.REG_A, 0x70)
+    board.write(chip.REG_A, chip.A_AT_POST)
+    board.clock.advance(SECOND_NS * 4 // 10)  # 0.9 s into the second now
+
+    board.write(chip.REG_B, chip.B_SET | chip.B_24)
+    board.write(chip.REG_B, chip.B_24)
+    board.clock.advance(SECOND_NS // 10)
+
+    assert board.read(0) == 0x16
+
+
 def test_a_set_time_survives_a_reset() -> None:
     board = Board()
     board.write(4, 0x20)
