@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The C programs of `guest/`: compiled statically, cached by their content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from scripts.lab_vm.errors import LabError, missing_packages
+from scripts.lab_vm.places import GUEST_SOURCES, LAB_BUILD
+
+FLAGS = ["-std=gnu11", "-static", "-O2", "-Wall", "-Wextra", "-Werror"]
+
+
+def build_guest_program(name: str, directory: Path = LAB_BUILD) -> Path:
+    """The executable of `guest/<name>.c`, compiled when its source or the flags are new.
+
+    Two builds at once are harmless: each writes a file of its own and renames it.
+    """
+    source = GUEST_SOURCES / f"{name}.c"
+    key = hashlib.sha256(source.read_bytes() + "\0".join(FLAGS).encode()).hexdigest()[:12]
+    program = directory / f"{name}-{key}"
+    if program.exists():
+        return program
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        raise missing_packages(f"no gcc to compile {source}", ["gcc", "libc6-dev"])
+    directory.mkdir(parents=True, exist_ok=True)
+    unfinished = directory / f"{name}-{key}.{os.getpid()}"
+    built = subprocess.run(
+        [compiler, *FLAGS, "-o", str(unfinished), str(source)], capture_output=True, text=True, check=False
+    )
+    if built.returncode != 0:
+        raise LabError(f"gcc cannot compile {source}:\n{built.stderr.strip()}")
+    unfinished.rename(program)
+    return program
