@@ -104,7 +104,7 @@ _BY_CALL: dict[tuple[str, int], str] = {
     "those it was made with",
     ("KVM_IOEVENTFD", errno.EINVAL): "The length must be 0, 1, 2, 4 or 8, the range must not wrap, and a "
     "datamatch needs a length",
-    ("KVM_IRQFD", errno.EINVAL): "irqfd needs an in-kernel irqchip and an open eventfd",
+    ("KVM_IRQFD", errno.EINVAL): "An irqfd needs an in-kernel irqchip and an open eventfd",
     ("KVM_IRQFD", errno.EBUSY): "This eventfd is in use for an interrupt already",
     ("KVM_IRQFD", errno.EBADF): "The fd passed, or the VM's own, is not open",
     ("KVM_REGISTER_COALESCED_MMIO", errno.ENOSPC): "KVM keeps a limited number of devices per bus",
@@ -122,7 +122,7 @@ _BY_CALL: dict[tuple[str, int], str] = {
     (
         "KVM_CLEAR_DIRTY_LOG",
         errno.EINVAL,
-    ): "first_page must be a multiple of 64, num_pages too unless the range ends the slot",
+    ): "The operand first_page must be a multiple of 64, num_pages too unless the range ends the slot",
     ("KVM_CREATE_DEVICE", errno.ENODEV): "This kernel has no such device, or its module is not loaded",
     ("KVM_SET_DEVICE_ATTR", errno.ENXIO): "This group or attribute does not exist here",
     ("KVM_GET_DEVICE_ATTR", errno.ENXIO): "This group or attribute does not exist here",

@@ -89,6 +89,7 @@ class Kvm(AttributeFd):
         `machine_type` is one of KVM_X86_*_VM within the mask of KVM_CAP_VM_TYPES. A signal that arrives
         meanwhile makes KVM give up, so EINTR is tried again.
         """
+        run_size = self.vcpu_mmap_size()
         while True:
             try:
                 fd = self._ioctl(KVM_CREATE_VM, machine_type, type=machine_type)
@@ -96,7 +97,7 @@ class Kvm(AttributeFd):
                 if error.errno != errno.EINTR:
                     raise
             else:
-                return Vm(self._seam, fd, f"Vm fd {fd}", self, self.vcpu_mmap_size())
+                return Vm(self._seam, fd, f"Vm fd {fd}", self, run_size)
 
     def adopt_vm(self, fd: int) -> Vm:
         """A Vm that owns `fd`, a VM fd got from elsewhere. KVM serves it only in the process that made the VM."""
