@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Debian's stock cloud kernel as a guest: bzImage, the vmlinux inside it, and a small initramfs.
+
+    scripts/debian_kernel.py            makes build/debian-kernel/{vmlinuz,vmlinux,initrd.img}, once
+
+The initramfs prints `guest-init: up cpus=N release=R`, then
+
+    guest_run="CMD; CMD"    on the kernel's command line: runs it, prints `guest-init: status N`, powers off
+    guest_end=reboot        resets instead of powering off
+    otherwise               a shell on the console; the machine powers off when it ends
+
+The kernel hands words it does not know to init as environment variables, which is how they get there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from scripts.lab_vm.bzimage import extract_vmlinux
+from scripts.lab_vm.errors import LabError, missing_packages
+from scripts.lab_vm.initramfs import Entry, character_device, folder, link, make_initramfs, program
+from scripts.lab_vm.places import BUILD
+
+PACKAGE = "linux-image-cloud-amd64"
+BUSYBOX = Path("/bin/busybox")
+UP_MARKER = "guest-init: up"
+STATUS_MARKER = "guest-init: status"
+
+INIT = f"""\
+#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+exec </dev/console >/dev/console 2>&1
+echo "{UP_MARKER} cpus=$(nproc) release=$(uname -r)"
+if [ -n "$guest_run" ]; then
+    sh -c "$guest_run"
+    echo "{STATUS_MARKER} $?"
+else
+    echo "the machine powers off when this shell ends"
+    setsid cttyhack sh
+fi
+sync
+[ "$guest_end" = reboot ] && reboot -f
+poweroff -f
+"""
+
+
+@dataclass(frozen=True)
+class DebianKernel:
+    vmlinuz: Path
+    vmlinux: Path
+    initrd: Path
+
+
+def initramfs_entries(busybox: bytes) -> list[Entry]:
+    folders = [folder(name) for name in ("bin", "dev", "proc", "sys", "tmp", "root")]
+    return [
+        *folders,
+        # Before devtmpfs is mounted the kernel gives init this console.
+        character_device("dev/console", 5, 1),
+        program("bin/busybox", busybox),
+        link("bin/sh", "busybox"),
+        program("init", INIT.encode()),
+    ]
+
+
+def ensure_debian_kernel(directory: Path = BUILD / "debian-kernel") -> DebianKernel:
+    """The three files, made when one of them is missing or the initramfs changed. LabError says what to install."""
+    kernel = DebianKernel(directory / "vmlinuz", directory / "vmlinux", directory / "initrd.img")
+    directory.mkdir(parents=True, exist_ok=True)
+    if not kernel.vmlinuz.exists():
+        _write(kernel.vmlinuz, _download(directory))
+    if not kernel.vmlinux.exists():
+        _write(kernel.vmlinux, extract_vmlinux(kernel.vmlinuz.read_bytes()))
+    if not BUSYBOX.exists():
+        raise missing_packages(f"no {BUSYBOX} for the guest's initramfs", ["busybox-static"])
+    initramfs = make_initramfs(initramfs_entries(BUSYBOX.read_bytes()))
+    if not kernel.initrd.exists() or kernel.initrd.read_bytes() != initramfs:
+        _write(kernel.initrd, initramfs)
+    return kernel
+
+
+def _write(target: Path, content: bytes) -> None:
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=target.name, delete=False) as unfinished:
+        unfinished.write(content)
+    Path(unfinished.name).chmod(0o644)
+    Path(unfinished.name).rename(target)
+
+
+def _download(directory: Path) -> bytes:
+    """The bzImage of the kernel that the meta package stands for today."""
+    for tool, package in (("apt-get", "apt"), ("dpkg-deb", "dpkg")):
+        if shutil.which(tool) is None:
+            raise missing_packages(f"no {tool} to get Debian's kernel", [package])
+    with tempfile.TemporaryDirectory(dir=directory) as scratch:
+        name = _versioned_package()
+        _command(["apt-get", "-o", "APT::Sandbox::User=root", "download", name], Path(scratch))
+        for archive in Path(scratch).glob("*.deb"):
+            _command(["dpkg-deb", "-x", str(archive), "files"], Path(scratch))
+        images = [*Path(scratch).glob("files/boot/vmlinuz-*")]
+        if len(images) != 1:
+            raise LabError(f"package {name} has {len(images)} files boot/vmlinuz-*, expected 1")
+        return images[0].read_bytes()
+
+
+def _versioned_package() -> str:
+    listing = _command(["apt-cache", "depends", PACKAGE], Path("/"))
+    for line in listing.splitlines():
+        relation, _, name = line.strip().partition(": ")
+        if relation == "Depends" and name.startswith("linux-image-"):
+            return name
+    raise LabError(f"apt knows no kernel behind {PACKAGE}; run apt-get update")
+
+
+def _command(command: list[str], directory: Path) -> str:
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise LabError(
+            f"`{' '.join(command)}` failed with status {done.returncode}: {done.stderr.strip()}. "
+            "Is the network there, and has apt-get update run?"
+        )
+    return done.stdout
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description="Get Debian's stock cloud kernel and make an initramfs for it.", epilog=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--directory", type=Path, default=BUILD / "debian-kernel", help="where to put them")
+    arguments = parser.parse_args()
+    try:
+        kernel = ensure_debian_kernel(arguments.directory)
+    except LabError as error:
+        print(f"debian_kernel: {error}", file=sys.stderr)
+        return 2
+    print(kernel.vmlinuz, kernel.vmlinux, kernel.initrd, sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
