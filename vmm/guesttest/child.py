@@ -117,13 +117,13 @@ class Child:
             done = self.console.done_code is not None
             self.stop(EndedBy.DONE_LINE if done else EndedBy.TIME_LIMIT)
 
-    def stop(self, reason: EndedBy, grace_s: float = TERM_GRACE_S) -> None:
-        """End the child from outside: SIGTERM now, SIGKILL after `grace_s`. No effect on one that has ended."""
+    def stop(self, reason: EndedBy) -> None:
+        """End the child from outside: SIGTERM now, SIGKILL after a grace. No effect on one that has ended."""
         if self.returncode is not None or self.ended_by is not EndedBy.ITSELF:
             return
         self.ended_by = reason
         self._deadline = None
-        self._kill_at = time.monotonic() + grace_s
+        self._kill_at = time.monotonic() + TERM_GRACE_S
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:

@@ -91,7 +91,7 @@ def test_program_that_ignores_its_time_limit_is_ended(
     monkeypatch.setattr(runner_module, "START_GRACE_S", 0.0)
     result = run_one(standin, make_guest("a", {"print": "PASS: a\n"}, FOREVER), timeout_s=0.5)
     assert result.verdict is Verdict.TIMEOUT
-    assert result.judgement.reason == "no end within 0.5 s; 1 ok and 0 failed so far"
+    assert result.judgement.reason.startswith("no end within 0.5 s")
 
 
 def test_program_that_ignores_sigterm_is_killed(
@@ -229,17 +229,18 @@ def test_jobs_is_the_number_of_guests_at_a_time(make_guest: MakeGuest, standin: 
 
 
 class Interrupting(Silent):
-    """Sends signals to this process once `count` guests have started."""
+    """Sends signals to this process as soon as `count` guests run and have printed something."""
 
     def __init__(self, count: int, *numbers: signal.Signals) -> None:
-        self.count, self.numbers = count, numbers
-        self.started_guests = 0
+        self.count, self.numbers = count, list(numbers)
+        self.runner: Runner | None = None
 
-    def started(self, guest: Guest) -> None:
-        self.started_guests += 1
-        if self.started_guests == self.count:
-            for number in self.numbers:
-                threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
+    def tick(self) -> None:
+        assert self.runner is not None
+        consoles = [running.child.console.log.content() for running in self.runner._running.values()]
+        if len([console for console in consoles if console]) == self.count:
+            while self.numbers:
+                os.kill(os.getpid(), self.numbers.pop(0))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -248,7 +249,8 @@ def test_signal_ends_all_guests_and_the_run(
 ) -> None:
     guests = [make_guest(str(index), {"spawn": 600}, FOREVER) for index in range(3)]
     before = signal.getsignal(number)
-    runner = Runner(standin, jobs=2, timeout_s=0.0, observer=Interrupting(2, number))
+    observer = Interrupting(2, number)
+    observer.runner = runner = Runner(standin, jobs=2, timeout_s=0.0, observer=observer)
     results = runner.run(Collection(guests))
     assert runner.stopped_by is number
     assert [result.judgement.reason for result in results] == [
@@ -267,7 +269,8 @@ def test_second_signal_does_not_wait_for_the_grace(
     monkeypatch.setattr(child_module, "TERM_GRACE_S", 600.0)
     guest = make_guest("a", {"ignore": "SIGTERM"}, {"print": "up"}, FOREVER)
     observer = Interrupting(1, signal.SIGINT, signal.SIGTERM)
-    (result,) = Runner(standin, timeout_s=0.0, observer=observer).run(Collection([guest]))
+    observer.runner = runner = Runner(standin, timeout_s=0.0, observer=observer)
+    (result,) = runner.run(Collection([guest]))
     assert result.seconds < PATIENCE_S
 
 
