@@ -118,10 +118,7 @@ int main(int argc, char **argv)
     walk_all(check_sample);
     report(samples && !wrong, "%lu samples in %lu MiB, one every %lu KiB: %lu wrong", samples, total >> 20, step >> 10,
            wrong);
-    if (above_4g)
-        report(memory_range_count() && top > 1ull << 32, "%lu MiB of them above 4 GiB", above_4g >> 20);
-    else
-        report_skip("no RAM above 4 GiB");
+    report_info("%lu MiB of them lie above 4 GiB", above_4g >> 20);
     if (fwcfg_present()) {
         uint64_t told = 0;
         fwcfg_read(FWCFG_RAM_SIZE, &told, sizeof(told));

@@ -73,15 +73,22 @@ static void check_rtc(void)
     cmos_write(RTC_SECONDS_ALARM, 0xc0);
     cmos_write(RTC_MINUTES_ALARM, 0xc0);
     cmos_write(RTC_HOURS_ALARM, 0xc0);
+    /* Only a second's end between two reads may set them again; the periodic flag comes 1024 times a second. */
     cmos_read(RTC_C);
-    report(!(cmos_read(RTC_C) & 0xf0), "reading register C clears it");
+    bool cleared = false;
+    for (unsigned try = 0; try < 3 && !cleared; try++)
+        cleared = !(cmos_read(RTC_C) & (RTC_B_UPDATE | RTC_B_ALARM));
+    report(cleared, "reading register C clears its flags");
+    const uint8_t both = RTC_B_UPDATE | RTC_B_ALARM; /* register C has them where register B enables them */
     uint8_t seconds = cmos_read(RTC_SECONDS), flags = 0;
-    WAIT_FOR(((flags |= cmos_read(RTC_C)) & 0x30) == 0x30, 2500);
+    WAIT_FOR(((flags |= cmos_read(RTC_C)) & both) == both, 2500);
     report(flags & RTC_B_UPDATE, "the update flag comes each second");
     report(flags & RTC_B_ALARM, "the alarm flag comes");
     report(cmos_read(RTC_SECONDS) != seconds, "seconds go on");
     report_prefix_pop();
 }
+
+#define RATE_TRIES 20
 
 static void check_pm_timer(void)
 {
@@ -100,13 +107,19 @@ static void check_pm_timer(void)
     }
     report(!backwards, "never goes back");
 
-    pit_channel2_start();
-    uint16_t pit = pit_read(2);
-    uint32_t first = pm_timer_read();
-    wait_us(20000);
-    pit -= pit_read(2);
-    uint32_t passed = (pm_timer_read() - first) & pm_timer_mask();
-    report(passed > pit * 285u / 100 && passed < pit * 315u / 100, "3 times as fast as the PIT: %u to %u", passed, pit);
+    /* A host may stop us between two readings, so a wrong rate is one that is wrong each time. */
+    uint32_t pit = 0, passed = 0;
+    bool good = false;
+    for (unsigned i = 0; i < RATE_TRIES && !good; i++) {
+        pit_channel2_start();
+        uint16_t pit_first = pit_read(2);
+        uint32_t first = pm_timer_read();
+        wait_us(20000);
+        pit = (uint16_t)(pit_first - pit_read(2));
+        passed = (pm_timer_read() - first) & pm_timer_mask();
+        good = passed > pit * 285 / 100 && passed < pit * 315 / 100;
+    }
+    report(good, "3 times as fast as the PIT: %u to %u", passed, pit);
     report_prefix_pop();
 }
 

@@ -194,16 +194,13 @@ static void check_mapping(void)
     report(!stale, "a changed mapping shows on all processors after INVLPG");
 }
 
-static void enable_x2apic(void *argument)
-{
-    (void)argument;
-    apic_enable_x2apic();
-    apic_init();
-}
-
 int main(int argc, char **argv)
 {
     (void)argc, (void)argv;
+    if (argument_given("x2apic") && !apic_enable_x2apic()) {
+        report_skip("no x2APIC");
+        return report_summary();
+    }
     interrupt_set_handler(VECTOR_IPI, count_ipi);
     interrupt_set_handler(VECTOR_TIMER, count_timer);
     interrupt_set_handler(VECTOR_NMI, count_nmi);
@@ -211,14 +208,6 @@ int main(int argc, char **argv)
     if (cpu_count > MAX_TESTED)
         abort_run("%u processors, this guest has room for %u", cpu_count, MAX_TESTED);
     interrupts_on();
-    if (argument_given("x2apic")) {
-        if (!cpu_has_x2apic()) {
-            report_skip("no x2APIC");
-            return report_summary();
-        }
-        for (unsigned i = cpu_count; i-- > 0;)
-            smp_run(i, enable_x2apic, NULL);
-    }
     check_start();
     if (cpu_count > 1)
         check_ipis();

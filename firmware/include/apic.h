@@ -45,7 +45,7 @@
 
 /* Enables the running processor's APIC in the mode the boot processor is in (xAPIC at start). */
 void apic_init(void);
-/* Changes the running processor to x2APIC mode; others: smp_run_all. False when there is none. */
+/* Changes the running processor to x2APIC mode; those started later follow. False when there is none. */
 bool apic_enable_x2apic(void);
 bool apic_is_x2apic(void);
 

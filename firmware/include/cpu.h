@@ -158,6 +158,7 @@ struct cpu {
     uint32_t index;
     uint32_t apic_id;
     bool online;
+    bool x2apic; /* the mode of its APIC */
     cpu_function function; /* what smp.c asked this processor to run, or NULL */
     void *argument;
     struct fault fault;

@@ -12,16 +12,14 @@
 #define SPURIOUS_ENABLE (1u << 8)
 #define ICR_PENDING (1u << 12)
 
-static bool x2apic; /* the mode of all processors */
-
 uint32_t apic_read(uint32_t offset)
 {
-    return x2apic ? (uint32_t)rdmsr(MSR_X2APIC + offset / 16) : mmio_read32(APIC_ADDRESS + offset);
+    return this_cpu()->x2apic ? (uint32_t)rdmsr(MSR_X2APIC + offset / 16) : mmio_read32(APIC_ADDRESS + offset);
 }
 
 void apic_write(uint32_t offset, uint32_t value)
 {
-    if (x2apic)
+    if (this_cpu()->x2apic)
         wrmsr(MSR_X2APIC + offset / 16, value);
     else
         mmio_write32(APIC_ADDRESS + offset, value);
@@ -29,8 +27,9 @@ void apic_write(uint32_t offset, uint32_t value)
 
 void apic_init(void)
 {
+    this_cpu()->x2apic = boot_cpu.x2apic;
     uint64_t base = rdmsr(MSR_APIC_BASE);
-    uint64_t wanted = base | BASE_ENABLE | (x2apic ? BASE_X2APIC : 0);
+    uint64_t wanted = base | BASE_ENABLE | (this_cpu()->x2apic ? BASE_X2APIC : 0);
     if (wanted != base)
         wrmsr(MSR_APIC_BASE, wanted);
     apic_write(APIC_SPURIOUS, SPURIOUS_ENABLE | VECTOR_SPURIOUS);
@@ -42,19 +41,19 @@ bool apic_enable_x2apic(void)
     if (!cpu_has_x2apic())
         return false;
     wrmsr(MSR_APIC_BASE, rdmsr(MSR_APIC_BASE) | BASE_ENABLE | BASE_X2APIC);
-    x2apic = true;
+    this_cpu()->x2apic = true;
     return true;
 }
 
 bool apic_is_x2apic(void)
 {
-    return x2apic;
+    return this_cpu()->x2apic;
 }
 
 uint32_t apic_id(void)
 {
     uint32_t id = apic_read(APIC_ID);
-    return x2apic ? id : id >> 24;
+    return this_cpu()->x2apic ? id : id >> 24;
 }
 
 void apic_eoi(void)
@@ -64,7 +63,7 @@ void apic_eoi(void)
 
 void apic_icr_write(uint32_t low, uint32_t destination)
 {
-    if (x2apic) {
+    if (this_cpu()->x2apic) {
         wrmsr(MSR_X2APIC + APIC_ICR / 16, (uint64_t)destination << 32 | low);
         return;
     }

@@ -15,6 +15,7 @@
 
 #define TRAMPOLINE 0x8000ull /* a page below 1 MiB; STARTUP's vector is its number */
 #define STACK_PAGES 4
+#define XAPIC_IDS 255 /* 8-bit ids, one of them for broadcasts */
 #define START_TIMEOUT_MS 20000
 
 extern const char trampoline[], trampoline_end[];
@@ -88,6 +89,8 @@ unsigned smp_start(void)
         return smp_count();
     if (count > MAX_CPUS)
         abort_run("%u processors announced, room for %u", count, MAX_CPUS);
+    if (count > XAPIC_IDS && !apic_enable_x2apic())
+        abort_run("%u processors announced, but no x2APIC", count);
     for (unsigned i = 1; i < count; i++) {
         struct cpu *cpu = page_alloc();
         cpu->self = cpu;

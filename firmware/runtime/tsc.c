@@ -3,7 +3,11 @@
 #include "cpu.h"
 #include "timers.h"
 
-#define CALIBRATION_US 10000
+/* Anything may stop a virtual processor for a while. So each reading of a clock is taken several times and the quickest
+ * one counts, and two measurements in a row must agree within 1 %. */
+#define CALIBRATION_US 5000
+#define READINGS 3
+#define MEASUREMENTS 10
 
 /* value * factor / divisor with a 128-bit product; the quotient must fit. */
 static uint64_t scale(uint64_t value, uint64_t factor, uint64_t divisor)
@@ -16,38 +20,58 @@ static uint64_t scale(uint64_t value, uint64_t factor, uint64_t divisor)
     return quotient;
 }
 
-/* Both read the TSC behind the other clock at the start as at the end: a slow IN shifts both alike. */
-static uint64_t measure_by_pm_timer(void)
+static uint32_t pit_ticks(void)
 {
-    const uint32_t wanted = (uint64_t)PM_TIMER_HZ * CALIBRATION_US / 1000000;
-    uint32_t first = pm_timer_read(), passed;
-    uint64_t start = rdtsc(), end;
-    do {
-        passed = (pm_timer_read() - first) & pm_timer_mask();
-        end = rdtsc();
-    } while (passed < wanted);
-    return scale(end - start, PM_TIMER_HZ, passed);
+    return (uint16_t)-pit_read(2);
 }
 
-static uint64_t measure_by_pit(void)
+/* The TSC at the moment when *ticks was read. */
+static uint64_t tsc_at(uint32_t (*clock)(void), uint32_t *ticks)
 {
-    const uint16_t wanted = (uint64_t)PIT_HZ * CALIBRATION_US / 1000000;
-    pit_channel2_start();
-    uint16_t first = pit_read(2), passed;
-    uint64_t start = rdtsc(), end;
-    do {
-        passed = first - pit_read(2);
-        end = rdtsc();
-    } while (passed < wanted);
-    return scale(end - start, PIT_HZ, passed);
+    uint64_t best_span = ~0ull, middle = 0;
+    *ticks = 0;
+    for (unsigned i = 0; i < READINGS; i++) {
+        uint64_t before = rdtsc();
+        uint32_t now = clock();
+        uint64_t span = rdtsc() - before;
+        if (span < best_span) {
+            best_span = span;
+            middle = before + span / 2;
+            *ticks = now;
+        }
+    }
+    return middle;
+}
+
+static uint64_t measure(uint32_t (*clock)(void), uint32_t mask, uint32_t hz)
+{
+    const uint32_t wanted = (uint32_t)((uint64_t)hz * CALIBRATION_US / 1000000);
+    uint32_t first, last;
+    uint64_t start = tsc_at(clock, &first);
+    while (((clock() - first) & mask) < wanted)
+        ;
+    uint64_t end = tsc_at(clock, &last);
+    return scale(end - start, hz, (last - first) & mask);
 }
 
 uint64_t tsc_hz(void)
 {
-    static uint64_t hz;
-    if (!hz)
-        hz = pm_timer_port() ? measure_by_pm_timer() : measure_by_pit();
-    return hz;
+    static uint64_t agreed;
+    if (agreed)
+        return agreed;
+    bool pm = pm_timer_port();
+    if (!pm)
+        pit_channel2_start();
+    uint64_t last = 0, now = 0;
+    for (unsigned i = 0; i < MEASUREMENTS; i++) {
+        now = pm ? measure(pm_timer_read, pm_timer_mask(), PM_TIMER_HZ) : measure(pit_ticks, 0xffff, PIT_HZ);
+        uint64_t difference = now > last ? now - last : last - now;
+        if (difference < now / 100)
+            break;
+        last = now;
+    }
+    agreed = now;
+    return agreed;
 }
 
 uint64_t tsc_from_us(uint64_t microseconds)
