@@ -43,6 +43,7 @@ class KvmFd:
 
     @property
     def closed(self) -> bool:
+        """Whether `close()` was called."""
         return self._fd < 0
 
     def close(self) -> None:

@@ -58,6 +58,7 @@ class KvmRun:
 
     @property
     def exit_reason(self) -> int:
+        """KVM_EXIT_*, why the last KVM_RUN came back."""
         return self.u32[EXIT_REASON // 4]
 
     @property

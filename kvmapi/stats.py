@@ -54,6 +54,7 @@ class Stats(KvmFd):
 
     @cached_property
     def header(self) -> kvm_stats_header:
+        """Where things lie in the file."""
         return kvm_stats_header.from_buffer_copy(self._read(0, 24))
 
     @cached_property
