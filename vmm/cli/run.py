@@ -113,6 +113,7 @@ def _run(args: argparse.Namespace) -> Outcome:
                 _tell(f"warning: {warning}")
             machine.board.connect_serial_room(end.room)
             signals.attach(machine.control, end)
+            stack.callback(signals.detach)
             end.start_input(machine.board.serial_input)
             return machine.run(args.time_limit)
     except (

@@ -30,6 +30,7 @@ class RunSignals:
         self._control: Control | None = None
         self._end: LineEnd | None = None
         self._before: dict[signal.Signals, Any] = {}
+        self._ended = False
 
     def __enter__(self) -> RunSignals:
         for number in ENDING_SIGNALS:
@@ -38,14 +39,22 @@ class RunSignals:
 
     def __exit__(self, *exc: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # Once a signal has ended the run the process is on its way out: another one must not cut that short.
+            signal.signal(number, signal.SIG_IGN if self._ended else handler)
 
     def attach(self, control: Control, end: LineEnd) -> None:
         """There is a machine now: from here on a signal ends its run."""
         self._end, self._control = end, control
 
+    def detach(self) -> None:
+        """The run is over and the machine about to be closed: from here on a signal changes nothing."""
+        self._ended = True
+
     def end_run(self, number: signal.Signals, detail: str) -> None:
         """End the run as signal `number` does. Errors: `RunInterruptedError` while there is no machine."""
+        if self._ended:
+            return
+        self._ended = True
         outcome = Outcome(OutcomeKind.INTERRUPTED, 128 + number, detail)
         if self._control is None or self._end is None:
             raise RunInterruptedError(outcome)

@@ -6,15 +6,16 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from vmm.cli.errors import UserError
 from vmm.cli.machine_options import add_machine_options, machine_argv, machine_config
 from vmm.guesttest.config import ConfigError, parse_duration
-from vmm.guesttest.guests import Guest, Selection, SelectionError, collect, find_guests
+from vmm.guesttest.guests import Collection, Guest, Selection, SelectionError, collect, find_guests
 from vmm.guesttest.junit import write_junit
-from vmm.guesttest.report import Progress, json_text, table, totals, write_logs
-from vmm.guesttest.runner import DEFAULT_TIMEOUT_S, GuestResult, Runner
+from vmm.guesttest.report import LogFolder, Progress, json_text, table, totals
+from vmm.guesttest.runner import DEFAULT_TIMEOUT_S, Everyone, GuestResult, Observer, Runner
 from vmm.guesttest.targets import VmmTarget
 from vmm.guesttest.verdict import VERDICT_MEANINGS, Verdict
 from vmm.machine.config import ConfigError as MachineConfigError
@@ -122,18 +123,9 @@ def run(args: argparse.Namespace) -> int:
     except (ConfigError, SelectionError) as error:
         raise UserError(str(error)) from error
 
-    progress = None
-    if not args.quiet:
-        progress = Progress(sys.stderr, len(guests), width=shutil.get_terminal_size().columns)
-    target = VmmTarget(machine_argv(args))
-    runner = Runner(target, jobs=args.jobs, timeout_s=timeout_s, cpus=args.cpus, observer=progress)
-    try:
-        results = runner.run(collection)
-    finally:
-        if progress:
-            progress.close()
+    runner, results, logs = _run_guests(args, collection, timeout_s)
     passed = all_passed(results, allow_unsupported=args.allow_unsupported)
-    _report(args, results, passed)
+    _report(args, results, passed, logs)
     if runner.stopped_by is not None:
         return STATUS_SIGNAL + runner.stopped_by
     return STATUS_PASSED if passed else STATUS_NOT_PASSED
@@ -165,15 +157,14 @@ def _timeout(args: argparse.Namespace) -> float | None:
         raise UserError(f"--timeout: {error}") from error
 
 
-def _report(args: argparse.Namespace, results: list[GuestResult], passed: bool) -> None:
-    logs: dict[Guest, Path] = {}
+def _report(
+    args: argparse.Namespace, results: list[GuestResult], passed: bool, logs: dict[Guest, Path]
+) -> None:
     try:
-        if args.log_dir is not None:
-            logs = write_logs(args.log_dir, results)
         if args.junit is not None:
             write_junit(args.junit, results, allow_unsupported=args.allow_unsupported)
     except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}") from error
+        raise UserError(_os_error_text(error)) from error
     if args.json:
         sys.stdout.write(json_text(results, passed, logs))
     elif args.quiet:

@@ -81,14 +81,15 @@ class UnixEnd(LineEnd):
         self._lock = threading.Lock()
         self._client: socket.socket | None = None
         self._backlog = bytearray()
+        self._bound = False  # the socket file is ours to remove
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
             _remove_stale_socket(path)
             self._listener.bind(path)
+            self._bound = True
             self._listener.listen(1)
         except OSError as error:
-            self._listener.close()
-            LineEnd.close(self)
+            self.close()
             raise LineError(f"--serial unix:{path}: {error.strerror or error}") from error
         self.input_fd = self._listener.fileno()
         tell(f"serial line on unix socket {path}")
@@ -145,8 +146,9 @@ class UnixEnd(LineEnd):
 
     def _close_descriptors(self) -> None:
         self._listener.close()
-        with contextlib.suppress(FileNotFoundError):  # somebody tidied up before us
-            os.unlink(self._path)
+        if self._bound:
+            with contextlib.suppress(FileNotFoundError):  # somebody tidied up before us
+                os.unlink(self._path)
 
 
 def _remove_stale_socket(path: str) -> None:

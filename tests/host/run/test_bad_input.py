@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad input: one clear line, exit status 2, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.host.run.launch import command, guest, vmm_run
+
+pytestmark = pytest.mark.host
+DUMMY = "dummy"
+
+
+def one_line(result: subprocess.CompletedProcess[str]) -> str:
+    assert result.returncode == 2, (result.returncode, result.stdout, result.stderr)
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("vmm: ")
+    assert result.stdout == ""
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--memory", "64K"], "at least 2 MiB"),
+        (["--memory", "0"], "at least 2 MiB"),
+        (["--memory", f"{psutil.virtual_memory().total * 2 >> 20}M"], "more than this host's"),
+        (["--memory", "plenty"], "expected a number and a unit"),
+        (["--memory", "-1"], "expected a number and a unit"),
+        (["--cpus", "0"], "1 to 1024"),
+        (["--cpus", "1000000"], "1 to 1024"),
+        (["--cpu", "no-such-model"], "no-such-model"),
+        (["--cpu", "max,+no-such-feature"], "no-such-feature"),
+        (["--machine", "irqchip=none"], "irqchip"),
+        (["--machine", "colour=red"], "colour=red"),
+        (["--machine", "pit=maybe"], "pit=on or pit=off"),
+        (["--serial", "carrier-pigeon"], "stdio, file:PATH, pty, unix:PATH or none"),
+        (["--serial", "file:/no/such/directory/log"], "No such file or directory"),
+        (["--serial", "unix:/no/such/directory/socket"], "No such file or directory"),
+        (["--time-limit", "-1"], "--time-limit"),
+        (["--time-limit", "nan"], "--time-limit"),
+        (["--raw", "start"], "expected an address"),
+        (["--initrd", "/no/such/initrd"], "No such file or directory"),
+        (["--append", "x" * 70_000], "shorten"),
+    ],
+)
+def test_options_that_make_no_machine(options: list[str], words: str) -> None:
+    line = one_line(vmm_run(guest(DUMMY), *options))
+
+    assert words in line
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "No such file or directory"),
+        (b"", "is empty"),
+        (b"#!/bin/sh\necho this is no kernel\n", "--raw"),
+        (b"\x7fELF", "truncated or corrupt"),
+        (b"\0" * 4096, "--raw"),
+    ],
+)
+def test_files_that_are_no_kernel(tmp_path: Path, content: bytes | None, words: str) -> None:
+    kernel = tmp_path / "kernel"
+    if content is not None:
+        kernel.write_bytes(content)
+
+    line = one_line(vmm_run(str(kernel)))
+
+    assert words in line and str(kernel) in line
+
+
+def test_a_directory_is_no_kernel(tmp_path: Path) -> None:
+    assert "directory" in one_line(vmm_run(str(tmp_path)))
+
+
+@pytest.mark.parametrize("cut", [20, 60, 200, 5000])
+def test_a_truncated_elf_file(tmp_path: Path, cut: int) -> None:
+    kernel = tmp_path / "truncated.flat"
+    kernel.write_bytes(Path(guest(DUMMY)).read_bytes()[:cut])
+
+    one_line(vmm_run(str(kernel)))
+
+
+def test_an_initrd_that_does_not_fit(tmp_path: Path) -> None:
+    initrd = tmp_path / "initrd"
+    with initrd.open("wb") as file:
+        file.truncate(64 << 20)
+
+    line = one_line(vmm_run(guest(DUMMY), "--initrd", str(initrd), "--memory", "32M"))
+
+    assert str(initrd) in line
+
+
+def without_kvm(prepare: str) -> subprocess.CompletedProcess[str]:
+    """`vmm run` where /dev has been covered by an empty tmpfs (in a mount namespace of its own)."""
+    script = f'mount -t tmpfs none /dev && mknod /dev/null c 1 3 && chmod 666 /dev/null && {prepare} "$@"'
+    return subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", *command("run", guest(DUMMY))],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="hiding /dev/kvm needs root")
+def test_missing_kvm_is_said_with_what_to_do() -> None:
+    line = one_line(without_kvm("exec"))
+
+    assert "/dev/kvm" in line and "modprobe" in line
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="changing the owner of a device needs root")
+def test_no_permission_is_said_with_what_to_do() -> None:
+    prepare = "mknod /dev/kvm c 10 232 && chmod 600 /dev/kvm && exec setpriv --reuid 65534 --clear-groups"
+    line = one_line(without_kvm(prepare))
+
+    assert "/dev/kvm" in line and "group" in line
+
+
+def test_usage_errors_have_status_2_too() -> None:
+    result = vmm_run()
+
+    assert result.returncode == 2
+    assert "FILE" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_reader_that_leaves_ends_the_run(tmp_path: Path) -> None:
+    child = subprocess.Popen(
+        command("run", guest("output"), "--append", "kib=4096"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert child.stdout is not None and child.stderr is not None
+    child.stdout.read(64)
+    child.stdout.close()
+
+    status = child.wait(timeout=30)
+
+    assert status == 2
+    lines = child.stderr.read().decode().splitlines()
+    child.stderr.close()
+    assert len(lines) == 1 and "output" in lines[0]
+
+
+def test_python_has_not_to_be_told_where_the_package_is() -> None:
+    """The command installed into the virtual environment is the same program."""
+    installed = Path(sys.executable).parent / "vmm"
+
+    result = subprocess.run([installed, "--version"], capture_output=True, text=True, timeout=30)
+
+    assert result.stdout.startswith("vmm ")
