@@ -157,6 +157,36 @@ def _timeout(args: argparse.Namespace) -> float | None:
         raise UserError(f"--timeout: {error}") from error
 
 
+def _run_guests(
+    args: argparse.Namespace, collection: Collection, timeout_s: float | None
+) -> tuple[Runner, list[GuestResult], dict[Guest, Path]]:
+    """The runner, what it found, and the logs written."""
+    observers: list[Observer] = []
+    with ExitStack() as stack:
+        if not args.quiet:
+            width = shutil.get_terminal_size().columns
+            progress = Progress(sys.stderr, len(collection.guests), width=width)
+            observers.append(stack.enter_context(closing(progress)))
+        log_folder = None
+        try:
+            if args.log_dir is not None:
+                log_folder = LogFolder(args.log_dir)
+                observers.append(log_folder)
+            target = VmmTarget(machine_argv(args))
+            runner = Runner(
+                target, jobs=args.jobs, timeout_s=timeout_s, cpus=args.cpus, observer=Everyone(observers)
+            )
+            return runner, runner.run(collection), log_folder.logs if log_folder else {}
+        except BrokenPipeError:
+            raise  # whoever watched us went away: not a matter of a file
+        except OSError as error:
+            raise UserError(_os_error_text(error)) from error
+
+
+def _os_error_text(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+
+
 def _report(
     args: argparse.Namespace, results: list[GuestResult], passed: bool, logs: dict[Guest, Path]
 ) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from vmm.guesttest.guests import Guest
-from vmm.guesttest.runner import GuestResult, summary_of
+from vmm.guesttest.runner import GuestResult, Silent, summary_of
 from vmm.guesttest.verdict import Verdict
 
 JSON_SCHEMA = 1
@@ -74,6 +74,26 @@ class Progress:
         self._stream.flush()
 
 
+class LogFolder(Silent):
+    """Writes `NAME.log` for each guest as soon as it has its verdict: command, console, standard error, verdict.
+
+    logs: the files written. Errors of all methods: `OSError`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self.logs: dict[Guest, Path] = {}
+
+    def finished(self, result: GuestResult) -> None:
+        """Write the log of a guest that ran."""
+        if not result.command:
+            return
+        path = self._folder / f"{safe_file_name(result.guest.name)}.log"
+        path.write_bytes(log_text(result))
+        self.logs[result.guest] = path
+
+
 def table(results: Sequence[GuestResult], *, colour: bool = False) -> str:
     """The results as a table, and a last line with the sums."""
     rows = [("name", "verdict", "tests", "failed", "skipped", "seconds", "reason")]
@@ -124,19 +144,6 @@ def document(results: Sequence[GuestResult], passed: bool, logs: dict[Guest, Pat
 def json_text(results: Sequence[GuestResult], passed: bool, logs: dict[Guest, Path]) -> str:
     """`document` as text."""
     return json.dumps(document(results, passed, logs), indent=2) + "\n"
-
-
-def write_logs(folder: Path, results: Sequence[GuestResult]) -> dict[Guest, Path]:
-    """Write `NAME.log` for each guest that ran: command, console, standard error, verdict. Errors: `OSError`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    logs = {}
-    for result in results:
-        if not result.command:
-            continue
-        path = folder / f"{safe_file_name(result.guest.name)}.log"
-        path.write_bytes(log_text(result))
-        logs[result.guest] = path
-    return logs
 
 
 def log_text(result: GuestResult) -> bytes:

@@ -89,6 +89,28 @@ class Silent:
         """Nothing."""
 
 
+class Everyone:
+    """An observer that tells several others."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = observers
+
+    def started(self, guest: Guest) -> None:
+        """`guest` runs now."""
+        for observer in self._observers:
+            observer.started(guest)
+
+    def finished(self, result: GuestResult) -> None:
+        """A guest has its verdict."""
+        for observer in self._observers:
+            observer.finished(result)
+
+    def tick(self) -> None:
+        """Time has passed."""
+        for observer in self._observers:
+            observer.tick()
+
+
 @dataclass
 class _Running:
     guest: Guest

@@ -73,7 +73,8 @@ def test_exit_status_is_0_only_if_all_pass(
         (["good.flat", "--memory", "lots"], "size 'lots'"),
         (["good.flat", "--cpu", "z80"], "no CPU model is called 'z80'"),
         (["good.flat", "--machine", "pit=maybe"], "pit=maybe"),
-        (["good.flat", "--junit", "no/such/dir.xml"], "No such file or directory"),
+        (["good.flat", "--junit", "no/such/dir.xml"], "no/such/dir.xml: No such file or directory"),
+        (["good.flat", "--log-dir", "good.flat"], "good.flat: File exists"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(

@@ -12,7 +12,7 @@ import pytest
 
 from vmm.guesttest.guests import Guest
 from vmm.guesttest.junit import junit_xml
-from vmm.guesttest.report import Progress, json_text, log_text, safe_file_name, table, write_logs
+from vmm.guesttest.report import LogFolder, Progress, json_text, log_text, safe_file_name, table
 from vmm.guesttest.runner import GuestResult
 from vmm.guesttest.verdict import Ending, Judgement, Verdict
 
@@ -148,9 +148,11 @@ def test_junit_carries_output_and_survives_what_xml_cannot() -> None:
 
 
 def test_logs_are_written_for_guests_that_ran(tmp_path: Path) -> None:
-    logs = write_logs(tmp_path / "new" / "logs", [PASSED, SKIPPED])
-    assert {guest.name: path.name for guest, path in logs.items()} == {"smptest": "smptest.log"}
-    assert logs[PASSED.guest].read_bytes() == log_text(PASSED)
+    folder = LogFolder(tmp_path / "new" / "logs")
+    folder.finished(PASSED)
+    folder.finished(SKIPPED)
+    assert folder.logs == {PASSED.guest: tmp_path / "new" / "logs" / "smptest.log"}
+    assert folder.logs[PASSED.guest].read_bytes() == log_text(PASSED)
 
 
 def test_log_shows_command_console_errors_and_verdict() -> None:
