@@ -8,9 +8,8 @@ instead of 25 ms of a virtual machine's start. The import happens here, when an 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 from vmm.machine.boot.image import Image
 from vmm.machine.boot.plan import LoadPlan
@@ -24,11 +23,11 @@ XEN_ELFNOTE_PHYS32_ENTRY = 18
 PF_X = 1
 
 
-@dataclass(frozen=True, slots=True)
-class LoadSegment:
+class LoadSegment(NamedTuple):
     """A PT_LOAD program header; fields as in the ELF specification, sizes in bytes."""
 
-    index: int
+    number: int
+    """Its index in the program header table."""
     offset: int
     vaddr: int
     paddr: int
@@ -39,11 +38,10 @@ class LoadSegment:
     @property
     def what(self) -> str:
         """Its name in messages."""
-        return f"segment {self.index}"
+        return f"segment {self.number}"
 
 
-@dataclass(frozen=True, slots=True)
-class ElfFile:
+class ElfFile(NamedTuple):
     """The parts of an ELF file that matter for booting it."""
 
     bits: int

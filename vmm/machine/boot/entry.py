@@ -31,7 +31,7 @@ RFLAGS_RESERVED = 1 << 1
 """Bit 1 of RFLAGS is always 1 (SDM volume 1, 3.4.3)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Segment:
     """A segment register with its hidden part, field by field as in `struct kvm_segment`.
 
@@ -62,7 +62,7 @@ class Segment:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class EntryState:
     """Where the boot processor starts, and with what. Registers not named here are as after reset."""
 

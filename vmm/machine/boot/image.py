@@ -29,7 +29,7 @@ def printable(name: str) -> str:
     return name if name.isprintable() else repr(name)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Image:
     """The bytes of a file. `path` is what the user typed; it is also a multiboot guest's `argv[0]`.
 

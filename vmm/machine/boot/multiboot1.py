@@ -13,7 +13,7 @@ The information's values are QEMU's (flags 0x24f, boot device, `mem_upper` 128 K
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from vmm.machine.boot.elf import entry_gpa, is_elf, parse_elf, place_segments
 from vmm.machine.boot.entry import GDT, EntryState, protected_mode
@@ -59,8 +59,7 @@ _LOADER_NAME_OFFSET = 0x200
 _LOADER_NAME = b"vmm\0"
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """The header found at `offset` of the file; the addresses count only with flag bit 16."""
 
     offset: int

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vmm.machine.boot.image import Image
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BootRequest:
     """A guest to be booted: `--kernel`, `--initrd`, `--append` and `--raw ADDRESS` of the command line."""
 
@@ -21,7 +21,7 @@ class BootRequest:
     """Guest physical address of a raw binary; the file is then not looked into."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class E820Entry:
     """One range of the memory map. `type` as in ACPI 6.5, 15: 1 RAM, 2 reserved, 3 ACPI, 4 NVS."""
 
