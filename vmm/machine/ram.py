@@ -13,8 +13,6 @@ import mmap
 import os
 from dataclasses import dataclass
 
-import psutil
-
 from vmm.outside import Buffer, GuestMemoryError
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -164,7 +162,7 @@ def _check_size(size_bytes: int, huge_pages: bool) -> None:
         )
     if size_bytes % granule:
         raise RamError(f"guest memory of {size_bytes} bytes is not a multiple of {granule // KIB} KiB")
-    host = psutil.virtual_memory().total
+    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if size_bytes > host:
         raise RamError(
             f"guest memory of {size_bytes // MIB} MiB is more than this host's {host // MIB} MiB: ask for less"

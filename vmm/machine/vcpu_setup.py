@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from kvmapi import Kvm, KvmError, Vcpu
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi import x86
+from vmm.backend.host_profile import probe
 from vmm.machine.config import ConfigError, MachineConfig
 from vmm.machine.cpu import CpuidEntry, Topology, parse_cpu, resolve_cpu
 from vmm.machine.cpu.cpuid import brand_entries
@@ -49,11 +49,14 @@ def plan(config: MachineConfig, kvm: Kvm) -> CpuPlan:
     limit = max(kvm.check_extension(k.KVM_CAP_MAX_VCPUS), 1)
     if config.cpus > limit:
         raise ConfigError(f"{config.cpus} processors: this host's KVM allows 1 to {limit} in a machine")
+    host = probe(kvm)
     cpu = resolve_cpu(
         parse_cpu(config.cpu),
-        [_entry(item) for item in kvm.supported_cpuid()],
-        brand_entries(_host_brand()),
-        tsc_deadline=bool(kvm.check_extension(k.KVM_CAP_TSC_DEADLINE_TIMER)),
+        [CpuidEntry(*leaf) for leaf in host.supported_cpuid],
+        brand_entries(host.brand),
+        feature_msrs=host.feature_msrs,
+        tsc_deadline=host.has("tsc_deadline_timer"),
+        tsc_khz=host.tsc_khz or None,
     )
     topology = Topology(config.cpus)
     apic_ids = topology.apic_ids()
@@ -66,10 +69,6 @@ def plan(config: MachineConfig, kvm: Kvm) -> CpuPlan:
     )
 
 
-def _entry(item: x86.kvm_cpuid_entry2) -> CpuidEntry:
-    return CpuidEntry(item.function, item.index, item.flags, item.eax, item.ebx, item.ecx, item.edx)
-
-
 def _kvm_entry(item: CpuidEntry) -> x86.kvm_cpuid_entry2:
     return x86.kvm_cpuid_entry2(
         function=item.function,
@@ -80,16 +79,6 @@ def _kvm_entry(item: CpuidEntry) -> x86.kvm_cpuid_entry2:
         ecx=item.ecx,
         edx=item.edx,
     )
-
-
-def _host_brand() -> str:
-    """The host processor's brand string, which KVM does not report; empty where the host shows none."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return ""
-    names = (line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name"))
-    return next(names, "")
 
 
 def after_creation(vcpus: Sequence[Vcpu]) -> None:
