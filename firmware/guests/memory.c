@@ -123,7 +123,8 @@ int main(int argc, char **argv)
         uint64_t told = 0;
         fwcfg_read(FWCFG_RAM_SIZE, &told, sizeof(told));
         /* The map leaves out the 384 KiB below 1 MiB and what the firmware keeps. */
-        report(told >= total && told - total <= 2 * MIB, "fw_cfg says %lu KiB, the map %lu KiB", told / 1024, total / 1024);
+        report(told >= total && told - total <= 2 * MIB, "fw_cfg says %lu KiB, the map %lu KiB", told / 1024,
+               total / 1024);
     }
     report(below_4g_end <= 0xfec00000, "RAM below 4 GiB ends at 0x%lx", below_4g_end);
     if (below_4g_end < 0xd0000000)

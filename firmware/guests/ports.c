@@ -296,8 +296,8 @@ static void check_pci(void)
     report(inl(0xcf8) == 0x80000000, "the address register keeps its value");
     unsigned count = pci_scan(ignore_function);
     report(count > 0, "%u functions", count);
-    report(pci_read32(0, PCI_ID) != 0xffffffff && pci_read32(0, PCI_CLASS) >> 16 == 0x0600, "00:00.0 is a host bridge: %x",
-           pci_read32(0, PCI_ID));
+    uint32_t bridge = pci_read32(0, PCI_ID);
+    report(bridge != 0xffffffff && pci_read32(0, PCI_CLASS) >> 16 == 0x0600, "00:00.0 is a host bridge: %x", bridge);
     report(pci_read16(0, PCI_ID + 2) == pci_read32(0, PCI_ID) >> 16 && pci_read8(0, PCI_CLASS + 3) == 6,
            "bytes and words of a register");
     report(pci_read32(PCI_FUNCTION(0, 31, 7), PCI_ID) == 0xffffffff, "an absent function reads as ones");
