@@ -40,10 +40,14 @@ class Slot:
 
 @dataclass(frozen=True)
 class VmOptions:
-    """split_irqchip: only the local APICs in the kernel. pit: an in-kernel i8254 (never with split_irqchip)."""
+    """split_irqchip: only the local APICs in the kernel. pit: an in-kernel i8254 (never with split_irqchip).
+
+    cpu_pm: HLT, PAUSE and MWAIT stay in the guest, as far as this KVM can.
+    """
 
     split_irqchip: bool = False
     pit: bool = True
+    cpu_pm: bool = False
 
 
 class VtlVm:
@@ -61,6 +65,8 @@ class VtlVm:
             self.vm.set_tss_addr(TSS_GPA)
             if self.vm.check_extension(k.KVM_CAP_X2APIC_API) & KVM_X2APIC_API_FLAGS == KVM_X2APIC_API_FLAGS:
                 self.vm.enable_cap(k.KVM_CAP_X2APIC_API, KVM_X2APIC_API_FLAGS)
+            if options.cpu_pm and (exits := self.vm.check_extension(k.KVM_CAP_X86_DISABLE_EXITS)):
+                self.vm.enable_cap(k.KVM_CAP_X86_DISABLE_EXITS, exits & k.KVM_X86_DISABLE_VALID_EXITS)
             if options.split_irqchip:
                 self.vm.enable_cap(k.KVM_CAP_SPLIT_IRQCHIP, IOAPIC_PINS)
             else:
@@ -91,12 +97,17 @@ class VtlVm:
         cpuid: Sequence[x86.kvm_cpuid_entry2],
         msrs: Sequence[tuple[int, int]],
         tsc_khz: int | None,
+        mcg_cap: int,
     ) -> Vcpu:
-        """A vCPU with this APIC id, CPUID, MSRs `(index, value)` and TSC frequency (None: the host's)."""
+        """A vCPU with this APIC id, CPUID, MSRs `(index, value)`, TSC frequency (None: the host's) and
+        machine-check banks (0: none).
+        """
         vcpu = self.vm.create_vcpu(apic_id)
         if tsc_khz is not None:
             vcpu.set_tsc_khz(tsc_khz)
         vcpu.set_cpuid2(list(cpuid))
+        if mcg_cap:
+            vcpu.setup_mce(mcg_cap)
         if msrs:
             vcpu.set_msrs(list(msrs))
         self.vcpus.append(vcpu)

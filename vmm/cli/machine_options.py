@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vmm.machine.config import DEFAULT_MEMORY_BYTES, ConfigError, MachineConfig, parse_size
 
-_MACHINE_KEYS = "irqchip=kernel|split, pit=on|off, hugepages=on|off"
+_MACHINE_KEYS = "irqchip=kernel|split, pit=on|off, hugepages=on|off, cpu-pm=on|off"
 _SWITCH = {"on": True, "off": False}
 
 
@@ -90,6 +90,7 @@ def machine_config(
         cpu=args.cpu or "max",
         irqchip=keys.get("irqchip", "kernel"),
         pit=_switch(keys, "pit", default=True),
+        cpu_pm=_switch(keys, "cpu-pm", default=False),
         testdev=not args.no_testdev,
         reboot=not args.no_reboot,
         raw_address=raw_address,
@@ -102,7 +103,7 @@ def _machine_keys(values: list[str]) -> dict[str, str]:
         if not item:
             continue
         key, equals, value = item.partition("=")
-        if not equals or key not in ("irqchip", "pit", "hugepages"):
+        if not equals or key not in ("irqchip", "pit", "hugepages", "cpu-pm"):
             raise ConfigError(f"--machine {item!r}: expected {_MACHINE_KEYS}")
         keys[key] = value
     return keys

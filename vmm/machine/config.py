@@ -23,6 +23,7 @@ class MachineConfig:
     """One machine. Sizes in bytes.
 
     cpu: QEMU's `-cpu` syntax. irqchip: "kernel" or "split" (only the local APICs in the kernel).
+    cpu_pm: HLT, PAUSE and MWAIT do not leave the guest: each VP takes a host processor for itself.
     testdev: kvm-unit-tests' pc-testdev and pci-testdev, and the isa-debug-exit port.
     reboot: a reset starts the guest anew instead of ending the run.
     raw_address: load the kernel there as it is, instead of recognising its format.
@@ -37,6 +38,7 @@ class MachineConfig:
     cpu: str = "max"
     irqchip: str = "kernel"
     pit: bool = True
+    cpu_pm: bool = False
     testdev: bool = True
     reboot: bool = True
     raw_address: int | None = None

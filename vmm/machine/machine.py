@@ -72,7 +72,9 @@ class Machine:
         cpus = vcpu_setup.plan(config, kvm)
         self.warnings = cpus.warnings
         self.ram = own.enter_context(GuestRam(config.memory_bytes, huge_pages=config.huge_pages))
-        self._options = VmOptions(split_irqchip=config.irqchip == "split", pit=config.pit)
+        self._options = VmOptions(
+            split_irqchip=config.irqchip == "split", pit=config.pit, cpu_pm=config.cpu_pm
+        )
         slots = [Slot(block.gpa, block.size, block.offset) for block in self.ram.blocks]
         self._vtl0_mapping = self.ram.map_for_kvm()
         self._vtl0 = own.enter_context(VtlVm(kvm, 0, self._vtl0_mapping, slots, self._options))
@@ -96,7 +98,7 @@ class Machine:
         own.callback(self.board.close)
         msr_indices = kvm.msr_index_list()
         for index, (apic_id, cpuid) in enumerate(zip(cpus.apic_ids, cpus.cpuid, strict=True)):
-            vcpu = self._vtl0.add_vcpu(apic_id, cpuid, cpus.msrs, cpus.tsc_khz)
+            vcpu = self._vtl0.add_vcpu(apic_id, cpuid, cpus.msrs, cpus.tsc_khz, cpus.mcg_cap)
             vp = VirtualProcessor(index, vcpu, self.ports, self.mmio, self.control.end)
             self.control.vps.append(vp)
             own.callback(vp.stop)

@@ -25,6 +25,10 @@ APIC_LVT_LINT0, APIC_LVT_LINT1, APIC_SVR = 0x350, 0x360, 0xF0
 LVT_EXTINT, LVT_NMI = 0x700, 0x400
 SVR_ENABLED = 0x1FF
 
+# Machine checks (SDM volume 3, 17.3.1): the number of banks is in bits 7:0 of MCG_CAP; 10 as QEMU and most PCs.
+MCE_BANKS = 10
+MCG_CAP_FLAGS = 1 << 8 | 1 << 24  # MCG_CTL_P, MCG_SER_P
+
 
 @dataclass(frozen=True)
 class CpuPlan:
@@ -32,6 +36,7 @@ class CpuPlan:
 
     cpuid: entries per processor, by number. apic_ids: theirs. msrs: `(index, value)` for each of them.
     tsc_khz: what to give to `KVM_SET_TSC_KHZ`, None to leave the host's. warnings: lines for the user.
+    mcg_cap: machine-check banks and features, 0 where this KVM has none.
     """
 
     apic_ids: list[int]
@@ -39,6 +44,7 @@ class CpuPlan:
     msrs: list[tuple[int, int]]
     tsc_khz: int | None
     warnings: tuple[str, ...]
+    mcg_cap: int
 
 
 def plan(config: MachineConfig, kvm: Kvm) -> CpuPlan:
@@ -66,6 +72,7 @@ def plan(config: MachineConfig, kvm: Kvm) -> CpuPlan:
         msrs=list(cpu.msrs),
         tsc_khz=cpu.tsc_khz,
         warnings=cpu.warnings,
+        mcg_cap=kvm.mce_cap_supported() & MCG_CAP_FLAGS | MCE_BANKS if host.has("mce") else 0,
     )
 
 
