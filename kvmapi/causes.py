@@ -111,8 +111,7 @@ _BY_CALL: dict[tuple[str, int], str] = {
     (
         "KVM_X86_SET_MSR_FILTER",
         errno.EINVAL,
-    ): "At most 16 ranges; each needs READ or WRITE, 1 to 12288 MSRs, and "
-    "must not touch the x2APIC MSRs 0x800-0x8ff",
+    ): "At most 16 ranges; each needs READ or WRITE and 1 to 12288 MSRs",
     ("KVM_SET_PMU_EVENT_FILTER", errno.EINVAL): "Unknown action or flags",
     (
         "KVM_GET_DIRTY_LOG",
@@ -179,11 +178,37 @@ _BY_CALL: dict[tuple[str, int], str] = {
         "KVM_MEMORY_ENCRYPT_OP",
         errno.ENOTTY,
     ): "Memory encryption (SEV) is not available on this host or VM type",
-    ("mmap", errno.EINVAL): "The vCPU mapping has no such pages: the dirty ring exists only after "
-    "enable_cap(KVM_CAP_DIRTY_LOG_RING) on the VM",
+    ("mmap", errno.EINVAL): "The vCPU mapping has no such pages",
+}
+
+_NO_HYPERV = "This KVM was built without Hyper-V emulation (CONFIG_KVM_HYPERV)"
+_NO_XEN = "This KVM was built without Xen emulation (CONFIG_KVM_XEN), or Vm.xen_hvm_config() was not called"
+_NO_REGISTERS = "This KVM has no registers of this kind: on x86 they came after Linux 6.12, few at a time"
+
+# System and vCPU fds answer EINVAL, not ENOTTY, to an ioctl that the kernel does not know.
+NOT_OFFERED: dict[tuple[str, int], str] = {
+    ("KVM_GET_SUPPORTED_HV_CPUID", errno.EINVAL): _NO_HYPERV,
+    ("KVM_HYPERV_EVENTFD", errno.ENOTTY): _NO_HYPERV,
+    ("KVM_XEN_VCPU_GET_ATTR", errno.EINVAL): _NO_XEN,
+    ("KVM_XEN_VCPU_SET_ATTR", errno.EINVAL): _NO_XEN,
+    ("KVM_XEN_HVM_CONFIG", errno.ENOTTY): _NO_XEN,
+    ("KVM_XEN_HVM_GET_ATTR", errno.ENOTTY): _NO_XEN,
+    ("KVM_XEN_HVM_SET_ATTR", errno.ENOTTY): _NO_XEN,
+    ("KVM_XEN_HVM_EVTCHN_SEND", errno.ENOTTY): _NO_XEN,
+    ("KVM_GET_ONE_REG", errno.EINVAL): _NO_REGISTERS,
+    ("KVM_SET_ONE_REG", errno.EINVAL): _NO_REGISTERS,
+    ("KVM_GET_REG_LIST", errno.EINVAL): _NO_REGISTERS,
+    ("KVM_SMI", errno.ENOTTY): "This KVM was built without system management mode (CONFIG_KVM_SMM)",
+    ("KVM_SET_MEMORY_ATTRIBUTES", errno.ENOTTY): "No VM of this KVM has memory attributes: neither "
+    "CONFIG_KVM_GENERIC_MEMORY_ATTRIBUTES nor VSM support is built in",
+    (
+        "KVM_PRE_FAULT_MEMORY",
+        errno.EOPNOTSUPP,
+    ): "Only VMs with two-dimensional paging (EPT, NPT) can pre-fault",
+    ("KVM_GET_NR_MMU_PAGES", errno.ENOTTY): "Linux no longer has this call",
 }
 
 
 def usual_cause(call: str, number: int) -> str:
     """One or two sentences, without a full stop at the end; "" when nothing is known."""
-    return _BY_CALL.get((call, number)) or _BY_ERRNO.get(number, "")
+    return _BY_CALL.get((call, number)) or NOT_OFFERED.get((call, number)) or _BY_ERRNO.get(number, "")

@@ -16,10 +16,12 @@ import os
 from collections.abc import Mapping
 
 from kvmapi import causes
-from kvmapi.names import IOCTL_NAMES
+from kvmapi.names import CAP_NAMES, IOCTL_NAMES, name_of
 
 # Python's errno module does not have it.
 EHWPOISON = 133
+# 95 has two names; api.rst says EOPNOTSUPP.
+_ERRNO_NAMES = {**errno.errorcode, errno.EOPNOTSUPP: "EOPNOTSUPP", EHWPOISON: "EHWPOISON"}
 
 
 class KvmError(OSError):
@@ -45,8 +47,8 @@ class KvmError(OSError):
 
     def __str__(self) -> str:
         number = self.errno or 0
-        name = "EHWPOISON" if number == EHWPOISON else errno.errorcode.get(number, str(number))
-        operands = ", ".join(f"{key}={_shown(value)}" for key, value in self.operands.items())
+        name = _ERRNO_NAMES.get(number, str(number))
+        operands = ", ".join(f"{key}={_shown(key, value)}" for key, value in self.operands.items())
         where = f" on {self.where}" if self.where else ""
         hint = f". {self.hint}" if self.hint else ""
         return f"{self.call}({operands}){where} failed: {name} ({os.strerror(number)}){hint}"
@@ -91,8 +93,9 @@ class KvmClosedError(KvmError):
 
 def error_for(number: int, request: int, operands: Mapping[str, object], where: str) -> KvmError:
     """The exception for an ioctl that failed with errno `number`."""
-    kind = _KINDS.get(number, KvmError)
-    return kind(number, IOCTL_NAMES.get(request, f"ioctl {request:#x}"), operands, where)
+    call = IOCTL_NAMES.get(request, f"ioctl {request:#x}")
+    kind = KvmUnsupportedError if (call, number) in causes.NOT_OFFERED else _KINDS.get(number, KvmError)
+    return kind(number, call, operands, where)
 
 
 _KINDS: dict[int, type[KvmError]] = {
@@ -103,7 +106,9 @@ _KINDS: dict[int, type[KvmError]] = {
 }
 
 
-def _shown(value: object) -> str:
+def _shown(key: str, value: object) -> str:
+    if key == "cap" and isinstance(value, int):
+        return name_of(CAP_NAMES, value)
     if isinstance(value, bool) or not isinstance(value, int):
         return str(value)
     return str(value) if -10 < value < 10 else hex(value)

@@ -131,7 +131,7 @@ class FakeKvm:
             # A view of its own per run, because one that lived on would keep the mapping from being closed.
             with memoryview(entry.pages) as view:
                 if view[1]:
-                    return exit_with(uapi.KVM_EXIT_INTR, result=errno.EINTR)(view)
+                    return exit_with(uapi.KVM_EXIT_UNKNOWN, result=errno.EINTR)(view)
                 steps = self._scripts.get(entry.vcpu_id)
                 if not steps:
                     raise AssertionError(f"FakeKvm: vCPU {entry.vcpu_id} ran beyond the end of its script")

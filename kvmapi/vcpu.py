@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import mmap
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvmapi.enable_cap import enabling
-from kvmapi.errors import EHWPOISON, KvmClosedError, KvmError
-from kvmapi.fd import KvmFd
+from kvmapi.errors import EHWPOISON, KvmClosedError, KvmError, KvmUnsupportedError
 from kvmapi.run import PAGE_SIZE, KvmRun
 from kvmapi.seam import Seam
 from kvmapi.stats import Stats
@@ -50,6 +51,9 @@ from kvmapi.uapi.x86_vcpu import kvm_x86_mce
 from kvmapi.uapi.x86_xen import kvm_xen_vcpu_attr
 from kvmapi.vcpu_state import VcpuState
 
+if TYPE_CHECKING:
+    from kvmapi.vm import Vm
+
 # errnos with which KVM_RUN comes back in the normal course of events: a signal or immediate_exit; a vCPU that
 # is not runnable yet (INIT/SIPI); memory that the guest may not touch, or that has a hardware error.
 RETURNS = frozenset({0, errno.EINTR, errno.EAGAIN, errno.EFAULT, EHWPOISON})
@@ -69,20 +73,21 @@ class Vcpu(VcpuState):
     `run_call` is KVM_RUN for a hot loop: no argument, returns 0 or the positive errno, never raises.
     """
 
-    __slots__ = ("_dirty_ring", "run", "run_call", "vcpu_id")
+    __slots__ = ("_dirty_ring", "_vm", "run", "run_call", "vcpu_id")
 
     run_call: Callable[[], int]
 
-    def __init__(self, seam: Seam, fd: int, parent: KvmFd | None, vcpu_id: int, run_size: int) -> None:
-        super().__init__(seam, fd, f"vCPU {vcpu_id}", parent)
+    def __init__(self, seam: Seam, fd: int, vm: Vm, vcpu_id: int) -> None:
+        super().__init__(seam, fd, f"vCPU {vcpu_id}", vm)
+        self._vm = vm
         self.vcpu_id = vcpu_id
         self._dirty_ring: mmap.mmap | None = None
         try:
-            mapping = seam.mmap(fd, run_size)
+            mapping = seam.mmap(fd, vm.run_size)
         except OSError as error:
             self._fd = -1
             seam.close(fd)
-            raise KvmError(error.errno or 0, "mmap", {"size": run_size}, self._label) from error
+            raise KvmError(error.errno or 0, "mmap", {"size": vm.run_size}, self._label) from error
         self.run = KvmRun(mapping, self._label)
         self.run_call = seam.run_call(fd)
 
@@ -92,7 +97,7 @@ class Vcpu(VcpuState):
         | result | meaning |
         |---|---|
         | 0 | `run.exit_reason` tells why |
-        | EINTR | a signal arrived or `immediate_exit` was set; run again |
+        | EINTR | a signal arrived or `immediate_exit` was set; `exit_reason` tells nothing |
         | EAGAIN | the vCPU waits for INIT/SIPI, or was taken out of such a wait; run again |
         | EFAULT | the guest touched memory that is not there or forbidden; with `exit_reason` |
         | | KVM_EXIT_MEMORY_FAULT the rest of the page tells where |
@@ -121,7 +126,9 @@ class Vcpu(VcpuState):
         self.run.close()
         ring, self._dirty_ring = self._dirty_ring, None
         if ring is not None:
-            ring.close()
+            # An array that is still held keeps its pages mapped, and closes them when it goes.
+            with contextlib.suppress(BufferError):
+                ring.close()
 
     def enable_cap(self, cap: int, *args: int, flags: int = 0) -> int:
         """KVM_ENABLE_CAP (api.rst 4.37, 6): turn on `cap` with up to four arguments. KVM_CAP_ENABLE_CAP."""
@@ -232,19 +239,28 @@ class Vcpu(VcpuState):
         fd = self._ioctl(KVM_GET_STATS_FD)
         return Stats(self._seam, fd, f"Stats of {self._label}", self)
 
-    def dirty_ring(self, size: int) -> Any:
+    def dirty_ring(self) -> Any:
         """The vCPU's ring of dirty pages, an array of kvm_dirty_gfn (api.rst 8.29). KVM_CAP_DIRTY_LOG_RING.
 
-        `size` in bytes is what `Vm.enable_cap(KVM_CAP_DIRTY_LOG_RING, size)` was given. Take entries in order
-        while KVM_DIRTY_GFN_F_DIRTY is set, mark them KVM_DIRTY_GFN_F_RESET, then `Vm.reset_dirty_rings()`.
-        The array holds the mapping: drop it before `close()`.
+        Only after `Vm.enable_cap(KVM_CAP_DIRTY_LOG_RING, bytes)` or the _ACQ_REL form, before the first vCPU.
+        Take entries in order while KVM_DIRTY_GFN_F_DIRTY is set, mark them KVM_DIRTY_GFN_F_RESET, then
+        `Vm.reset_dirty_rings()`. The array holds the mapping: drop it before `close()`.
         """
+        size = self._vm.dirty_ring_bytes
+        if not size:
+            # KVM would map pages that are not there, and the first access would be a SIGBUS.
+            raise KvmUnsupportedError(
+                errno.ENXIO,
+                "mmap",
+                {"pages": "dirty ring"},
+                self._label,
+                "This VM has no dirty ring: call Vm.enable_cap(KVM_CAP_DIRTY_LOG_RING, bytes) before create_vcpu()",
+            )
         if self._dirty_ring is None:
             try:
-                offset = KVM_DIRTY_LOG_PAGE_OFFSET * PAGE_SIZE
-                self._dirty_ring = self._seam.mmap(self.fileno(), size, offset)
+                self._dirty_ring = self._seam.mmap(self.fileno(), size, KVM_DIRTY_LOG_PAGE_OFFSET * PAGE_SIZE)
             except OSError as error:
                 raise KvmError(
                     error.errno or 0, "mmap", {"size": size, "pages": "dirty ring"}, self._label
                 ) from error
-        return (kvm_dirty_gfn * (size // 16)).from_buffer(self._dirty_ring)
+        return (kvm_dirty_gfn * (size // ctypes.sizeof(kvm_dirty_gfn))).from_buffer(self._dirty_ring)

@@ -11,6 +11,7 @@ from kvmapi.fd import KvmFd
 from kvmapi.msr_filter import MsrRange, msr_filter
 from kvmapi.seam import Seam
 from kvmapi.stats import Stats
+from kvmapi.uapi.kvm_cap import KVM_CAP_DIRTY_LOG_RING, KVM_CAP_DIRTY_LOG_RING_ACQ_REL
 from kvmapi.uapi.kvm_device import KVM_CREATE_DEVICE_TEST, kvm_create_device
 from kvmapi.uapi.kvm_ioctl import (
     KVM_CHECK_EXTENSION,
@@ -64,11 +65,13 @@ class Vm(VmMemory, VmInterrupts):
     Closing the VM closes its vCPUs and devices first.
     """
 
-    __slots__ = ("_run_size",)
+    __slots__ = ("_run_size", "dirty_ring_bytes")
 
     def __init__(self, seam: Seam, fd: int, label: str, parent: KvmFd | None, run_size: int) -> None:
         super().__init__(seam, fd, label, parent)
         self._run_size = run_size
+        # Bytes of each vCPU's dirty ring, 0 without one. For an adopted VM, set it before `Vcpu.dirty_ring`.
+        self.dirty_ring_bytes = 0
 
     def check_extension(self, cap: int) -> int:
         """KVM_CHECK_EXTENSION (api.rst 4.4) for this VM. KVM_CAP_CHECK_EXTENSION_VM."""
@@ -77,7 +80,10 @@ class Vm(VmMemory, VmInterrupts):
     def enable_cap(self, cap: int, *args: int, flags: int = 0) -> int:
         """KVM_ENABLE_CAP (api.rst 4.37, 7): turn on `cap` with up to four arguments. KVM_CAP_ENABLE_CAP_VM."""
         argument = enabling(cap, args, flags)
-        return self._ioctl(KVM_ENABLE_CAP, argument, cap=cap, args=args, flags=flags)
+        result = self._ioctl(KVM_ENABLE_CAP, argument, cap=cap, args=args, flags=flags)
+        if cap in (KVM_CAP_DIRTY_LOG_RING, KVM_CAP_DIRTY_LOG_RING_ACQ_REL):
+            self.dirty_ring_bytes = args[0]
+        return result
 
     @property
     def run_size(self) -> int:
@@ -90,11 +96,11 @@ class Vm(VmMemory, VmInterrupts):
         Raises KvmError EEXIST for an id in use, EINVAL beyond KVM_CAP_MAX_VCPUS or KVM_CAP_MAX_VCPU_ID.
         """
         fd = self._ioctl(KVM_CREATE_VCPU, vcpu_id, vcpu_id=vcpu_id)
-        return Vcpu(self._seam, fd, self, vcpu_id, self._run_size)
+        return Vcpu(self._seam, fd, self, vcpu_id)
 
     def adopt_vcpu(self, fd: int, vcpu_id: int) -> Vcpu:
         """A Vcpu that owns `fd`, a vCPU fd of this VM got from elsewhere (e.g. over a socket)."""
-        return Vcpu(self._seam, fd, self, vcpu_id, self._run_size)
+        return Vcpu(self._seam, fd, self, vcpu_id)
 
     def create_device(self, device_type: int, test: bool = False) -> Device | None:
         """KVM_CREATE_DEVICE (api.rst 4.79): a device, KVM_DEV_TYPE_*. KVM_CAP_DEVICE_CTRL.
@@ -135,8 +141,8 @@ class Vm(VmMemory, VmInterrupts):
     def set_msr_filter(self, ranges: Iterable[MsrRange], flags: int = KVM_MSR_FILTER_DEFAULT_ALLOW) -> None:
         """KVM_X86_SET_MSR_FILTER (api.rst 4.97): which MSR accesses KVM handles itself. KVM_CAP_X86_MSR_FILTER.
 
-        At most 16 ranges, replacing the filter before. A filtered access ends in KVM_EXIT_X86_RDMSR or _WRMSR
-        when `enable_cap(KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER)` was called, else in #GP.
+        At most 16 ranges, replacing the filter before; the x2APIC's MSRs 0x800-0x8ff are never filtered. A
+        filtered access ends in KVM_EXIT_X86_RDMSR or _WRMSR when `enable_cap(KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER)` was called, else in #GP.
         No ranges and KVM_MSR_FILTER_DEFAULT_ALLOW removes the filter.
         """
         argument, bitmaps = msr_filter(ranges, flags)
@@ -173,7 +179,10 @@ class Vm(VmMemory, VmInterrupts):
 
         On failure `command.error` holds the firmware's code.
         """
-        self._ioctl(KVM_MEMORY_ENCRYPT_OP, 0 if command is None else command, id=command and command.id)
+        if command is None:
+            self._ioctl(KVM_MEMORY_ENCRYPT_OP, 0)
+        else:
+            self._ioctl(KVM_MEMORY_ENCRYPT_OP, command, id=command.id)
 
     def register_enc_region(self, address: int, size: int) -> None:
         """KVM_MEMORY_ENCRYPT_REG_REGION (api.rst 4.111): pin memory that an encrypted guest uses."""

@@ -174,7 +174,17 @@ VCPU = [
 TABLE = {Kvm: KVM + ATTRIBUTES, Vm: VM + ATTRIBUTES, Vcpu: VCPU + ATTRIBUTES, Device: ATTRIBUTES}
 CALLS = [(kind, name, call) for kind, calls in TABLE.items() for name, call in calls]
 # Methods that issue no ioctl, or that make the object they belong to; tested in test_fds and on the host.
-NO_IOCTL = {"open", "close", "fileno", "closed", "run_size", "check_run", "dirty_ring", "adopt_vcpu"}
+NO_IOCTL = {
+    "open",
+    "close",
+    "fileno",
+    "closed",
+    "run_size",
+    "dirty_ring_bytes",
+    "check_run",
+    "dirty_ring",
+    "adopt_vcpu",
+}
 # Reached only after another ioctl succeeded.
 LATER = {"KVM_CREATE_VM"}
 
@@ -188,7 +198,7 @@ def make() -> Iterator[Maker]:
     def maker(kind: type) -> Any:
         seam = BadFds()
         if kind is Vcpu:
-            made.append(Vcpu(seam, BAD_FD, None, 0, 3 * 4096))
+            made.append(Vcpu(seam, BAD_FD, maker(Vm), 0))
         elif kind is Vm:
             made.append(Vm(seam, BAD_FD, "Vm", None, 3 * 4096))
         else:
