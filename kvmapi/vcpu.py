@@ -153,7 +153,7 @@ class Vcpu(VcpuState):
         self._ioctl(KVM_NMI)
 
     def smi(self) -> None:
-        """KVM_SMI (api.rst 4.94): queue a system management interrupt. KVM_CAP_X86_SMM."""
+        """KVM_SMI (api.rst 4.96): queue a system management interrupt. KVM_CAP_X86_SMM."""
         self._ioctl(KVM_SMI)
 
     def set_guest_debug(self, control: int, debugreg: Sequence[int] = ()) -> None:
@@ -166,7 +166,7 @@ class Vcpu(VcpuState):
         self._ioctl(KVM_SET_GUEST_DEBUG, argument, control=control)
 
     def set_signal_mask(self, blocked: Iterable[int] | None) -> None:
-        """KVM_SET_SIGNAL_MASK (api.rst 4.17): signals blocked while in KVM_RUN; None keeps the thread's mask.
+        """KVM_SET_SIGNAL_MASK (api.rst 4.21): signals blocked while in KVM_RUN; None keeps the thread's mask.
 
         With a signal blocked outside and let through here, a kick needs no handler: KVM_RUN returns EINTR and
         the signal stays pending.
@@ -190,7 +190,7 @@ class Vcpu(VcpuState):
         return self._ioctl(KVM_GET_TSC_KHZ)
 
     def kvmclock_ctrl(self) -> None:
-        """KVM_KVMCLOCK_CTRL (api.rst 4.68): tell the guest it was paused. KVM_CAP_KVMCLOCK_CTRL.
+        """KVM_KVMCLOCK_CTRL (api.rst 4.70): tell the guest it was paused. KVM_CAP_KVMCLOCK_CTRL.
 
         Raises KvmError EINVAL when the guest uses no kvmclock.
         """
@@ -211,18 +211,18 @@ class Vcpu(VcpuState):
         self._ioctl(KVM_X86_SETUP_MCE, u64(mcg_cap), mcg_cap=mcg_cap)
 
     def set_mce(self, mce: kvm_x86_mce) -> None:
-        """KVM_X86_SET_MCE (api.rst 4.107): inject a machine check. KVM_CAP_MCE, after `setup_mce`."""
+        """KVM_X86_SET_MCE (api.rst 4.106): inject a machine check. KVM_CAP_MCE, after `setup_mce`."""
         self._ioctl(KVM_X86_SET_MCE, mce, bank=mce.bank, status=mce.status)
 
     def xen_vcpu_get_attr(self, kind: int) -> kvm_xen_vcpu_attr:
-        """KVM_XEN_VCPU_GET_ATTR (api.rst 4.130): attribute KVM_XEN_VCPU_ATTR_TYPE_*."""
+        """KVM_XEN_VCPU_GET_ATTR (api.rst 4.129): attribute KVM_XEN_VCPU_ATTR_TYPE_*."""
         attr: kvm_xen_vcpu_attr = self._filled(
             KVM_XEN_VCPU_GET_ATTR, build(kvm_xen_vcpu_attr, type=kind), type=kind
         )
         return attr
 
     def xen_vcpu_set_attr(self, attr: kvm_xen_vcpu_attr) -> None:
-        """KVM_XEN_VCPU_SET_ATTR (api.rst 4.129)."""
+        """KVM_XEN_VCPU_SET_ATTR (api.rst 4.128)."""
         self._ioctl(KVM_XEN_VCPU_SET_ATTR, attr, type=attr.type)
 
     def pre_fault_memory(self, gpa: int, size: int) -> int:

@@ -188,11 +188,11 @@ class VcpuState(AttributeFd):
         self._ioctl(KVM_SET_MP_STATE, build(kvm_mp_state, mp_state=state), mp_state=state)
 
     def get_cpuid2(self) -> list[kvm_cpuid_entry2]:
-        """KVM_GET_CPUID2 (api.rst 4.46): the leaves this vCPU shows its guest. KVM_CAP_EXT_CPUID."""
+        """KVM_GET_CPUID2 (api.rst 4.20): the leaves this vCPU shows its guest. KVM_CAP_EXT_CPUID."""
         return arrays.cpuid_leaves(self._ioctl, KVM_GET_CPUID2)
 
     def set_cpuid2(self, leaves: Sequence[kvm_cpuid_entry2]) -> None:
-        """KVM_SET_CPUID2 (api.rst 4.21): at most 256 leaves, before the first KVM_RUN. KVM_CAP_EXT_CPUID."""
+        """KVM_SET_CPUID2 (api.rst 4.20): at most 256 leaves, before the first KVM_RUN. KVM_CAP_EXT_CPUID."""
         self._ioctl(KVM_SET_CPUID2, arrays.cpuid2(leaves), leaves=len(leaves))
 
     def set_cpuid(self, leaves: Sequence[kvm_cpuid_entry]) -> None:

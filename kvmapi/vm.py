@@ -142,8 +142,9 @@ class Vm(VmMemory, VmInterrupts):
         """KVM_X86_SET_MSR_FILTER (api.rst 4.97): which MSR accesses KVM handles itself. KVM_CAP_X86_MSR_FILTER.
 
         At most 16 ranges, replacing the filter before; the x2APIC's MSRs 0x800-0x8ff are never filtered. A
-        filtered access ends in KVM_EXIT_X86_RDMSR or _WRMSR when `enable_cap(KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER)` was called, else in #GP.
-        No ranges and KVM_MSR_FILTER_DEFAULT_ALLOW removes the filter.
+        filtered access ends in KVM_EXIT_X86_RDMSR or _WRMSR when `enable_cap(KVM_CAP_X86_USER_SPACE_MSR,
+        KVM_MSR_EXIT_REASON_FILTER)` was called, else in #GP. No ranges and KVM_MSR_FILTER_DEFAULT_ALLOW
+        removes the filter.
         """
         argument, bitmaps = msr_filter(ranges, flags)
         self._ioctl(KVM_X86_SET_MSR_FILTER, argument, ranges=len(bitmaps), flags=flags)
@@ -155,7 +156,7 @@ class Vm(VmMemory, VmInterrupts):
         fixed_counter_bitmap: int = 0,
         flags: int = 0,
     ) -> None:
-        """KVM_SET_PMU_EVENT_FILTER (api.rst 4.119): events that guests may (or may not) count.
+        """KVM_SET_PMU_EVENT_FILTER (api.rst 4.120): events that guests may (or may not) count.
 
         Capability: KVM_CAP_PMU_EVENT_FILTER; KVM_CAP_PMU_EVENT_MASKED_EVENTS for masked ones.
         """
@@ -199,18 +200,18 @@ class Vm(VmMemory, VmInterrupts):
         self._ioctl(KVM_XEN_HVM_CONFIG, config, flags=config.flags, msr=config.msr)
 
     def xen_hvm_get_attr(self, kind: int) -> kvm_xen_hvm_attr:
-        """KVM_XEN_HVM_GET_ATTR (api.rst 4.129): attribute KVM_XEN_ATTR_TYPE_*."""
+        """KVM_XEN_HVM_GET_ATTR (api.rst 4.127): attribute KVM_XEN_ATTR_TYPE_*."""
         attr: kvm_xen_hvm_attr = self._filled(
             KVM_XEN_HVM_GET_ATTR, build(kvm_xen_hvm_attr, type=kind), type=kind
         )
         return attr
 
     def xen_hvm_set_attr(self, attr: kvm_xen_hvm_attr) -> None:
-        """KVM_XEN_HVM_SET_ATTR (api.rst 4.128)."""
+        """KVM_XEN_HVM_SET_ATTR (api.rst 4.126)."""
         self._ioctl(KVM_XEN_HVM_SET_ATTR, attr, type=attr.type)
 
     def xen_hvm_evtchn_send(self, port: int, vcpu: int, priority: int) -> int:
-        """KVM_XEN_HVM_EVTCHN_SEND (api.rst 4.138): raise an event channel. KVM_XEN_HVM_CONFIG_EVTCHN_SEND."""
+        """KVM_XEN_HVM_EVTCHN_SEND (api.rst 4.135): raise an event channel. KVM_XEN_HVM_CONFIG_EVTCHN_SEND."""
         argument = build(kvm_irq_routing_xen_evtchn, port=port, vcpu=vcpu, priority=priority)
         return self._ioctl(KVM_XEN_HVM_EVTCHN_SEND, argument, port=port, vcpu=vcpu)
 

@@ -84,12 +84,12 @@ class VmInterrupts(AttributeFd):
         self._ioctl(KVM_SET_IRQCHIP, chip, chip_id=chip.chip_id)
 
     def get_pit2(self) -> kvm_pit_state2:
-        """KVM_GET_PIT2 (api.rst 4.73). KVM_CAP_PIT_STATE2."""
+        """KVM_GET_PIT2 (api.rst 4.72). KVM_CAP_PIT_STATE2."""
         state: kvm_pit_state2 = self._filled(KVM_GET_PIT2, kvm_pit_state2())
         return state
 
     def set_pit2(self, state: kvm_pit_state2) -> None:
-        """KVM_SET_PIT2 (api.rst 4.74). KVM_CAP_PIT_STATE2."""
+        """KVM_SET_PIT2 (api.rst 4.73). KVM_CAP_PIT_STATE2."""
         self._ioctl(KVM_SET_PIT2, state)
 
     def get_pit(self) -> kvm_pit_state:
@@ -102,7 +102,7 @@ class VmInterrupts(AttributeFd):
         self._ioctl(KVM_SET_PIT, state)
 
     def reinject_control(self, reinject: bool) -> None:
-        """KVM_REINJECT_CONTROL (api.rst 4.100): whether lost PIT ticks come late or never.
+        """KVM_REINJECT_CONTROL (api.rst 4.99): whether lost PIT ticks come late or never.
 
         Capability: KVM_CAP_REINJECT_CONTROL; after `create_pit2`.
         """
@@ -126,7 +126,7 @@ class VmInterrupts(AttributeFd):
         return int(argument.status)
 
     def signal_msi(self, address: int, data: int, devid: int | None = None) -> int:
-        """KVM_SIGNAL_MSI (api.rst 4.70): deliver an MSI now. KVM_CAP_SIGNAL_MSI; needs local APICs in the kernel.
+        """KVM_SIGNAL_MSI (api.rst 4.71): deliver an MSI now. KVM_CAP_SIGNAL_MSI; needs local APICs in the kernel.
 
         More than 0: delivered; 0: the guest blocks it. `address` has 64 bits, its upper half holds the rest of
         a 32-bit APIC id when KVM_CAP_X2APIC_API is enabled with KVM_X2APIC_API_USE_32BIT_IDS.

@@ -151,7 +151,7 @@ class VmMemory(AttributeFd):
         self._ioctl(KVM_CLEAR_DIRTY_LOG, argument, slot=slot, first_page=first_page, pages=pages)
 
     def reset_dirty_rings(self) -> int:
-        """KVM_RESET_DIRTY_RINGS (api.rst 4.121): take back harvested entries; how many. KVM_CAP_DIRTY_LOG_RING."""
+        """KVM_RESET_DIRTY_RINGS (api.rst 8.29): take back harvested entries; how many. KVM_CAP_DIRTY_LOG_RING."""
         return self._ioctl(KVM_RESET_DIRTY_RINGS)
 
     def register_coalesced_mmio(self, gpa: int, size: int) -> None:

@@ -3,9 +3,10 @@
 
     scripts/uapi_headers.py [--tarball FILE] [--out DIRECTORY]
 
-prints the directory to give to `gcc -I`. It holds linux/, asm/ (x86) and asm-generic/. The result is kept
-under DIRECTORY by the tarball's content, so the second call costs a checksum; parallel calls do not disturb
-each other, because each works in a directory of its own and renames it when done.
+prints the directory to give to `gcc -I`. It holds linux/, asm/ (x86) and asm-generic/, and
+KVM's api.rst. The result is kept under DIRECTORY by the tarball's content, so the second call costs a
+checksum; parallel calls do not disturb each other, because each works in a directory of its own and renames
+it when done.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ TREES = {
     "arch/x86/include/uapi/asm/": "asm/",
 }
 GENERIC_LIST = "include/uapi/asm-generic/Kbuild"
+# Kept beside the headers, for the test that looks up every section that kvmapi cites.
+DOCUMENT = "Documentation/virt/kvm/api.rst"
+# Part of the result's name: raise it when the same tarball shall give something else.
+FORM = 2
 
 # A header of the kernel is not yet one for programs: it includes the kernel's compiler definitions, marks
 # pointers into user space, and warns whoever includes it.
@@ -73,7 +78,7 @@ def prepare(tarball: Path = TARBALL, out: Path = OUT) -> Path:
 
 def _identity(tarball: Path) -> str:
     with tarball.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+        return f"{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}-{FORM}"
 
 
 def _extract(tarball: Path, work: Path) -> None:
@@ -83,6 +88,9 @@ def _extract(tarball: Path, work: Path) -> None:
         with tarfile.open(tarball, "r|*") as archive:
             for member in archive:
                 path = member.name.removeprefix("./").partition("/")[2]
+                if path == DOCUMENT and (document := archive.extractfile(member)) is not None:
+                    (work / "api.rst").write_bytes(document.read())
+                    continue
                 tree = next((tree for tree in TREES if path.startswith(tree)), None)
                 if tree is None or not member.isfile():
                     continue

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import kvmapi
 from scripts import uapi_headers
 from tests.pure.kvmapi import header_probe
 
@@ -120,3 +121,28 @@ def test_every_unnamed_member_type_is_reached_through_its_structure() -> None:
     ours = {cls for cls in header_probe.UNNAMED if cls.__module__ != "kvmapi.uapi.vsm"}
 
     assert ours - reached == set()
+
+
+@pytest.mark.timeout(600)
+def test_docstrings_cite_the_sections_of_the_kernels_documentation(headers: Path) -> None:
+    """`KVM_X ... (api.rst N)` in a docstring: section N of Documentation/virt/kvm/api.rst is about KVM_X."""
+    parts = re.split(r"^(\d+\.\d+)\.? (.+)\n-+$", (headers / "api.rst").read_text(), flags=re.MULTILINE)
+    text: dict[str, str] = {}
+    for number, title, body in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+        text[number] = text.get(number, "") + title + body  # the document has 4.71 twice
+    cited = re.compile(r"(KVM_\w+)[^\"\n(]*\(api\.rst (\d+\.\d+)")
+    citations = [
+        (path.name, name, number)
+        for path in sorted(Path(kvmapi.__file__).parent.glob("*.py"))
+        for name, number in cited.findall(path.read_text())
+    ]
+
+    # "KVM_(UN)REGISTER_..." is spelt otherwise in its title; the section must at least name the ioctl.
+    wrong = [
+        (file, name, number)
+        for file, name, number in citations
+        if name.removeprefix("KVM_UN").removeprefix("KVM_") not in text.get(number, "")
+    ]
+
+    assert wrong == []
+    assert len(citations) >= 85
