@@ -66,7 +66,8 @@ class _OpenFd:
 
 class FakeKvm:
     """See the module. `caps` answers KVM_CHECK_EXTENSION (0 for the rest), `leaves` the CPUID ioctls,
-    `msr_list` the MSR lists; MSRs in `refused_msrs` stop KVM_GET_MSRS and KVM_SET_MSRS."""
+    `msr_list` the MSR lists; MSRs in `refused_msrs` stop KVM_GET_MSRS and KVM_SET_MSRS; a
+    statistics fd reads as `stats_file`."""
 
     def __init__(self) -> None:
         self.caps: dict[int, int] = {}
@@ -74,6 +75,7 @@ class FakeKvm:
         self.msr_list: list[int] = []
         self.refused_msrs: set[int] = set()
         self.api_version = KVM_API_VERSION
+        self.stats_file = bytes(24)
         self.calls: list[Call] = []
         self.maps: list[mmap.mmap] = []
         self._fds: dict[int, _OpenFd] = {}
@@ -121,6 +123,11 @@ class FakeKvm:
         if offset == 0:
             entry.pages = mapping
         return mapping
+
+    def read(self, fd: int, size: int, offset: int) -> bytes:
+        self._entry(fd)
+        self._maybe_fail("read")
+        return self.stats_file[offset : offset + size]
 
     def run_call(self, fd: int) -> Callable[[], int]:
         entry = self._entry(fd)

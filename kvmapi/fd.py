@@ -78,6 +78,13 @@ class KvmFd:
         state = f"fd {self._fd}" if self._fd >= 0 else "closed"
         return f"<{self._label}, {state}>"
 
+    def ioctl(self, request: int, argument: Any = None, **operands: object) -> int:
+        """An ioctl that this library has no method for, e.g. of a newer kernel; its result.
+
+        `argument`: None, an integer or a ctypes object; `operands` appear in the KvmError that a failure raises.
+        """
+        return self._ioctl(request, argument, **operands)
+
     def _ioctl(self, request: int, argument: Any = None, **operands: object) -> int:
         """The ioctl's result; `operands` are for the message of the KvmError that a failure raises."""
         fd = self._fd

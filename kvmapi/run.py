@@ -97,7 +97,9 @@ class KvmRun:
         entry_size = ctypes.sizeof(kvm_coalesced_mmio)
         slots = (PAGE_SIZE - ctypes.sizeof(kvm_coalesced_mmio_ring)) // entry_size
         first, last = view[index], view[index + 1]
-        while first != last and first < slots:
+        for _ in range(slots):
+            if first == last or first >= slots:
+                break
             start = _RING + ctypes.sizeof(kvm_coalesced_mmio_ring) + first * entry_size
             entry = kvm_coalesced_mmio.from_buffer_copy(self.u8[start : start + entry_size])
             length = min(entry.len, 8)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The seam to the kernel: every open, ioctl, mmap and KVM_RUN of the library goes through one object here.
+"""The seam to the kernel: every open, ioctl, read, mmap and KVM_RUN of the library goes through one object here.
 
 `KERNEL` is the real one; `kvmapi.fake.FakeKvm` plays KVM in tests. `Kvm.open(seam=...)` chooses, and the
 objects made from it inherit the choice.
@@ -28,6 +28,9 @@ class Seam(Protocol):
 
     def ioctl(self, fd: int, request: int, argument: Any = None) -> int:
         """`argument`: None, an integer of up to 64 bits, or a ctypes object that KVM may change."""
+
+    def read(self, fd: int, size: int, offset: int) -> bytes:
+        """At most `size` bytes of a statistics fd."""
 
     def mmap(self, fd: int, size: int, offset: int = 0) -> mmap.mmap:
         """A shared mapping, readable and writable; `size` and `offset` in bytes."""
@@ -62,6 +65,9 @@ class Kernel:
             return result
         changed: int = fcntl.ioctl(fd, request, argument, True)
         return changed
+
+    def read(self, fd: int, size: int, offset: int) -> bytes:
+        return os.pread(fd, size, offset)
 
     def mmap(self, fd: int, size: int, offset: int = 0) -> mmap.mmap:
         protection = mmap.PROT_READ | mmap.PROT_WRITE

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from struct import unpack
 
-from kvmapi.errors import KvmClosedError
+from kvmapi.errors import KvmClosedError, KvmError
 from kvmapi.fd import KvmFd
 from kvmapi.uapi.kvm_device import (
     KVM_STATS_BASE_MASK,
@@ -81,7 +80,10 @@ class Stats(KvmFd):
     def _read(self, offset: int, size: int) -> bytes:
         if self._fd < 0:
             raise KvmClosedError("read", self._label)
-        return os.pread(self._fd, size, offset)
+        try:
+            return self._seam.read(self._fd, size, offset)
+        except OSError as error:
+            raise KvmError(error.errno or 0, "read", {"offset": offset, "size": size}, self._label) from error
 
 
 def _statistic(raw: bytes) -> Statistic:

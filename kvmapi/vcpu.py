@@ -118,7 +118,8 @@ class Vcpu(VcpuState):
             raise KvmError(number, "KVM_RUN", None, self._label)
 
     def _release(self) -> None:
-        # A thread that still holds run_call must not run whatever gets this fd number next.
+        # Whoever looks run_call up from now on must not run what gets this fd number next. A thread that bound
+        # it to a local of its own has to be stopped before.
         def closed() -> int:
             return errno.EBADF
 

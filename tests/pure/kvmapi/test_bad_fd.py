@@ -57,6 +57,7 @@ KVM = [
     ("KVM_HAS_DEVICE_ATTR", lambda kvm: kvm.guest_xcomp_mask()),
 ]
 ATTRIBUTES = [
+    ("KVM_GET_API_VERSION", lambda fd: fd.ioctl(k.KVM_GET_API_VERSION)),
     ("KVM_HAS_DEVICE_ATTR", lambda fd: fd.has_device_attr(0, 0)),
     ("KVM_GET_DEVICE_ATTR", lambda fd: fd.get_device_attr(0, 0)),
     ("KVM_SET_DEVICE_ATTR", lambda fd: fd.set_device_attr(0, 0, 1)),

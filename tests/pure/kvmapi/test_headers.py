@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import kvmapi
+from kvmapi.uapi import layout, vsm
 from scripts import uapi_headers
 from tests.pure.kvmapi import header_probe
 
@@ -121,6 +122,15 @@ def test_every_unnamed_member_type_is_reached_through_its_structure() -> None:
     ours = {cls for cls in header_probe.UNNAMED if cls.__module__ != "kvmapi.uapi.vsm"}
 
     assert ours - reached == set()
+
+
+@pytest.mark.timeout(600)
+def test_the_vsm_module_holds_only_what_no_header_has(headers: Path) -> None:
+    constants, structures = header_probe.names_in_headers(headers)
+
+    declared = {name for name, value in vars(vsm).items() if vars(layout).get(name) is not value}
+
+    assert declared & (constants | structures) == set()
 
 
 @pytest.mark.timeout(600)
