@@ -52,6 +52,8 @@ class VirtualProcessor:
         self._freeze_wanted = True
         self._frozen = False
         self._stop_wanted = False
+        # Called on the VP's thread after each `kick`, before the guest goes on.
+        self.after_kick: Handler = self._nothing
         self.handlers: dict[int, Handler] = defaultdict(lambda: self._unexpected)
         self.handlers |= {
             k.KVM_EXIT_MMIO: self._mmio_exit,
@@ -96,6 +98,14 @@ class VirtualProcessor:
         self._interrupt()
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join()
+
+    def kick(self) -> None:
+        """Have the thread leave the guest, call `after_kick` and go on. Returns at once; not for the thread itself."""
+        self._interrupt()
+
+    def is_current_thread(self) -> bool:
+        """Whether the caller runs on this VP's thread."""
+        return self._thread is threading.current_thread()
 
     def _interrupt(self) -> None:
         # The flag first: a thread that is about to enter sees it, one that is inside gets the signal.
@@ -177,7 +187,10 @@ class VirtualProcessor:
                     self._state.notify_all()
                 self._state.wait()
             self._frozen = False
-            return not self._stop_wanted
+            if self._stop_wanted:
+                return False
+        self.after_kick()
+        return True
 
     def _end(
         self, kind: OutcomeKind, detail: str, cause: BaseException | None = None, report: str = ""

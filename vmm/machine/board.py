@@ -13,18 +13,19 @@
 | 0xcf8, 0xcfc | PCI configuration | |
 | 0xcf9 | reset control | |
 | 0xe0, 0xe4, 0xe8, 0x2000, 0xf4, 0xff000000 | kvm-unit-tests' test devices | the lines under test |
-| 0x20, 0xa0, 0x40, 0x61, 0x4d0, 0xfec00000, 0xfee00000 | 8259s, PIT, IOAPIC, local APICs: in the kernel | |
+| 0x20, 0xa0, 0x40, 0x61, 0x4d0, 0xfec00000, 0xfee00000 | 8259s, PIT, IOAPIC, local APICs: KVM's or `split_irqchip` | |
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from kvmapi import Vm
 from vmm.backend.ioeventfds import KvmIoEventFds
 from vmm.backend.partition import GsiLine
+from vmm.backend.vp import VirtualProcessor
 from vmm.bus import MmioBus, PortBus
 from vmm.machine import memory_map
 from vmm.machine.acpi import AcpiConfig, build_tables
@@ -37,7 +38,8 @@ from vmm.machine.pci import bridges
 from vmm.machine.pci.bus import PciBus
 from vmm.machine.pci.routing import LINK_IRQS
 from vmm.machine.ram import GuestRam
-from vmm.outside import Buffer, Device, MachineControl, Region
+from vmm.machine.split_irqchip import SplitIrqchip
+from vmm.outside import Buffer, Device, InterruptLine, MachineControl, Region
 
 PCI_TESTDEV_SLOT = 2
 
@@ -76,6 +78,9 @@ class Board:
     def __init__(self, config: MachineConfig, around: Surroundings, ends: BoardEnds) -> None:
         self._around = around
         self._devices: list[Device] = []
+        self._split: SplitIrqchip | None = None
+        if config.irqchip == "split":
+            self._split = SplitIrqchip(around.vm, around.clock, around.ports, around.mmio, pit=config.pit)
         tables = AcpiConfig(
             apic_ids=tuple(around.apic_ids),
             pci_hole=memory_map.pci_hole(around.ram),
@@ -141,7 +146,9 @@ class Board:
         self._pci.add_function(PCI_TESTDEV_SLOT, pci_testdev.function)
         self._devices.append(pci_testdev)
 
-    def _line(self, gsi: int) -> GsiLine:
+    def _line(self, gsi: int) -> InterruptLine:
+        if self._split is not None:
+            return self._split.line(gsi)
         return GsiLine(self._around.vm, gsi)
 
     def _on_ports(self, device: PortDevice, base: int, count: int = 1) -> None:
@@ -149,6 +156,16 @@ class Board:
         self._around.ports.add(base, count, device, device.name)
 
     # ---- life ----------------------------------------------------------------------------------------
+
+    def connect_processors(self, vps: Sequence[VirtualProcessor]) -> None:
+        """Wire the VMM's interrupt controllers, if it has any, to the processors. Once, before these start."""
+        if self._split is not None:
+            self._split.connect(vps)
+
+    def reset_interrupt_controllers(self) -> None:
+        """The VMM's own ones, if it has any, as firmware leaves them. No VP may run."""
+        if self._split is not None:
+            self._split.reset()
 
     def reset(self) -> None:
         """All devices as after power-on, the ACPI tables written anew. No VP may run."""

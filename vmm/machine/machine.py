@@ -102,6 +102,7 @@ class Machine:
             vp = VirtualProcessor(index, vcpu, self.ports, self.mmio, self.control.end)
             self.control.vps.append(vp)
             own.callback(vp.stop)
+        self.board.connect_processors(self.vps)
         vcpu_setup.after_creation([vp.vcpu for vp in self.vps])
         self._at_reset = [vcpu_state.take(vp.vcpu, msr_indices) for vp in self.vps]
         chip_setup.as_firmware_leaves(self._vtl0.vm, self._options)
@@ -207,6 +208,7 @@ class Machine:
 
     def _reset_processors(self) -> None:
         put_chips(self._vtl0.vm, self._chips_at_reset)
+        self.board.reset_interrupt_controllers()
         for vp, state in zip(self.vps, self._at_reset, strict=True):
             vcpu_state.put(vp.vcpu, state)
 
