@@ -11,9 +11,7 @@ class kvm_create_device(Structure):
     """KVM_CREATE_DEVICE: a device of `type`; `fd` is filled in."""
 
     __slots__ = ()
-    _fields_ = [
-        *fields(u32, "type fd flags"),
-    ]
+    _fields_ = [*fields(u32, "type fd flags")]
 
 
 @layout(size=24, offsets={"flags": 0, "group": 4, "attr": 8, "addr": 16})
@@ -21,12 +19,7 @@ class kvm_device_attr(Structure):
     """KVM_SET_DEVICE_ATTR, KVM_GET_DEVICE_ATTR, KVM_HAS_DEVICE_ATTR: value at address `addr`."""
 
     __slots__ = ()
-    _fields_ = [
-        ("flags", u32),
-        ("group", u32),
-        ("attr", u64),
-        ("addr", u64),
-    ]
+    _fields_ = [("flags", u32), ("group", u32), ("attr", u64), ("addr", u64)]
 
 
 KVM_DEV_VFIO_FILE = 1
@@ -66,9 +59,7 @@ class kvm_stats_header(Structure):
     """The start of a statistics fd: where its id, descriptors and data lie (bytes)."""
 
     __slots__ = ()
-    _fields_ = [
-        *fields(u32, "flags name_size num_desc id_offset desc_offset data_offset"),
-    ]
+    _fields_ = [*fields(u32, "flags name_size num_desc id_offset desc_offset data_offset")]
 
 
 KVM_STATS_TYPE_SHIFT = 0
@@ -99,13 +90,7 @@ class kvm_stats_desc(Structure):
     """A statistic: `size` values of 8 bytes at `offset` in the data block; its name follows."""
 
     __slots__ = ()
-    _fields_ = [
-        ("flags", u32),
-        ("exponent", s16),
-        ("size", u16),
-        ("offset", u32),
-        ("bucket_size", u32),
-    ]
+    _fields_ = [("flags", u32), ("exponent", s16), ("size", u16), ("offset", u32), ("bucket_size", u32)]
 
 
 make_kvm_stats_desc = flexible_array(kvm_stats_desc, "name", u8)

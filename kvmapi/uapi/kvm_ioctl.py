@@ -63,6 +63,8 @@ from kvmapi.uapi.x86_xen import kvm_xen_hvm_attr, kvm_xen_hvm_config, kvm_xen_vc
 
 KVMIO = 0xAE
 KVM_API_VERSION = 12
+
+# /dev/kvm
 KVM_GET_API_VERSION = IO(KVMIO, 0x00)
 KVM_CREATE_VM = IO(KVMIO, 0x01)
 KVM_GET_MSR_INDEX_LIST = IOWR(KVMIO, 0x02, kvm_msr_list)
@@ -71,6 +73,8 @@ KVM_GET_VCPU_MMAP_SIZE = IO(KVMIO, 0x04)
 KVM_GET_SUPPORTED_CPUID = IOWR(KVMIO, 0x05, kvm_cpuid2)
 KVM_GET_EMULATED_CPUID = IOWR(KVMIO, 0x09, kvm_cpuid2)
 KVM_GET_MSR_FEATURE_INDEX_LIST = IOWR(KVMIO, 0x0A, kvm_msr_list)
+
+# VM fds
 KVM_CREATE_VCPU = IO(KVMIO, 0x41)
 KVM_GET_DIRTY_LOG = IOW(KVMIO, 0x42, kvm_dirty_log)
 KVM_SET_NR_MMU_PAGES = IO(KVMIO, 0x44)
@@ -104,10 +108,14 @@ KVM_SET_TSC_KHZ = IO(KVMIO, 0xA2)
 KVM_GET_TSC_KHZ = IO(KVMIO, 0xA3)
 KVM_SIGNAL_MSI = IOW(KVMIO, 0xA5, kvm_msi)
 KVM_SET_PMU_EVENT_FILTER = IOW(KVMIO, 0xB2, kvm_pmu_event_filter)
+
+# Devices; attributes of every kind of fd
 KVM_CREATE_DEVICE = IOWR(KVMIO, 0xE0, kvm_create_device)
 KVM_SET_DEVICE_ATTR = IOW(KVMIO, 0xE1, kvm_device_attr)
 KVM_GET_DEVICE_ATTR = IOW(KVMIO, 0xE2, kvm_device_attr)
 KVM_HAS_DEVICE_ATTR = IOW(KVMIO, 0xE3, kvm_device_attr)
+
+# vCPU fds (a few serve VMs too)
 KVM_RUN = IO(KVMIO, 0x80)
 KVM_GET_REGS = IOR(KVMIO, 0x81, kvm_regs)
 KVM_SET_REGS = IOW(KVMIO, 0x82, kvm_regs)
@@ -148,6 +156,8 @@ KVM_SET_ONE_REG = IOW(KVMIO, 0xAC, kvm_one_reg)
 KVM_KVMCLOCK_CTRL = IO(KVMIO, 0xAD)
 KVM_GET_REG_LIST = IOWR(KVMIO, 0xB0, kvm_reg_list)
 KVM_SMI = IO(KVMIO, 0xB7)
+
+# Later additions, of all kinds, by number
 KVM_MEMORY_ENCRYPT_OP = IOWR(KVMIO, 0xBA, u64)
 KVM_MEMORY_ENCRYPT_REG_REGION = IOR(KVMIO, 0xBB, kvm_enc_region)
 KVM_MEMORY_ENCRYPT_UNREG_REGION = IOR(KVMIO, 0xBC, kvm_enc_region)

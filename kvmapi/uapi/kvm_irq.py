@@ -10,10 +10,7 @@ class kvm_irq_level_number(Union):
     """In: the GSI. Out, from KVM_IRQ_LINE_STATUS: what became of it."""
 
     __slots__ = ()
-    _fields_ = [
-        ("irq", u32),
-        ("status", s32),
-    ]
+    _fields_ = [("irq", u32), ("status", s32)]
 
 
 @layout(size=8, offsets={"level": 4})
@@ -22,10 +19,7 @@ class kvm_irq_level(Structure):
 
     __slots__ = ()
     _anonymous_ = ("number",)
-    _fields_ = [
-        ("number", kvm_irq_level_number),
-        ("level", u32),
-    ]
+    _fields_ = [("number", kvm_irq_level_number), ("level", u32)]
 
 
 @layout(size=512, offsets={"dummy": 0, "pic": 0, "ioapic": 0}, inside="kvm_irqchip")
@@ -33,11 +27,7 @@ class kvm_irqchip_chip(Union):
     """By `chip_id`."""
 
     __slots__ = ()
-    _fields_ = [
-        ("dummy", u8 * 512),
-        ("pic", kvm_pic_state),
-        ("ioapic", kvm_ioapic_state),
-    ]
+    _fields_ = [("dummy", u8 * 512), ("pic", kvm_pic_state), ("ioapic", kvm_ioapic_state)]
 
 
 @layout(size=520, offsets={"chip_id": 0, "pad": 4, "chip": 8})
@@ -45,11 +35,7 @@ class kvm_irqchip(Structure):
     """KVM_GET_IRQCHIP, KVM_SET_IRQCHIP: one chip, KVM_IRQCHIP_*."""
 
     __slots__ = ()
-    _fields_ = [
-        ("chip_id", u32),
-        ("pad", u32),
-        ("chip", kvm_irqchip_chip),
-    ]
+    _fields_ = [("chip_id", u32), ("pad", u32), ("chip", kvm_irqchip_chip)]
 
 
 @layout(size=64, offsets={"flags": 0, "pad": 4})
@@ -57,10 +43,7 @@ class kvm_pit_config(Structure):
     """KVM_CREATE_PIT2: `flags` KVM_PIT_SPEAKER_DUMMY lets KVM answer port 0x61."""
 
     __slots__ = ()
-    _fields_ = [
-        ("flags", u32),
-        ("pad", u32 * 15),
-    ]
+    _fields_ = [("flags", u32), ("pad", u32 * 15)]
 
 
 KVM_PIT_SPEAKER_DUMMY = 1
@@ -92,10 +75,7 @@ class kvm_irq_routing_irqchip(Structure):
     """A route to a pin of an in-kernel chip."""
 
     __slots__ = ()
-    _fields_ = [
-        ("irqchip", u32),
-        ("pin", u32),
-    ]
+    _fields_ = [("irqchip", u32), ("pin", u32)]
 
 
 @layout(size=4, offsets={"pad": 0, "devid": 0}, inside="kvm_irq_routing_msi")
@@ -103,10 +83,7 @@ class kvm_irq_routing_msi_devid(Union):
     """Device id, only with KVM_MSI_VALID_DEVID."""
 
     __slots__ = ()
-    _fields_ = [
-        ("pad", u32),
-        ("devid", u32),
-    ]
+    _fields_ = [("pad", u32), ("devid", u32)]
 
 
 @layout(size=16, offsets={"address_lo": 0, "address_hi": 4, "data": 8})
@@ -115,10 +92,7 @@ class kvm_irq_routing_msi(Structure):
 
     __slots__ = ()
     _anonymous_ = ("device",)
-    _fields_ = [
-        *fields(u32, "address_lo address_hi data"),
-        ("device", kvm_irq_routing_msi_devid),
-    ]
+    _fields_ = [*fields(u32, "address_lo address_hi data"), ("device", kvm_irq_routing_msi_devid)]
 
 
 @layout(
@@ -141,10 +115,7 @@ class kvm_irq_routing_hv_sint(Structure):
     """A route to SINT `sint` of vCPU index `vcpu`."""
 
     __slots__ = ()
-    _fields_ = [
-        ("vcpu", u32),
-        ("sint", u32),
-    ]
+    _fields_ = [("vcpu", u32), ("sint", u32)]
 
 
 @layout(size=12, offsets={"port": 0, "vcpu": 4, "priority": 8})
@@ -152,9 +123,7 @@ class kvm_irq_routing_xen_evtchn(Structure):
     """A route to a Xen event channel."""
 
     __slots__ = ()
-    _fields_ = [
-        *fields(u32, "port vcpu priority"),
-    ]
+    _fields_ = [*fields(u32, "port vcpu priority")]
 
 
 KVM_IRQ_ROUTING_XEN_EVTCHN_PRIO_2LEVEL = 0xFFFF_FFFF
@@ -190,10 +159,7 @@ class kvm_irq_routing_entry(Structure):
     """Where GSI `gsi` goes."""
 
     __slots__ = ()
-    _fields_ = [
-        *fields(u32, "gsi type flags pad"),
-        ("u", kvm_irq_routing_entry_u),
-    ]
+    _fields_ = [*fields(u32, "gsi type flags pad"), ("u", kvm_irq_routing_entry_u)]
 
 
 @layout(size=8, offsets={"nr": 0, "flags": 4})
@@ -201,10 +167,7 @@ class kvm_irq_routing(Structure):
     """KVM_SET_GSI_ROUTING: the whole table, `nr` entries follow."""
 
     __slots__ = ()
-    _fields_ = [
-        ("nr", u32),
-        ("flags", u32),
-    ]
+    _fields_ = [("nr", u32), ("flags", u32)]
 
 
 make_kvm_irq_routing = flexible_array(kvm_irq_routing, "entries", kvm_irq_routing_entry)
@@ -218,10 +181,7 @@ class kvm_irqfd(Structure):
     """KVM_IRQFD: a write to eventfd `fd` raises `gsi`."""
 
     __slots__ = ()
-    _fields_ = [
-        *fields(u32, "fd gsi flags resamplefd"),
-        ("pad", u8 * 16),
-    ]
+    _fields_ = [*fields(u32, "fd gsi flags resamplefd"), ("pad", u8 * 16)]
 
 
 KVM_MSI_VALID_DEVID = 1 << 0
@@ -232,7 +192,4 @@ class kvm_msi(Structure):
     """KVM_SIGNAL_MSI: deliver an MSI now."""
 
     __slots__ = ()
-    _fields_ = [
-        *fields(u32, "address_lo address_hi data flags devid"),
-        ("pad", u8 * 12),
-    ]
+    _fields_ = [*fields(u32, "address_lo address_hi data flags devid"), ("pad", u8 * 12)]

@@ -11,11 +11,7 @@ class kvm_userspace_memory_region(Structure):
     """KVM_SET_USER_MEMORY_REGION: a slot; sizes in bytes, size 0 deletes it."""
 
     __slots__ = ()
-    _fields_ = [
-        ("slot", u32),
-        ("flags", u32),
-        *fields(u64, "guest_phys_addr memory_size userspace_addr"),
-    ]
+    _fields_ = [("slot", u32), ("flags", u32), *fields(u64, "guest_phys_addr memory_size userspace_addr")]
 
 
 @layout(size=160, offsets={"slot": 0, "guest_phys_addr": 8, "guest_memfd": 40, "pad2": 48})
@@ -43,10 +39,7 @@ class kvm_coalesced_pio(Union):
     """1 for ports; older kernels call it pad."""
 
     __slots__ = ()
-    _fields_ = [
-        ("pad", u32),
-        ("pio", u32),
-    ]
+    _fields_ = [("pad", u32), ("pio", u32)]
 
 
 @layout(size=16, offsets={"addr": 0, "size": 8})
@@ -55,11 +48,7 @@ class kvm_coalesced_mmio_zone(Structure):
 
     __slots__ = ()
     _anonymous_ = ("kind",)
-    _fields_ = [
-        ("addr", u64),
-        ("size", u32),
-        ("kind", kvm_coalesced_pio),
-    ]
+    _fields_ = [("addr", u64), ("size", u32), ("kind", kvm_coalesced_pio)]
 
 
 @layout(size=24, offsets={"phys_addr": 0, "len": 8, "data": 16})
@@ -68,12 +57,7 @@ class kvm_coalesced_mmio(Structure):
 
     __slots__ = ()
     _anonymous_ = ("kind",)
-    _fields_ = [
-        ("phys_addr", u64),
-        ("len", u32),
-        ("kind", kvm_coalesced_pio),
-        ("data", u8 * 8),
-    ]
+    _fields_ = [("phys_addr", u64), ("len", u32), ("kind", kvm_coalesced_pio), ("data", u8 * 8)]
 
 
 @layout(size=8, offsets={"first": 0, "last": 4})
@@ -81,10 +65,7 @@ class kvm_coalesced_mmio_ring(Structure):
     """Head of the ring of queued writes: read at `first`, KVM writes at `last`."""
 
     __slots__ = ()
-    _fields_ = [
-        ("first", u32),
-        ("last", u32),
-    ]
+    _fields_ = [("first", u32), ("last", u32)]
 
 
 make_kvm_coalesced_mmio_ring = flexible_array(kvm_coalesced_mmio_ring, "coalesced_mmio", kvm_coalesced_mmio)
@@ -98,10 +79,7 @@ class kvm_dirty_bitmap(Union):
     """An address. C declares a pointer."""
 
     __slots__ = ()
-    _fields_ = [
-        ("dirty_bitmap", u64),
-        ("padding2", u64),
-    ]
+    _fields_ = [("dirty_bitmap", u64), ("padding2", u64)]
 
 
 @layout(size=16, offsets={"slot": 0, "padding1": 4})
@@ -110,11 +88,7 @@ class kvm_dirty_log(Structure):
 
     __slots__ = ()
     _anonymous_ = ("bitmap",)
-    _fields_ = [
-        ("slot", u32),
-        ("padding1", u32),
-        ("bitmap", kvm_dirty_bitmap),
-    ]
+    _fields_ = [("slot", u32), ("padding1", u32), ("bitmap", kvm_dirty_bitmap)]
 
 
 @layout(size=24, offsets={"slot": 0, "num_pages": 4, "first_page": 8})
@@ -123,12 +97,7 @@ class kvm_clear_dirty_log(Structure):
 
     __slots__ = ()
     _anonymous_ = ("bitmap",)
-    _fields_ = [
-        ("slot", u32),
-        ("num_pages", u32),
-        ("first_page", u64),
-        ("bitmap", kvm_dirty_bitmap),
-    ]
+    _fields_ = [("slot", u32), ("num_pages", u32), ("first_page", u64), ("bitmap", kvm_dirty_bitmap)]
 
 
 KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE = 1 << 0
@@ -143,11 +112,7 @@ class kvm_dirty_gfn(Structure):
     """An entry of the dirty ring: page `offset` of `slot` (address space in its upper 16 bits)."""
 
     __slots__ = ()
-    _fields_ = [
-        ("flags", u32),
-        ("slot", u32),
-        ("offset", u64),
-    ]
+    _fields_ = [("flags", u32), ("slot", u32), ("offset", u64)]
 
 
 @layout(size=16, offsets={"addr": 0, "size": 8})
@@ -155,10 +120,7 @@ class kvm_enc_region(Structure):
     """KVM_MEMORY_ENCRYPT_REG_REGION: memory of an encrypted guest, to be pinned."""
 
     __slots__ = ()
-    _fields_ = [
-        ("addr", u64),
-        ("size", u64),
-    ]
+    _fields_ = [("addr", u64), ("size", u64)]
 
 
 @layout(size=32, offsets={"address": 0, "size": 8, "attributes": 16, "flags": 24})
@@ -166,9 +128,7 @@ class kvm_memory_attributes(Structure):
     """KVM_SET_MEMORY_ATTRIBUTES: attributes of [address, address + size), bytes, page aligned."""
 
     __slots__ = ()
-    _fields_ = [
-        *fields(u64, "address size attributes flags"),
-    ]
+    _fields_ = [*fields(u64, "address size attributes flags")]
 
 
 KVM_MEMORY_ATTRIBUTE_PRIVATE = 1 << 3
@@ -179,11 +139,7 @@ class kvm_create_guest_memfd(Structure):
     """KVM_CREATE_GUEST_MEMFD: `size` bytes of memory that only guests can reach."""
 
     __slots__ = ()
-    _fields_ = [
-        ("size", u64),
-        ("flags", u64),
-        ("reserved", u64 * 6),
-    ]
+    _fields_ = [("size", u64), ("flags", u64), ("reserved", u64 * 6)]
 
 
 @layout(size=64, offsets={"gpa": 0, "size": 8, "flags": 16, "padding": 24})
@@ -191,7 +147,4 @@ class kvm_pre_fault_memory(Structure):
     """KVM_PRE_FAULT_MEMORY: map [gpa, gpa + size) now; updated to what is left."""
 
     __slots__ = ()
-    _fields_ = [
-        *fields(u64, "gpa size flags"),
-        ("padding", u64 * 5),
-    ]
+    _fields_ = [*fields(u64, "gpa size flags"), ("padding", u64 * 5)]

@@ -19,11 +19,7 @@ class kvm_hyperv_exit_synic(Structure):
     """KVM_EXIT_HYPERV_SYNIC: the guest wrote SCONTROL, SIEFP or SIMP."""
 
     __slots__ = ()
-    _fields_ = [
-        ("msr", u32),
-        ("pad2", u32),
-        *fields(u64, "control evt_page msg_page"),
-    ]
+    _fields_ = [("msr", u32), ("pad2", u32), *fields(u64, "control evt_page msg_page")]
 
 
 @layout(size=32, offsets={"input": 0, "result": 8, "params": 16}, inside="kvm_hyperv_exit")
@@ -31,11 +27,7 @@ class kvm_hyperv_exit_hcall(Structure):
     """KVM_EXIT_HYPERV_HCALL: `result` is for the VMM to fill."""
 
     __slots__ = ()
-    _fields_ = [
-        ("input", u64),
-        ("result", u64),
-        ("params", u64 * 2),
-    ]
+    _fields_ = [("input", u64), ("result", u64), ("params", u64 * 2)]
 
 
 @layout(
@@ -55,11 +47,7 @@ class kvm_hyperv_exit_syndbg(Structure):
     """KVM_EXIT_HYPERV_SYNDBG: the synthetic debugger."""
 
     __slots__ = ()
-    _fields_ = [
-        ("msr", u32),
-        ("pad2", u32),
-        *fields(u64, "control status send_page recv_page pending_page"),
-    ]
+    _fields_ = [("msr", u32), ("pad2", u32), *fields(u64, "control status send_page recv_page pending_page")]
 
 
 @layout(size=48, offsets={"synic": 0, "hcall": 0, "syndbg": 0}, inside="kvm_hyperv_exit")
@@ -79,11 +67,7 @@ class kvm_hyperv_exit(Structure):
     """KVM_EXIT_HYPERV. kvmapi.uapi.vsm has the longer form of a kernel with VSM."""
 
     __slots__ = ()
-    _fields_ = [
-        ("type", u32),
-        ("pad1", u32),
-        ("u", kvm_hyperv_exit_u),
-    ]
+    _fields_ = [("type", u32), ("pad1", u32), ("u", kvm_hyperv_exit_u)]
 
 
 @layout(
@@ -93,13 +77,7 @@ class kvm_xen_exit_hcall(Structure):
     """KVM_EXIT_XEN_HCALL: `result` is for the VMM to fill."""
 
     __slots__ = ()
-    _fields_ = [
-        ("longmode", u32),
-        ("cpl", u32),
-        ("input", u64),
-        ("result", u64),
-        ("params", u64 * 6),
-    ]
+    _fields_ = [("longmode", u32), ("cpl", u32), ("input", u64), ("result", u64), ("params", u64 * 6)]
 
 
 @layout(size=72, offsets={"hcall": 0}, inside="kvm_xen_exit")
@@ -107,9 +85,7 @@ class kvm_xen_exit_u(Union):
     """By `type`."""
 
     __slots__ = ()
-    _fields_ = [
-        ("hcall", kvm_xen_exit_hcall),
-    ]
+    _fields_ = [("hcall", kvm_xen_exit_hcall)]
 
 
 @layout(size=80, offsets={"type": 0, "u": 8})
@@ -117,11 +93,7 @@ class kvm_xen_exit(Structure):
     """KVM_EXIT_XEN."""
 
     __slots__ = ()
-    _fields_ = [
-        ("type", u32),
-        ("_pad", u32),
-        ("u", kvm_xen_exit_u),
-    ]
+    _fields_ = [("type", u32), ("_pad", u32), ("u", kvm_xen_exit_u)]
 
 
 KVM_EXIT_UNKNOWN = 0
@@ -177,9 +149,7 @@ class kvm_run_hw(Structure):
     """KVM_EXIT_UNKNOWN."""
 
     __slots__ = ()
-    _fields_ = [
-        ("hardware_exit_reason", u64),
-    ]
+    _fields_ = [("hardware_exit_reason", u64)]
 
 
 @layout(size=16, offsets={"hardware_entry_failure_reason": 0, "cpu": 8}, inside="kvm_run")
@@ -187,11 +157,7 @@ class kvm_run_fail_entry(Structure):
     """KVM_EXIT_FAIL_ENTRY."""
 
     __slots__ = ()
-    _fields_ = [
-        ("hardware_entry_failure_reason", u64),
-        ("cpu", u32),
-        ("_pad", u32),
-    ]
+    _fields_ = [("hardware_entry_failure_reason", u64), ("cpu", u32), ("_pad", u32)]
 
 
 @layout(size=8, offsets={"exception": 0, "error_code": 4}, inside="kvm_run")
@@ -199,10 +165,7 @@ class kvm_run_ex(Structure):
     """KVM_EXIT_EXCEPTION."""
 
     __slots__ = ()
-    _fields_ = [
-        ("exception", u32),
-        ("error_code", u32),
-    ]
+    _fields_ = [("exception", u32), ("error_code", u32)]
 
 
 KVM_EXIT_IO_IN = 0
@@ -216,13 +179,7 @@ class kvm_run_io(Structure):
     """KVM_EXIT_IO: `count` items of `size` bytes at `data_offset` from the start of kvm_run."""
 
     __slots__ = ()
-    _fields_ = [
-        ("direction", u8),
-        ("size", u8),
-        ("port", u16),
-        ("count", u32),
-        ("data_offset", u64),
-    ]
+    _fields_ = [("direction", u8), ("size", u8), ("port", u16), ("count", u32), ("data_offset", u64)]
 
 
 @layout(size=32, offsets={"arch": 0}, inside="kvm_run")
@@ -230,9 +187,7 @@ class kvm_run_debug(Structure):
     """KVM_EXIT_DEBUG."""
 
     __slots__ = ()
-    _fields_ = [
-        ("arch", kvm_debug_exit_arch),
-    ]
+    _fields_ = [("arch", kvm_debug_exit_arch)]
 
 
 @layout(size=24, offsets={"phys_addr": 0, "data": 8, "len": 16, "is_write": 20}, inside="kvm_run")
@@ -240,13 +195,7 @@ class kvm_run_mmio(Structure):
     """KVM_EXIT_MMIO: `len` bytes of `data`; the VMM fills it for a read."""
 
     __slots__ = ()
-    _fields_ = [
-        ("phys_addr", u64),
-        ("data", u8 * 8),
-        ("len", u32),
-        ("is_write", u8),
-        ("_pad", u8 * 3),
-    ]
+    _fields_ = [("phys_addr", u64), ("data", u8 * 8), ("len", u32), ("is_write", u8), ("_pad", u8 * 3)]
 
 
 @layout(size=8, offsets={"longmode": 0, "flags": 0}, inside="kvm_run")
@@ -254,10 +203,7 @@ class kvm_run_hypercall_mode(Union):
     """Flags; older kernels call them longmode."""
 
     __slots__ = ()
-    _fields_ = [
-        ("longmode", u32),
-        ("flags", u64),
-    ]
+    _fields_ = [("longmode", u32), ("flags", u64)]
 
 
 @layout(size=72, offsets={"nr": 0, "args": 8, "ret": 56}, inside="kvm_run")
@@ -266,12 +212,7 @@ class kvm_run_hypercall(Structure):
 
     __slots__ = ()
     _anonymous_ = ("mode",)
-    _fields_ = [
-        ("nr", u64),
-        ("args", u64 * 6),
-        ("ret", u64),
-        ("mode", kvm_run_hypercall_mode),
-    ]
+    _fields_ = [("nr", u64), ("args", u64 * 6), ("ret", u64), ("mode", kvm_run_hypercall_mode)]
 
 
 @layout(size=16, offsets={"rip": 0, "is_write": 8, "pad": 12}, inside="kvm_run")
@@ -279,11 +220,7 @@ class kvm_run_tpr_access(Structure):
     """KVM_EXIT_TPR_ACCESS."""
 
     __slots__ = ()
-    _fields_ = [
-        ("rip", u64),
-        ("is_write", u32),
-        ("pad", u32),
-    ]
+    _fields_ = [("rip", u64), ("is_write", u32), ("pad", u32)]
 
 
 @layout(size=136, offsets={"suberror": 0, "ndata": 4, "data": 8}, inside="kvm_run")
@@ -291,11 +228,7 @@ class kvm_run_internal(Structure):
     """KVM_EXIT_INTERNAL_ERROR: `ndata` words of `data`, by `suberror`."""
 
     __slots__ = ()
-    _fields_ = [
-        ("suberror", u32),
-        ("ndata", u32),
-        ("data", u64 * 16),
-    ]
+    _fields_ = [("suberror", u32), ("ndata", u32), ("data", u64 * 16)]
 
 
 @layout(
@@ -309,13 +242,7 @@ class kvm_run_emulation_failure(Structure):
     `flags` is valid when `ndata` is 1 or more; it says whether the instruction bytes are."""
 
     __slots__ = ()
-    _fields_ = [
-        ("suberror", u32),
-        ("ndata", u32),
-        ("flags", u64),
-        ("insn_size", u8),
-        ("insn_bytes", u8 * 15),
-    ]
+    _fields_ = [("suberror", u32), ("ndata", u32), ("flags", u64), ("insn_size", u8), ("insn_bytes", u8 * 15)]
 
 
 KVM_SYSTEM_EVENT_SHUTDOWN = 1
@@ -331,10 +258,7 @@ class kvm_run_system_event_detail(Union):
     """Data; older kernels had only flags."""
 
     __slots__ = ()
-    _fields_ = [
-        ("flags", u64),
-        ("data", u64 * 16),
-    ]
+    _fields_ = [("flags", u64), ("data", u64 * 16)]
 
 
 @layout(size=136, offsets={"type": 0, "ndata": 4}, inside="kvm_run")
@@ -343,11 +267,7 @@ class kvm_run_system_event(Structure):
 
     __slots__ = ()
     _anonymous_ = ("detail",)
-    _fields_ = [
-        ("type", u32),
-        ("ndata", u32),
-        ("detail", kvm_run_system_event_detail),
-    ]
+    _fields_ = [("type", u32), ("ndata", u32), ("detail", kvm_run_system_event_detail)]
 
 
 @layout(size=1, offsets={"vector": 0}, inside="kvm_run")
@@ -355,9 +275,7 @@ class kvm_run_eoi(Structure):
     """KVM_EXIT_IOAPIC_EOI (split irqchip)."""
 
     __slots__ = ()
-    _fields_ = [
-        ("vector", u8),
-    ]
+    _fields_ = [("vector", u8)]
 
 
 KVM_MSR_EXIT_REASON_INVAL = 1 << 0
@@ -373,13 +291,7 @@ class kvm_run_msr(Structure):
     """KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR: set `error` to 1 to inject #GP."""
 
     __slots__ = ()
-    _fields_ = [
-        ("error", u8),
-        ("pad", u8 * 7),
-        ("reason", u32),
-        ("index", u32),
-        ("data", u64),
-    ]
+    _fields_ = [("error", u8), ("pad", u8 * 7), ("reason", u32), ("index", u32), ("data", u64)]
 
 
 KVM_NOTIFY_CONTEXT_INVALID = 1 << 0
@@ -390,9 +302,7 @@ class kvm_run_notify(Structure):
     """KVM_EXIT_NOTIFY."""
 
     __slots__ = ()
-    _fields_ = [
-        ("flags", u32),
-    ]
+    _fields_ = [("flags", u32)]
 
 
 KVM_MEMORY_EXIT_FLAG_PRIVATE = 1 << 3
@@ -405,9 +315,7 @@ class kvm_run_memory_fault(Structure):
     kvmapi.uapi.vsm has the longer form of a kernel with VSM."""
 
     __slots__ = ()
-    _fields_ = [
-        *fields(u64, "flags gpa size"),
-    ]
+    _fields_ = [*fields(u64, "flags gpa size")]
 
 
 SYNC_REGS_SIZE_BYTES = 2048
@@ -468,10 +376,7 @@ class kvm_run_s(Union):
     """Registers carried by KVM_CAP_SYNC_REGS."""
 
     __slots__ = ()
-    _fields_ = [
-        ("regs", kvm_sync_regs),
-        ("padding", u8 * SYNC_REGS_SIZE_BYTES),
-    ]
+    _fields_ = [("regs", kvm_sync_regs), ("padding", u8 * SYNC_REGS_SIZE_BYTES)]
 
 
 @layout(

@@ -33,9 +33,7 @@ class kvm_interrupt(Structure):
     """KVM_INTERRUPT: inject vector `irq` (no in-kernel irqchip)."""
 
     __slots__ = ()
-    _fields_ = [
-        ("irq", u32),
-    ]
+    _fields_ = [("irq", u32)]
 
 
 @layout(size=4, offsets={"len": 0})
@@ -43,9 +41,7 @@ class kvm_signal_mask(Structure):
     """KVM_SET_SIGNAL_MASK: `len` bytes of signal mask follow (8 on x86-64)."""
 
     __slots__ = ()
-    _fields_ = [
-        ("len", u32),
-    ]
+    _fields_ = [("len", u32)]
 
 
 make_kvm_signal_mask = flexible_array(kvm_signal_mask, "sigset", u8)
@@ -56,11 +52,7 @@ class kvm_tpr_access_ctl(Structure):
     """KVM_TPR_ACCESS_REPORTING: 1 turns KVM_EXIT_TPR_ACCESS on."""
 
     __slots__ = ()
-    _fields_ = [
-        ("enabled", u32),
-        ("flags", u32),
-        ("reserved", u32 * 8),
-    ]
+    _fields_ = [("enabled", u32), ("flags", u32), ("reserved", u32 * 8)]
 
 
 @layout(size=8, offsets={"vapic_addr": 0})
@@ -68,9 +60,7 @@ class kvm_vapic_addr(Structure):
     """KVM_SET_VAPIC_ADDR: guest physical address of the virtual APIC page."""
 
     __slots__ = ()
-    _fields_ = [
-        ("vapic_addr", u64),
-    ]
+    _fields_ = [("vapic_addr", u64)]
 
 
 KVM_MP_STATE_RUNNABLE = 0
@@ -91,9 +81,7 @@ class kvm_mp_state(Structure):
     """KVM_GET_MP_STATE, KVM_SET_MP_STATE: KVM_MP_STATE_*."""
 
     __slots__ = ()
-    _fields_ = [
-        ("mp_state", u32),
-    ]
+    _fields_ = [("mp_state", u32)]
 
 
 KVM_GUESTDBG_ENABLE = 0x00000001
@@ -105,11 +93,7 @@ class kvm_guest_debug(Structure):
     """KVM_SET_GUEST_DEBUG: KVM_GUESTDBG_* in `control`."""
 
     __slots__ = ()
-    _fields_ = [
-        ("control", u32),
-        ("pad", u32),
-        ("arch", kvm_guest_debug_arch),
-    ]
+    _fields_ = [("control", u32), ("pad", u32), ("arch", kvm_guest_debug_arch)]
 
 
 KVM_X86_DISABLE_EXITS_MWAIT = 1 << 0
@@ -129,12 +113,7 @@ class kvm_enable_cap(Structure):
     """KVM_ENABLE_CAP: `args` by capability."""
 
     __slots__ = ()
-    _fields_ = [
-        ("cap", u32),
-        ("flags", u32),
-        ("args", u64 * 4),
-        ("pad", u8 * 64),
-    ]
+    _fields_ = [("cap", u32), ("flags", u32), ("args", u64 * 4), ("pad", u8 * 64)]
 
 
 KVM_CLOCK_TSC_STABLE = 2
@@ -178,9 +157,7 @@ class kvm_reg_list(Structure):
     """KVM_GET_REG_LIST: `n` register ids follow."""
 
     __slots__ = ()
-    _fields_ = [
-        ("n", u64),
-    ]
+    _fields_ = [("n", u64)]
 
 
 make_kvm_reg_list = flexible_array(kvm_reg_list, "reg", u64)
@@ -191,10 +168,7 @@ class kvm_one_reg(Structure):
     """KVM_GET_ONE_REG, KVM_SET_ONE_REG: register `id`, value at address `addr`."""
 
     __slots__ = ()
-    _fields_ = [
-        ("id", u64),
-        ("addr", u64),
-    ]
+    _fields_ = [("id", u64), ("addr", u64)]
 
 
 KVM_BUS_LOCK_DETECTION_OFF = 1 << 0

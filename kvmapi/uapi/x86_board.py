@@ -50,10 +50,7 @@ class kvm_ioapic_redirect(Union):
     """A redirection table entry: 64 bits, or their fields."""
 
     __slots__ = ()
-    _fields_ = [
-        ("bits", u64),
-        ("fields", kvm_ioapic_redirect_fields),
-    ]
+    _fields_ = [("bits", u64), ("fields", kvm_ioapic_redirect_fields)]
 
 
 @layout(size=216, offsets={"base_address": 0, "ioregsel": 8, "id": 12, "irr": 16, "pad": 20, "redirtbl": 24})
@@ -82,9 +79,7 @@ class kvm_lapic_state(Structure):
     """KVM_GET_LAPIC, KVM_SET_LAPIC: the register page of a local APIC, 16 bytes per register."""
 
     __slots__ = ()
-    _fields_ = [
-        ("regs", u8 * KVM_APIC_REG_SIZE),
-    ]
+    _fields_ = [("regs", u8 * KVM_APIC_REG_SIZE)]
 
 
 @layout(size=24, offsets={"count": 0, "latched_count": 4, "count_latched": 6, "count_load_time": 16})
@@ -106,9 +101,7 @@ class kvm_pit_state(Structure):
     """KVM_GET_PIT, KVM_SET_PIT (superseded by kvm_pit_state2)."""
 
     __slots__ = ()
-    _fields_ = [
-        ("channels", kvm_pit_channel_state * 3),
-    ]
+    _fields_ = [("channels", kvm_pit_channel_state * 3)]
 
 
 KVM_PIT_FLAGS_HPET_LEGACY = 0x00000001
@@ -120,11 +113,7 @@ class kvm_pit_state2(Structure):
     """KVM_GET_PIT2, KVM_SET_PIT2: the three channels and KVM_PIT_FLAGS_*."""
 
     __slots__ = ()
-    _fields_ = [
-        ("channels", kvm_pit_channel_state * 3),
-        ("flags", u32),
-        ("reserved", u32 * 9),
-    ]
+    _fields_ = [("channels", kvm_pit_channel_state * 3), ("flags", u32), ("reserved", u32 * 9)]
 
 
 @layout(size=32, offsets={"pit_reinject": 0, "reserved": 1})
@@ -132,7 +121,4 @@ class kvm_reinject_control(Structure):
     """KVM_REINJECT_CONTROL: 1 lets lost timer ticks be delivered late, 0 drops them."""
 
     __slots__ = ()
-    _fields_ = [
-        ("pit_reinject", u8),
-        ("reserved", u8 * 31),
-    ]
+    _fields_ = [("pit_reinject", u8), ("reserved", u8 * 31)]

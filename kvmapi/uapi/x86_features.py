@@ -9,11 +9,7 @@ class kvm_msr_entry(Structure):
     """One model-specific register: number and value."""
 
     __slots__ = ()
-    _fields_ = [
-        ("index", u32),
-        ("reserved", u32),
-        ("data", u64),
-    ]
+    _fields_ = [("index", u32), ("reserved", u32), ("data", u64)]
 
 
 @layout(size=8, offsets={"nmsrs": 0, "pad": 4})
@@ -21,10 +17,7 @@ class kvm_msrs(Structure):
     """KVM_GET_MSRS, KVM_SET_MSRS: `nmsrs` entries follow."""
 
     __slots__ = ()
-    _fields_ = [
-        ("nmsrs", u32),
-        ("pad", u32),
-    ]
+    _fields_ = [("nmsrs", u32), ("pad", u32)]
 
 
 make_kvm_msrs = flexible_array(kvm_msrs, "entries", kvm_msr_entry)
@@ -35,9 +28,7 @@ class kvm_msr_list(Structure):
     """KVM_GET_MSR_INDEX_LIST, KVM_GET_MSR_FEATURE_INDEX_LIST: `nmsrs` numbers follow."""
 
     __slots__ = ()
-    _fields_ = [
-        ("nmsrs", u32),
-    ]
+    _fields_ = [("nmsrs", u32)]
 
 
 make_kvm_msr_list = flexible_array(kvm_msr_list, "indices", u32)
@@ -55,10 +46,7 @@ class kvm_msr_filter_range(Structure):
     C declares `bitmap` as a pointer; here it is the address, 8 bytes."""
 
     __slots__ = ()
-    _fields_ = [
-        *fields(u32, "flags nmsrs base _pad"),
-        ("bitmap", u64),
-    ]
+    _fields_ = [*fields(u32, "flags nmsrs base _pad"), ("bitmap", u64)]
 
 
 KVM_MSR_FILTER_MAX_RANGES = 16
@@ -72,11 +60,7 @@ class kvm_msr_filter(Structure):
     """KVM_X86_SET_MSR_FILTER: up to 16 ranges; `flags` decides for MSRs in none of them."""
 
     __slots__ = ()
-    _fields_ = [
-        ("flags", u32),
-        ("_pad", u32),
-        ("ranges", kvm_msr_filter_range * KVM_MSR_FILTER_MAX_RANGES),
-    ]
+    _fields_ = [("flags", u32), ("_pad", u32), ("ranges", kvm_msr_filter_range * KVM_MSR_FILTER_MAX_RANGES)]
 
 
 @layout(size=24, offsets={"function": 0, "eax": 4, "ebx": 8, "ecx": 12, "edx": 16, "padding": 20})
@@ -84,9 +68,7 @@ class kvm_cpuid_entry(Structure):
     """An entry of the older KVM_SET_CPUID."""
 
     __slots__ = ()
-    _fields_ = [
-        *fields(u32, "function eax ebx ecx edx padding"),
-    ]
+    _fields_ = [*fields(u32, "function eax ebx ecx edx padding")]
 
 
 @layout(size=8, offsets={"nent": 0, "padding": 4})
@@ -94,10 +76,7 @@ class kvm_cpuid(Structure):
     """KVM_SET_CPUID: `nent` entries follow."""
 
     __slots__ = ()
-    _fields_ = [
-        ("nent", u32),
-        ("padding", u32),
-    ]
+    _fields_ = [("nent", u32), ("padding", u32)]
 
 
 make_kvm_cpuid = flexible_array(kvm_cpuid, "entries", kvm_cpuid_entry)
@@ -120,10 +99,7 @@ class kvm_cpuid_entry2(Structure):
     """A CPUID leaf; `index` (ECX) counts when KVM_CPUID_FLAG_SIGNIFCANT_INDEX is set."""
 
     __slots__ = ()
-    _fields_ = [
-        *fields(u32, "function index flags eax ebx ecx edx"),
-        ("padding", u32 * 3),
-    ]
+    _fields_ = [*fields(u32, "function index flags eax ebx ecx edx"), ("padding", u32 * 3)]
 
 
 KVM_CPUID_FLAG_SIGNIFCANT_INDEX = 1 << 0
@@ -136,10 +112,7 @@ class kvm_cpuid2(Structure):
     """KVM_SET_CPUID2, KVM_GET_CPUID2, KVM_GET_SUPPORTED_CPUID ...: `nent` entries follow."""
 
     __slots__ = ()
-    _fields_ = [
-        ("nent", u32),
-        ("padding", u32),
-    ]
+    _fields_ = [("nent", u32), ("padding", u32)]
 
 
 make_kvm_cpuid2 = flexible_array(kvm_cpuid2, "entries", kvm_cpuid_entry2)
@@ -169,10 +142,7 @@ class kvm_pmu_event_filter(Structure):
     """KVM_SET_PMU_EVENT_FILTER: events that guests may or may not count."""
 
     __slots__ = ()
-    _fields_ = [
-        *fields(u32, "action nevents fixed_counter_bitmap flags"),
-        ("pad", u32 * 4),
-    ]
+    _fields_ = [*fields(u32, "action nevents fixed_counter_bitmap flags"), ("pad", u32 * 4)]
 
 
 make_kvm_pmu_event_filter = flexible_array(kvm_pmu_event_filter, "events", u64)
@@ -191,12 +161,7 @@ class kvm_hyperv_eventfd(Structure):
     """KVM_HYPERV_EVENTFD: signal `fd` when the guest signals event connection `conn_id`."""
 
     __slots__ = ()
-    _fields_ = [
-        ("conn_id", u32),
-        ("fd", s32),
-        ("flags", u32),
-        ("padding", u32 * 3),
-    ]
+    _fields_ = [("conn_id", u32), ("fd", s32), ("flags", u32), ("padding", u32 * 3)]
 
 
 KVM_HYPERV_CONN_ID_MASK = 0x00FFFFFF

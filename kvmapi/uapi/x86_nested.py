@@ -33,9 +33,7 @@ class kvm_vmx_nested_state_smm(Structure):
     """VMX: state saved while in system management mode."""
 
     __slots__ = ()
-    _fields_ = [
-        ("flags", u16),
-    ]
+    _fields_ = [("flags", u16)]
 
 
 @layout(
@@ -68,9 +66,7 @@ class kvm_svm_nested_state_data(Structure):
     """SVM: the nested guest's VMCB."""
 
     __slots__ = ()
-    _fields_ = [
-        ("vmcb12", u8 * KVM_STATE_NESTED_SVM_VMCB_SIZE),
-    ]
+    _fields_ = [("vmcb12", u8 * KVM_STATE_NESTED_SVM_VMCB_SIZE)]
 
 
 @layout(size=8, offsets={"vmcb_pa": 0})
@@ -78,9 +74,7 @@ class kvm_svm_nested_state_hdr(Structure):
     """SVM: where the guest keeps its VMCB."""
 
     __slots__ = ()
-    _fields_ = [
-        ("vmcb_pa", u64),
-    ]
+    _fields_ = [("vmcb_pa", u64)]
 
 
 @layout(size=120, offsets={"vmx": 0, "svm": 0, "pad": 0}, inside="kvm_nested_state")
@@ -88,11 +82,7 @@ class kvm_nested_state_hdr(Union):
     """The part of fixed size, by `format`."""
 
     __slots__ = ()
-    _fields_ = [
-        ("vmx", kvm_vmx_nested_state_hdr),
-        ("svm", kvm_svm_nested_state_hdr),
-        ("pad", u8 * 120),
-    ]
+    _fields_ = [("vmx", kvm_vmx_nested_state_hdr), ("svm", kvm_svm_nested_state_hdr), ("pad", u8 * 120)]
 
 
 @layout(size=128, offsets={"flags": 0, "format": 2, "size": 4, "hdr": 8})
@@ -102,12 +92,7 @@ class kvm_nested_state(Structure):
     In C the tail is a union of kvm_vmx_nested_state_data and kvm_svm_nested_state_data arrays."""
 
     __slots__ = ()
-    _fields_ = [
-        ("flags", u16),
-        ("format", u16),
-        ("size", u32),
-        ("hdr", kvm_nested_state_hdr),
-    ]
+    _fields_ = [("flags", u16), ("format", u16), ("size", u32), ("hdr", kvm_nested_state_hdr)]
 
 
 make_kvm_nested_state = flexible_array(kvm_nested_state, "data", u8)

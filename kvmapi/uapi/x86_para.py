@@ -72,13 +72,7 @@ class kvm_clock_pairing(Structure):
     """The answer of KVM_HC_CLOCK_PAIRING."""
 
     __slots__ = ()
-    _fields_ = [
-        ("sec", s64),
-        ("nsec", s64),
-        ("tsc", u64),
-        ("flags", u32),
-        ("pad", u32 * 9),
-    ]
+    _fields_ = [("sec", s64), ("nsec", s64), ("tsc", u64), ("flags", u32), ("pad", u32 * 9)]
 
 
 KVM_STEAL_ALIGNMENT_BITS = 5
@@ -112,11 +106,7 @@ class kvm_vcpu_pv_apf_data(Structure):
     """The area that MSR_KVM_ASYNC_PF_EN names."""
 
     __slots__ = ()
-    _fields_ = [
-        ("flags", u32),
-        ("token", u32),
-        ("pad", u8 * 56),
-    ]
+    _fields_ = [("flags", u32), ("token", u32), ("pad", u8 * 56)]
 
 
 KVM_PV_EOI_BIT = 0

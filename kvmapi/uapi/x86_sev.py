@@ -37,13 +37,7 @@ class kvm_sev_cmd(Structure):
     """The argument of KVM_MEMORY_ENCRYPT_OP: command `id`, address of its structure, firmware's error."""
 
     __slots__ = ()
-    _fields_ = [
-        ("id", u32),
-        ("pad0", u32),
-        ("data", u64),
-        ("error", u32),
-        ("sev_fd", u32),
-    ]
+    _fields_ = [("id", u32), ("pad0", u32), ("data", u64), ("error", u32), ("sev_fd", u32)]
 
 
 @layout(size=48, offsets={"vmsa_features": 0, "flags": 8, "ghcb_version": 12, "pad1": 14, "pad2": 16})
@@ -94,11 +88,7 @@ class kvm_sev_launch_update_data(Structure):
     """KVM_SEV_LAUNCH_UPDATE_DATA."""
 
     __slots__ = ()
-    _fields_ = [
-        ("uaddr", u64),
-        ("len", u32),
-        ("pad0", u32),
-    ]
+    _fields_ = [("uaddr", u64), ("len", u32), ("pad0", u32)]
 
 
 @layout(
@@ -135,11 +125,7 @@ class kvm_sev_launch_measure(Structure):
     """KVM_SEV_LAUNCH_MEASURE."""
 
     __slots__ = ()
-    _fields_ = [
-        ("uaddr", u64),
-        ("len", u32),
-        ("pad0", u32),
-    ]
+    _fields_ = [("uaddr", u64), ("len", u32), ("pad0", u32)]
 
 
 @layout(size=12, offsets={"handle": 0, "policy": 4, "state": 8})
@@ -147,9 +133,7 @@ class kvm_sev_guest_status(Structure):
     """KVM_SEV_GUEST_STATUS."""
 
     __slots__ = ()
-    _fields_ = [
-        *fields(u32, "handle policy state"),
-    ]
+    _fields_ = [*fields(u32, "handle policy state")]
 
 
 @layout(size=24, offsets={"src_uaddr": 0, "dst_uaddr": 8, "len": 16, "pad0": 20})
@@ -157,12 +141,7 @@ class kvm_sev_dbg(Structure):
     """KVM_SEV_DBG_DECRYPT, KVM_SEV_DBG_ENCRYPT."""
 
     __slots__ = ()
-    _fields_ = [
-        ("src_uaddr", u64),
-        ("dst_uaddr", u64),
-        ("len", u32),
-        ("pad0", u32),
-    ]
+    _fields_ = [("src_uaddr", u64), ("dst_uaddr", u64), ("len", u32), ("pad0", u32)]
 
 
 @layout(size=32, offsets={"mnonce": 0, "uaddr": 16, "len": 24, "pad0": 28})
@@ -170,12 +149,7 @@ class kvm_sev_attestation_report(Structure):
     """KVM_SEV_GET_ATTESTATION_REPORT."""
 
     __slots__ = ()
-    _fields_ = [
-        ("mnonce", u8 * 16),
-        ("uaddr", u64),
-        ("len", u32),
-        ("pad0", u32),
-    ]
+    _fields_ = [("mnonce", u8 * 16), ("uaddr", u64), ("len", u32), ("pad0", u32)]
 
 
 @layout(
@@ -307,13 +281,7 @@ class kvm_sev_snp_launch_start(Structure):
     """KVM_SEV_SNP_LAUNCH_START."""
 
     __slots__ = ()
-    _fields_ = [
-        ("policy", u64),
-        ("gosvw", u8 * 16),
-        ("flags", u16),
-        ("pad0", u8 * 6),
-        ("pad1", u64 * 4),
-    ]
+    _fields_ = [("policy", u64), ("gosvw", u8 * 16), ("flags", u16), ("pad0", u8 * 6), ("pad1", u64 * 4)]
 
 
 KVM_SEV_SNP_PAGE_TYPE_NORMAL = 0x1

@@ -34,9 +34,7 @@ class kvm_regs(Structure):
     """KVM_GET_REGS, KVM_SET_REGS: the general registers."""
 
     __slots__ = ()
-    _fields_ = [
-        *fields(u64, "rax rbx rcx rdx rsi rdi rsp rbp r8 r9 r10 r11 r12 r13 r14 r15 rip rflags"),
-    ]
+    _fields_ = [*fields(u64, "rax rbx rcx rdx rsi rdi rsp rbp r8 r9 r10 r11 r12 r13 r14 r15 rip rflags")]
 
 
 @layout(size=24, offsets={"base": 0, "limit": 8, "selector": 12, "type": 14, "padding": 23})
@@ -57,11 +55,7 @@ class kvm_dtable(Structure):
     """GDTR or IDTR."""
 
     __slots__ = ()
-    _fields_ = [
-        ("base", u64),
-        ("limit", u16),
-        ("padding", u16 * 3),
-    ]
+    _fields_ = [("base", u64), ("limit", u16), ("padding", u16 * 3)]
 
 
 @layout(size=312, offsets={"cs": 0, "gdt": 192, "cr0": 224, "interrupt_bitmap": 280})
@@ -134,11 +128,7 @@ class kvm_debug_exit_arch(Structure):
     """What KVM_EXIT_DEBUG tells: exception number, RIP, DR6 and DR7 at the time."""
 
     __slots__ = ()
-    _fields_ = [
-        ("exception", u32),
-        ("pad", u32),
-        *fields(u64, "pc dr6 dr7"),
-    ]
+    _fields_ = [("exception", u32), ("pad", u32), *fields(u64, "pc dr6 dr7")]
 
 
 KVM_GUESTDBG_USE_SW_BP = 0x00010000
@@ -153,9 +143,7 @@ class kvm_guest_debug_arch(Structure):
     """KVM_SET_GUEST_DEBUG: DR0-DR3 in [0..3], DR7 in [7]."""
 
     __slots__ = ()
-    _fields_ = [
-        ("debugreg", u64 * 8),
-    ]
+    _fields_ = [("debugreg", u64 * 8)]
 
 
 KVM_VCPUEVENT_VALID_NMI_PENDING = 0x00000001
@@ -178,10 +166,7 @@ class kvm_vcpu_events_exception(Structure):
     """The exception being delivered or waiting."""
 
     __slots__ = ()
-    _fields_ = [
-        *fields(u8, "injected nr has_error_code pending"),
-        ("error_code", u32),
-    ]
+    _fields_ = [*fields(u8, "injected nr has_error_code pending"), ("error_code", u32)]
 
 
 @layout(size=4, offsets={"injected": 0, "nr": 1, "soft": 2, "shadow": 3}, inside="kvm_vcpu_events")
@@ -189,9 +174,7 @@ class kvm_vcpu_events_interrupt(Structure):
     """The interrupt being delivered; `shadow` takes KVM_X86_SHADOW_*."""
 
     __slots__ = ()
-    _fields_ = [
-        *fields(u8, "injected nr soft shadow"),
-    ]
+    _fields_ = [*fields(u8, "injected nr soft shadow")]
 
 
 @layout(size=4, offsets={"injected": 0, "pending": 1, "masked": 2, "pad": 3}, inside="kvm_vcpu_events")
@@ -199,9 +182,7 @@ class kvm_vcpu_events_nmi(Structure):
     """NMI state."""
 
     __slots__ = ()
-    _fields_ = [
-        *fields(u8, "injected pending masked pad"),
-    ]
+    _fields_ = [*fields(u8, "injected pending masked pad")]
 
 
 @layout(
@@ -211,9 +192,7 @@ class kvm_vcpu_events_smi(Structure):
     """System management mode."""
 
     __slots__ = ()
-    _fields_ = [
-        *fields(u8, "smm pending smm_inside_nmi latched_init"),
-    ]
+    _fields_ = [*fields(u8, "smm pending smm_inside_nmi latched_init")]
 
 
 @layout(size=1, offsets={"pending": 0}, inside="kvm_vcpu_events")
@@ -221,9 +200,7 @@ class kvm_vcpu_events_triple_fault(Structure):
     """A triple fault that waits (KVM_CAP_X86_TRIPLE_FAULT_EVENT)."""
 
     __slots__ = ()
-    _fields_ = [
-        ("pending", u8),
-    ]
+    _fields_ = [("pending", u8)]
 
 
 @layout(
@@ -265,11 +242,7 @@ class kvm_debugregs(Structure):
     """KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS: DR0-DR3 in `db`, DR6, DR7."""
 
     __slots__ = ()
-    _fields_ = [
-        ("db", u64 * 4),
-        *fields(u64, "dr6 dr7 flags"),
-        ("reserved", u64 * 9),
-    ]
+    _fields_ = [("db", u64 * 4), *fields(u64, "dr6 dr7 flags"), ("reserved", u64 * 9)]
 
 
 @layout(size=4096, offsets={"region": 0})
@@ -279,9 +252,7 @@ class kvm_xsave(Structure):
     With KVM_CAP_XSAVE2 larger than 4096 on the VM, `make_kvm_xsave` gives the rest as `extra`."""
 
     __slots__ = ()
-    _fields_ = [
-        ("region", u32 * 1024),
-    ]
+    _fields_ = [("region", u32 * 1024)]
 
 
 make_kvm_xsave = flexible_array(kvm_xsave, "extra", u32)
@@ -294,11 +265,7 @@ class kvm_xcr(Structure):
     """One extended control register: number and value."""
 
     __slots__ = ()
-    _fields_ = [
-        ("xcr", u32),
-        ("reserved", u32),
-        ("value", u64),
-    ]
+    _fields_ = [("xcr", u32), ("reserved", u32), ("value", u64)]
 
 
 @layout(size=392, offsets={"nr_xcrs": 0, "flags": 4, "xcrs": 8, "padding": 264})
@@ -306,12 +273,7 @@ class kvm_xcrs(Structure):
     """KVM_GET_XCRS, KVM_SET_XCRS: `nr_xcrs` registers of `xcrs` are valid."""
 
     __slots__ = ()
-    _fields_ = [
-        ("nr_xcrs", u32),
-        ("flags", u32),
-        ("xcrs", kvm_xcr * KVM_MAX_XCRS),
-        ("padding", u64 * 16),
-    ]
+    _fields_ = [("nr_xcrs", u32), ("flags", u32), ("xcrs", kvm_xcr * KVM_MAX_XCRS), ("padding", u64 * 16)]
 
 
 KVM_SYNC_X86_REGS = 1 << 0
@@ -326,11 +288,7 @@ class kvm_sync_regs(Structure):
     """The registers that KVM_CAP_SYNC_REGS carries in kvm_run."""
 
     __slots__ = ()
-    _fields_ = [
-        ("regs", kvm_regs),
-        ("sregs", kvm_sregs),
-        ("events", kvm_vcpu_events),
-    ]
+    _fields_ = [("regs", kvm_regs), ("sregs", kvm_sregs), ("events", kvm_vcpu_events)]
 
 
 @layout(

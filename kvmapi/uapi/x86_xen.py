@@ -53,10 +53,7 @@ class kvm_xen_hvm_attr_shared_info(Union):
     """Where the shared info page is."""
 
     __slots__ = ()
-    _fields_ = [
-        ("gfn", u64),
-        ("hva", u64),
-    ]
+    _fields_ = [("gfn", u64), ("hva", u64)]
 
 
 @layout(size=12, offsets={"port": 0, "vcpu": 4, "priority": 8}, inside="kvm_xen_hvm_attr")
@@ -64,9 +61,7 @@ class kvm_xen_hvm_attr_evtchn_port(Structure):
     """Delivery to a port of the guest itself."""
 
     __slots__ = ()
-    _fields_ = [
-        *fields(u32, "port vcpu priority"),
-    ]
+    _fields_ = [*fields(u32, "port vcpu priority")]
 
 
 @layout(size=8, offsets={"port": 0, "fd": 4}, inside="kvm_xen_hvm_attr")
@@ -74,10 +69,7 @@ class kvm_xen_hvm_attr_evtchn_eventfd(Structure):
     """Delivery to an eventfd; `port` is 0."""
 
     __slots__ = ()
-    _fields_ = [
-        ("port", u32),
-        ("fd", s32),
-    ]
+    _fields_ = [("port", u32), ("fd", s32)]
 
 
 @layout(size=16, offsets={"port": 0, "eventfd": 0, "padding": 0}, inside="kvm_xen_hvm_attr")
@@ -97,10 +89,7 @@ class kvm_xen_hvm_attr_evtchn(Structure):
     """An event channel that the guest sends on."""
 
     __slots__ = ()
-    _fields_ = [
-        *fields(u32, "send_port type flags"),
-        ("deliver", kvm_xen_hvm_attr_evtchn_deliver),
-    ]
+    _fields_ = [*fields(u32, "send_port type flags"), ("deliver", kvm_xen_hvm_attr_evtchn_deliver)]
 
 
 @layout(
@@ -134,11 +123,7 @@ class kvm_xen_hvm_attr(Structure):
     """KVM_XEN_HVM_GET_ATTR, KVM_XEN_HVM_SET_ATTR: one attribute of the VM."""
 
     __slots__ = ()
-    _fields_ = [
-        ("type", u16),
-        ("pad", u16 * 3),
-        ("u", kvm_xen_hvm_attr_u),
-    ]
+    _fields_ = [("type", u16), ("pad", u16 * 3), ("u", kvm_xen_hvm_attr_u)]
 
 
 KVM_XEN_ATTR_TYPE_LONG_MODE = 0x0
@@ -168,9 +153,7 @@ class kvm_xen_vcpu_attr_runstate(Structure):
     """Run state and the nanoseconds spent in each."""
 
     __slots__ = ()
-    _fields_ = [
-        *fields(u64, "state state_entry_time time_running time_runnable time_blocked time_offline"),
-    ]
+    _fields_ = [*fields(u64, "state state_entry_time time_running time_runnable time_blocked time_offline")]
 
 
 @layout(size=16, offsets={"port": 0, "priority": 4, "expires_ns": 8}, inside="kvm_xen_vcpu_attr")
@@ -178,11 +161,7 @@ class kvm_xen_vcpu_attr_timer(Structure):
     """The singleshot timer."""
 
     __slots__ = ()
-    _fields_ = [
-        ("port", u32),
-        ("priority", u32),
-        ("expires_ns", u64),
-    ]
+    _fields_ = [("port", u32), ("priority", u32), ("expires_ns", u64)]
 
 
 @layout(
@@ -210,11 +189,7 @@ class kvm_xen_vcpu_attr(Structure):
     """KVM_XEN_VCPU_GET_ATTR, KVM_XEN_VCPU_SET_ATTR: one attribute of a vCPU."""
 
     __slots__ = ()
-    _fields_ = [
-        ("type", u16),
-        ("pad", u16 * 3),
-        ("u", kvm_xen_vcpu_attr_u),
-    ]
+    _fields_ = [("type", u16), ("pad", u16 * 3), ("u", kvm_xen_vcpu_attr_u)]
 
 
 KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO = 0x0
