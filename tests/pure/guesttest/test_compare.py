@@ -26,7 +26,7 @@ def record(verdict: str, tests: int | None = None, failures: int = 0, **rest: An
         (record("PASS"), record("PASS"), Relation.SAME),
         (record("PASS", 3), record("PASS", 4), Relation.WORSE),
         (record("FAIL", 4, 1), record("PASS", 4), Relation.WORSE),
-        (record("UNSUPPORTED"), record("PASS", 11), Relation.WORSE),
+        (record("UNSUPPORTED"), record("PASS", 11), Relation.UNSUPPORTED),
         (record("PASS", 4), record("INTERR"), Relation.BETTER),
         (record("FAIL", 9, 2), record("FAIL", 9, 1), Relation.WORSE),
         (record("FAIL", 9, 1), record("FAIL", 9, 2), Relation.BETTER),
@@ -52,7 +52,7 @@ def test_table_has_a_row_per_guest_and_collects_equal_skips() -> None:
         "| a | PASS, 127 lines, 11.6 s | PASS, 127 lines, 1.0 s | same |  |",
         "| b | INTERR, 98 tests so far, 1.0 s | FAIL, 9 tests, 1 failed, 1.0 s | worse | a\\|b |",
     ]
-    assert "3 entries: vmm passes 1, QEMU 1; 2 same, 0 better, 1 worse, 0 different." in lines
+    assert "3 entries: vmm passes 1, QEMU 1; 2 same, 0 better, 1 worse, 0 unsupported, 0 different." in lines
     assert "Skipped on both sides (i386 only): c." in lines
 
 
@@ -80,7 +80,7 @@ def test_command_runs_what_has_no_results_yet(
     ours = tmp_path / "ours.json"
     ours.write_text(json.dumps({"guests": [record(verdict, 1)]}))
     qemu, table = tmp_path / "qemu.json", tmp_path / "table.md"
-    arguments = [str(config), "--ours", str(ours), "--qemu", str(qemu), "--markdown", str(table)]
+    arguments = [str(config), *options, "--ours", str(ours), "--qemu", str(qemu), "--markdown", str(table)]
     assert main([*arguments, "--qemu-program", str(fake_qemu)]) == status
     assert json.loads(qemu.read_text())["guests"][0]["verdict"] == "PASS"
     assert "| a | PASS, 1 tests" in table.read_text()
