@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Instructions that this host's KVM cannot carry out, carried out by the VMM.
+
+A KVM that emulates ring 0 knows fewer instructions than a processor. Where its emulator gives up it stops with
+`KVM_EXIT_INTERNAL_ERROR` (suberror `KVM_INTERNAL_ERROR_EMULATION`) and most VMMs stop there too. `Emulator`
+decodes the instruction, and if `table` knows it, does what the SDM says and lets the guest go on.
+
+| module | what it is |
+|---|---|
+| `emulator` | `Emulator.carry_out`: the way in |
+| `table` | which instructions, as data: encoding, CPUID bit, handler |
+| `decode` | prefixes, opcode, ModRM, immediate |
+| `system`, `cache`, `software_interrupts` | the handlers |
+| `interrupt`, `stack_frame`, `descriptors` | delivery through the IDT, as SDM volume 3, chapter 6 |
+| `processor` | the vCPU's registers while an instruction is carried out |
+| `addressing`, `linear` | effective address -> linear address -> guest RAM |
+| `page_walk` | paging: all modes, permissions, accessed and dirty bits |
+| `faults`, `registers` | how a handler ends, bit names |
+
+Not here: whatever KVM does itself, nested guests (`KVM_RUN_X86_GUEST_MODE`), virtual-8086 mode, task gates,
+CET shadow stacks. Those end as if this package did not exist.
+"""

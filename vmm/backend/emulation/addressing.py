@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory operands: effective address, segment checks, linear address (SDM volume 3, chapter 5)."""
+
+from __future__ import annotations
+
+from kvmapi.uapi.x86 import GP_VECTOR, SS_VECTOR, kvm_segment
+from vmm.backend.emulation.decode import MemoryOperand
+from vmm.backend.emulation.faults import GuestFaultError
+from vmm.backend.emulation.processor import Processor
+
+_CODE, _EXPAND_DOWN_OR_CONFORMING, _WRITABLE_OR_READABLE = 8, 4, 2
+
+
+def offset(cpu: Processor, operand: MemoryOperand) -> int:
+    """The effective address, cut to the address size. RIP must already be at the next instruction."""
+    total = operand.displacement + sum(cpu.gpr(number) * factor for number, factor in operand.registers)
+    if operand.rip_relative:
+        total += cpu.regs.rip
+    return total & ((1 << operand.address_bits) - 1)
+
+
+def linear(cpu: Processor, operand: MemoryOperand, size: int, *, execute_only: bool = False) -> int:
+    """The linear address of a read of `size` bytes.
+
+    execute_only: allowed from code segments that cannot be read (CLFLUSH and its like).
+    Errors: `GuestFaultError`: #SS(0) for the stack segment, else #GP(0), if the segment forbids it.
+    """
+    at = offset(cpu, operand)
+    segment: kvm_segment = getattr(cpu.sregs, operand.segment)
+    if cpu.bits == 64:
+        if operand.segment in ("fs", "gs"):
+            at = at + segment.base & 0xFFFF_FFFF_FFFF_FFFF
+        if not (cpu.canonical(at) and cpu.canonical(at + size - 1 & 0xFFFF_FFFF_FFFF_FFFF)):
+            raise _violation(operand.segment)
+        return at
+    if cpu.protected and not cpu.virtual_8086:
+        unreadable = segment.type & _CODE and not segment.type & _WRITABLE_OR_READABLE
+        if segment.unusable or not segment.present or (unreadable and not execute_only):
+            raise _violation(operand.segment)
+    if not inside(segment, at, size):
+        raise _violation(operand.segment)
+    return int(segment.base + at) & 0xFFFF_FFFF
+
+
+def inside(segment: kvm_segment, at: int, size: int) -> bool:
+    """Whether offsets `[at, at + size)` are within the limit of a legacy segment."""
+    last = at + size - 1
+    if segment.type & (_CODE | _EXPAND_DOWN_OR_CONFORMING) == _EXPAND_DOWN_OR_CONFORMING and segment.s:
+        return segment.limit < at and last <= (0xFFFF_FFFF if segment.db else 0xFFFF)
+    return last <= int(segment.limit)
+
+
+def _violation(segment: str) -> GuestFaultError:
+    return GuestFaultError(SS_VECTOR if segment == "ss" else GP_VECTOR, 0)
