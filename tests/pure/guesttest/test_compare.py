@@ -70,9 +70,17 @@ def fake_qemu(tmp_path: Path) -> Path:
     return program
 
 
-@pytest.mark.parametrize(("verdict", "status"), [("PASS", 0), ("FAIL", 1)])
+@pytest.mark.parametrize(
+    ("verdict", "options", "status"),
+    [
+        ("PASS", [], 0),
+        ("FAIL", [], 1),
+        ("UNSUPPORTED", [], 1),
+        ("UNSUPPORTED", ["--allow-unsupported"], 0),
+    ],
+)
 def test_command_runs_what_has_no_results_yet(
-    tmp_path: Path, fake_qemu: Path, verdict: str, status: int
+    tmp_path: Path, fake_qemu: Path, verdict: str, options: list[str], status: int
 ) -> None:
     (tmp_path / "a.flat").touch()
     config = tmp_path / "unittests.cfg"
