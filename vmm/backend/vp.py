@@ -15,9 +15,10 @@ from collections.abc import Callable
 from struct import Struct
 
 from kvmapi import Vcpu
-from kvmapi.exits import decode
+from kvmapi.exit_types import InternalErrorExit
 from kvmapi.uapi import kvm as k
 from vmm.backend import kick, vp_report
+from vmm.backend.emulation.emulator import Emulator
 from vmm.backend.outcome import STATUS_BAD_INPUT, Outcome, OutcomeKind
 from vmm.bus import MmioBus, PortBus
 
@@ -54,6 +55,8 @@ class VirtualProcessor:
         self._stop_wanted = False
         # Called on the VP's thread after each `kick`, before the guest goes on.
         self.after_kick: Handler = self._nothing
+        # Finishes instructions that KVM cannot; without it they end the run.
+        self.emulator: Emulator | None = None
         self.handlers: dict[int, Handler] = defaultdict(lambda: self._unexpected)
         self.handlers |= {
             k.KVM_EXIT_MMIO: self._mmio_exit,
@@ -241,8 +244,14 @@ class VirtualProcessor:
     def _internal_error(self) -> None:
         exit_ = decode(self.vcpu.run)
         emulation = self.vcpu.run.u32[_EXIT_PAYLOAD // 4] == k.KVM_INTERNAL_ERROR_EMULATION
+        detail = f"VP {self.index}: {exit_}"
+        if emulation and self.emulator is not None and isinstance(exit_, InternalErrorExit):
+            refusal = self.emulator.carry_out(exit_.instruction, exit_.flags)
+            if refusal is None:
+                return
+            detail = f"{detail}; {refusal}"
         kind = OutcomeKind.EMULATION_FAILURE if emulation else OutcomeKind.INTERNAL_ERROR
-        self._end(kind, f"VP {self.index}: {exit_}", report=vp_report.describe(self.vcpu))
+        self._end(kind, detail, report=vp_report.describe(self.vcpu))
 
     def _unexpected(self) -> None:
         exit_ = decode(self.vcpu.run)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from kvmapi import Kvm, Vcpu
 from vmm.backend import vcpu_state
+from vmm.backend.emulation.emulator import Emulator
 from vmm.backend.ioeventfds import KvmIoEventFds
 from vmm.backend.outcome import STATUS_BAD_INPUT, STATUS_TIME_LIMIT, Outcome, OutcomeKind
 from vmm.backend.partition import Slot, VmOptions, VtlVm, prepare_host, put_chips, take_chips
@@ -100,6 +101,7 @@ class Machine:
         for index, (apic_id, cpuid) in enumerate(zip(cpus.apic_ids, cpus.cpuid, strict=True)):
             vcpu = self._vtl0.add_vcpu(apic_id, cpuid, cpus.msrs, cpus.tsc_khz, cpus.mcg_cap)
             vp = VirtualProcessor(index, vcpu, self.ports, self.mmio, self.control.end)
+            vp.emulator = Emulator(vcpu, self.ram)
             self.control.vps.append(vp)
             own.callback(vp.stop)
         self.board.connect_processors(self.vps)
