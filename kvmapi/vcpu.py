@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import errno
 import mmap
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ class Vcpu(VcpuState):
 
     Only one thread at a time may run it; KVM wants it to be the same thread for as long as possible.
 
-    `run_call` is KVM_RUN for a hot loop: no argument, returns 0 or the positive errno, never raises.
+    `run_call` is KVM_RUN for a hot loop: no argument, returns 0 or raises a plain OSError, whatever the errno.
     """
 
     __slots__ = ("_dirty_ring", "_vm", "run", "run_call", "vcpu_id")
@@ -105,13 +106,15 @@ class Vcpu(VcpuState):
 
         Any other errno is raised as KvmError. A loop that counts every microsecond calls `run_call`.
         """
-        number = self.run_call()
-        if number not in RETURNS:
+        try:
+            return self.run_call()
+        except OSError as error:
+            number = error.errno or 0
             self.check_run(number)
-        return number
+            return number
 
     def check_run(self, number: int) -> None:
-        """Raise the KvmError for a `run_call` result that is none of the normal ones; else do nothing."""
+        """Raise the KvmError for an errno of `run_call` that is none of the normal ones; else do nothing."""
         if number not in RETURNS:
             if self.closed:
                 raise KvmClosedError("KVM_RUN", self._label)
@@ -121,7 +124,7 @@ class Vcpu(VcpuState):
         # Whoever looks run_call up from now on must not run what gets this fd number next. A thread that bound
         # it to a local of its own has to be stopped before.
         def closed() -> int:
-            return errno.EBADF
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
         self.run_call = closed
         self.run.close()

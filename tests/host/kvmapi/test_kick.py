@@ -38,7 +38,7 @@ def test_immediate_exit_in_a_fresh_process_returns_within_a_second() -> None:
         with Kvm.open() as kvm, kvm.create_vm() as vm, vm.create_vcpu(0) as vcpu:
             vcpu.run.immediate_exit = True
             start = time.monotonic()
-            result = vcpu.run_call()
+            result = vcpu.run_once()
             print(result, time.monotonic() - start < 1.0)
         """
     )
