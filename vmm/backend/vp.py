@@ -13,14 +13,17 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable
 from struct import Struct
+from typing import TYPE_CHECKING
 
 from kvmapi import Vcpu
-from kvmapi.exit_types import InternalErrorExit
 from kvmapi.uapi import kvm as k
 from vmm.backend import kick, vp_report
-from vmm.backend.emulation.emulator import Emulator
 from vmm.backend.outcome import STATUS_BAD_INPUT, Outcome, OutcomeKind
 from vmm.bus import MmioBus, PortBus
+
+if TYPE_CHECKING:
+    from kvmapi import Exit
+    from vmm.backend.emulation.emulator import Emulator
 
 # struct kvm_run: io at 32 is (direction u8, size u8, port u16, count u32, data_offset u64)
 _IO = Struct("<BBHIQ").unpack_from
@@ -137,9 +140,10 @@ class VirtualProcessor:
         unpack_io = _IO
         exit_io, out = k.KVM_EXIT_IO, k.KVM_EXIT_IO_OUT
         while True:
-            error = run()
-            if error:
-                if not self._run_failed(error):
+            try:
+                run()
+            except OSError as error:
+                if not self._run_failed(error.errno or 0):
                     return
                 continue
             reason = u32[_EXIT_REASON_U32]
@@ -236,15 +240,17 @@ class VirtualProcessor:
         )
 
     def _entry_failure(self) -> None:
-        exit_ = decode(self.vcpu.run)
+        exit_ = self._decoded()
         self._end(
             OutcomeKind.ENTRY_FAILURE, f"VP {self.index}: {exit_}", report=vp_report.describe(self.vcpu)
         )
 
     def _internal_error(self) -> None:
-        exit_ = decode(self.vcpu.run)
+        exit_ = self._decoded()
         emulation = self.vcpu.run.u32[_EXIT_PAYLOAD // 4] == k.KVM_INTERNAL_ERROR_EMULATION
         detail = f"VP {self.index}: {exit_}"
+        from kvmapi.exit_types import InternalErrorExit
+
         if emulation and self.emulator is not None and isinstance(exit_, InternalErrorExit):
             refusal = self.emulator.carry_out(exit_.instruction, exit_.flags)
             if refusal is None:
@@ -253,8 +259,13 @@ class VirtualProcessor:
         kind = OutcomeKind.EMULATION_FAILURE if emulation else OutcomeKind.INTERNAL_ERROR
         self._end(kind, detail, report=vp_report.describe(self.vcpu))
 
+    def _decoded(self) -> Exit:
+        from kvmapi import decode  # a class per exit reason: most guests need none of them
+
+        return decode(self.vcpu.run)
+
     def _unexpected(self) -> None:
-        exit_ = decode(self.vcpu.run)
+        exit_ = self._decoded()
         self._end(
             OutcomeKind.INTERNAL_ERROR,
             f"VP {self.index}: an exit that this machine has no answer for: {exit_}",
