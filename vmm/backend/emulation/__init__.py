@@ -8,6 +8,7 @@ decodes the instruction, and if `table` knows it, does what the SDM says and let
 | module | what it is |
 |---|---|
 | `emulator` | `Emulator.carry_out`: the way in |
+| `execute` | the steps of one instruction |
 | `table` | which instructions, as data: encoding, CPUID bit, handler |
 | `decode` | prefixes, opcode, ModRM, immediate |
 | `system`, `cache`, `software_interrupts` | the handlers |

@@ -4,18 +4,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import cached_property
+from typing import TYPE_CHECKING
 
-from kvmapi import Vcpu
-from kvmapi.uapi.x86 import KVM_RUN_X86_GUEST_MODE
-from vmm.backend.emulation import table
-from vmm.backend.emulation.decode import Instruction, decode
-from vmm.backend.emulation.faults import DeclinedError, GuestFaultError, undefined_opcode
-from vmm.backend.emulation.page_walk import Access
-from vmm.backend.emulation.processor import Cpuid, Processor
-from vmm.outside import GuestMemory
-
-_INTERRUPTS = ("INT3", "INT n", "INTO", "INT1")
+if TYPE_CHECKING:
+    from kvmapi import Vcpu
+    from vmm.backend.emulation.processor import Cpuid
+    from vmm.outside import GuestMemory
 
 
 class Emulator:
@@ -29,10 +23,7 @@ class Emulator:
         self.carried_out: Counter[str] = Counter()
         self._vcpu = vcpu
         self._memory = memory
-
-    @cached_property
-    def _cpuid(self) -> Cpuid:
-        return Cpuid(self._vcpu.get_cpuid2())
+        self._cpuid: Cpuid | None = None
 
     def carry_out(self, instruction_bytes: bytes, run_flags: int = 0) -> str | None:
         """Carry out the instruction at RIP. None: done, run on. Else why not, and the vCPU is as it was.
@@ -43,51 +34,14 @@ class Emulator:
         Not done in ring 3, or by a nested guest, ends in #UD there: one process must not end the machine, and
         it is what KVM does itself without KVM_CAP_EXIT_ON_EMULATION_FAILURE.
         """
+        # Most guests on most hosts never come here, so the rest of the package is loaded with the first need.
+        from vmm.backend.emulation import execute
+        from vmm.backend.emulation.processor import Cpuid, Processor
+
+        if self._cpuid is None:
+            self._cpuid = Cpuid(self._vcpu.get_cpuid2())
         cpu = Processor(self._vcpu, self._memory, self._cpuid)
-        nested = bool(run_flags & KVM_RUN_X86_GUEST_MODE)
-        try:
-            if nested:
-                raise DeclinedError("a nested guest's instruction is not carried out here")
-            name, trap = self._execute(cpu, instruction_bytes)
-        except GuestFaultError as fault:
-            cpu.raise_fault(fault)
-            return None
-        except DeclinedError as why:
-            if instruction_bytes and (nested or cpu.cpl == 3):
-                cpu.raise_fault(undefined_opcode())
-                return None
-            return str(why)
-        cpu.retire(trap=trap)
-        self.carried_out[name] += 1
-        return None
-
-    def _execute(self, cpu: Processor, known: bytes) -> tuple[str, bool]:
-        """The instruction's name, and whether a single-step trap may follow it."""
-        instruction = decode(
-            lambda index: _fetch(cpu, known, index), cpu.bits, table.WITH_MODRM, table.IMMEDIATE_BYTES
-        )
-        row = table.find(instruction)
-        if row is None:
-            raise DeclinedError(f"the VMM does not know opcode {instruction.opcode:#x} either")
-        if instruction.lock or (row.feature is not None and not cpu.cpuid.has(row.feature)):
-            raise undefined_opcode()
-        if row.handler is None:
-            raise DeclinedError(f"{row.name} is not carried out here")
-        _advance(cpu, instruction)
-        row.handler(cpu, instruction)
-        return row.name, row.name not in _INTERRUPTS
-
-
-def _advance(cpu: Processor, instruction: Instruction) -> None:
-    mask = {16: 0xFFFF, 32: 0xFFFF_FFFF, 64: 0xFFFF_FFFF_FFFF_FFFF}[cpu.bits]
-    cpu.regs.rip = cpu.regs.rip + instruction.length & mask
-
-
-def _fetch(cpu: Processor, known: bytes, index: int) -> int:
-    """Byte `index` of the instruction at RIP."""
-    if index < len(known):
-        return known[index]
-    at = cpu.regs.rip + index
-    if cpu.bits != 64:
-        at = at + cpu.sregs.cs.base & 0xFFFF_FFFF
-    return cpu.memory.read(at & 0xFFFF_FFFF_FFFF_FFFF, 1, Access(fetch=True, user=cpu.cpl == 3))[0]
+        ended = execute.carry_out(cpu, instruction_bytes, run_flags)
+        if ended.name:
+            self.carried_out[ended.name] += 1
+        return ended.refusal or None

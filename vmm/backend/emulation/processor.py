@@ -115,6 +115,10 @@ class Processor:
         """All 64 bits of the general register that ModRM and REX call `number`."""
         return int(getattr(self.regs, r.GPRS[number]))
 
+    def advance(self, length: int) -> None:
+        """RIP behind an instruction of `length` bytes."""
+        self.regs.rip = self.regs.rip + length & (1 << self.bits) - 1
+
     def set_pair(self, value: int) -> None:
         """EDX:EAX = the two halves of `value`; clears the upper halves of RDX and RAX."""
         self.regs.rax = value & 0xFFFF_FFFF
