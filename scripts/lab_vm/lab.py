@@ -259,6 +259,7 @@ class Run:
                 log=self._log,
                 channel_fd=channel_end.fileno(),
                 monitor_fd=monitor_end.fileno(),
+                tsc_khz=machines.host_tsc_khz(),
                 results=self._lab.results,
                 kernel_arguments=self._lab.kernel_arguments,
                 qemu_arguments=self._lab.qemu_arguments,

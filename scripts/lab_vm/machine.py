@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.lab_vm.channel import PORT_NAME
 from scripts.lab_vm.errors import LabError, missing_packages
+from scripts.lab_vm.guest_program import build_guest_program
 
 QEMU = "qemu-system-x86_64"
 CPUS_MAX = 64
@@ -37,7 +40,7 @@ KERNEL_ARGUMENTS = (
     "unknown_nmi_panic",
     # Reset by triple fault: needs no ACPI, no keyboard controller.
     "reboot=t",
-    # QEMU's TSC is the host's, but no CPUID bit says that it is constant.
+    # QEMU's TSC is the host's, but no CPUID bit says that it is constant. Its frequency comes with the machine.
     "tsc=reliable",
     # Checks of hardware that a loaded host makes fail.
     "no_timer_check",
@@ -71,9 +74,19 @@ def firmware_options() -> list[str]:
     return ["-bios", "qboot.rom"] if any((folder / "qboot.rom").exists() for folder in folders) else []
 
 
+@functools.cache
+def host_tsc_khz() -> int:
+    """The host's TSC frequency, which is the lab's: QEMU without KVM hands the host's counter through.
+
+    The kernel is told, since its own calibration fails when the host is loaded; it then has no TSC, and with a KVM
+    that believes in 0 kHz KVM_RUN never enters the guest.
+    """
+    return int(subprocess.run([build_guest_program("tsc_khz")], capture_output=True, check=True).stdout)
+
+
 @dataclass(frozen=True)
 class Machine:
-    """A machine to boot. `channel_fd` and `monitor_fd` are sockets that QEMU inherits."""
+    """A machine to boot. `tsc_khz` is the host's; `channel_fd` and `monitor_fd` are sockets that QEMU inherits."""
 
     kernel: Path
     init: Path
@@ -82,6 +95,7 @@ class Machine:
     log: Path
     channel_fd: int
     monitor_fd: int
+    tsc_khz: int
     results: Path | None = None
     kernel_arguments: Sequence[str] = ()
     qemu_arguments: Sequence[str] = ()
@@ -92,7 +106,9 @@ class Machine:
             # QEMU's option lists and the kernel's command line both have characters of their own.
             if path is not None and re.search(r"[\s,\"]", str(path)):
                 raise LabError(f"the path {path} contains a space, comma or quote, which QEMU cannot take")
-        append = " ".join([*KERNEL_ARGUMENTS, f"init={self.init}", *self.kernel_arguments])
+        append = " ".join(
+            [*KERNEL_ARGUMENTS, f"tsc_early_khz={self.tsc_khz}", f"init={self.init}", *self.kernel_arguments]
+        )
         options = [
             *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             *("-accel", "tcg,thread=multi", "-machine", "pc,usb=off,vmport=off", "-cpu", "max"),
