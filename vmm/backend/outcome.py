@@ -33,17 +33,17 @@ class Outcome:
     """One ended run.
 
     status: the process status it stands for. detail: one line for the user. report: registers and whatever
-    else helps to find the cause, several lines, or empty.
+    else helps to find the cause, several lines, or empty. code: what was written to the debug-exit port.
     """
 
     kind: OutcomeKind
     status: int
     detail: str
     report: str = ""
+    code: int | None = None
 
 
 def debug_exit(code: int) -> Outcome:
     """isa-debug-exit: status `(code << 1 | 1) & 0xff`, always odd (QEMU hw/misc/debugexit)."""
-    return Outcome(
-        OutcomeKind.DEBUG_EXIT, (code << 1 | 1) & 0xFF, f"the guest ended with debug-exit code {code}"
-    )
+    detail = f"the guest ended with debug-exit code {code}"
+    return Outcome(OutcomeKind.DEBUG_EXIT, (code << 1 | 1) & 0xFF, detail, code=code)

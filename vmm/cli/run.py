@@ -150,6 +150,7 @@ def _write_result(path: str, result: Outcome) -> None:
     record = {
         "outcome": str(result.kind),
         "status": result.status,
+        "code": result.code,
         "detail": result.detail,
         "report": result.report,
     }

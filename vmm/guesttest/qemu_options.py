@@ -32,7 +32,6 @@ NO_EFFECT_OPERANDS = {
     "nic": {"none"},
     "parallel": {"none"},
     "accel": {"kvm"},
-    "overcommit": {"cpu-pm=off", "mem-lock=off", "mem-lock=on"},
     # In-kernel PIT without re-injection of lost ticks: what upstream's runner gives every guest.
     "global": {"kvm-pit.lost_tick_policy=discard"},
 }
@@ -166,6 +165,17 @@ def _machine(needs: MachineNeeds, word: str, operand: str) -> None:
                 raise UnsupportedError(f"{word} {item}: `vmm run` has nothing like it")
 
 
+def _overcommit(needs: MachineNeeds, word: str, operand: str) -> None:
+    for item in operand.split(","):
+        match item.split("="):
+            case ["cpu-pm", ("on" | "off") as value]:
+                needs.machine["cpu-pm"] = value
+            case ["mem-lock", ("on" | "off")]:
+                continue  # guest memory is the host's to page out either way
+            case _:
+                raise UnsupportedError(f"{word} {item}: `vmm run` has nothing like it")
+
+
 def _device(_needs: MachineNeeds, word: str, operand: str) -> None:
     name, _, properties = operand.partition(",")
     if name not in DEVICES_ON_BOARD:
@@ -192,4 +202,5 @@ HANDLERS: dict[str, Handler] = {
     "machine": _machine,
     "M": _machine,
     "device": _device,
+    "overcommit": _overcommit,
 }

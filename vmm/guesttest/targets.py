@@ -79,7 +79,11 @@ class VmmTarget:
                 HOST_ERROR, detail=f"`vmm run` ended with status {returncode}, its result says {status}"
             )
         if outcome == DEBUG_EXIT:
-            return _debug_exit(status)
+            code = record.get("code")
+            if not isinstance(code, int):
+                return Ending(HOST_ERROR, detail=f"debug exit without its code in the result: found {code!r}")
+            # The status holds 7 bits of the code: 128 would look like 0.
+            return Ending(DEBUG_EXIT, code, f"debug exit with code {code}")
         return Ending(outcome, detail=detail)
 
     def is_stuck(self, errors: bytes) -> bool:

@@ -20,7 +20,8 @@ def main() -> None:
 
     def end(outcome: str, status: int, detail: str) -> None:
         with open(options["--result"], "w") as stream:
-            json.dump({"outcome": outcome, "status": status, "detail": detail}, stream)
+            code = status >> 1 if outcome == "debug-exit" else None
+            json.dump({"outcome": outcome, "status": status, "code": code, "detail": detail}, stream)
         sys.stdout.flush()
         os._exit(status)
 

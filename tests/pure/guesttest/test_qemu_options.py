@@ -40,7 +40,8 @@ def test_no_options_mean_the_machine_of_upstreams_runner() -> None:
         ("-machine kernel-irqchip=on,vmport=off", [*DEFAULTS, "--machine", "irqchip=kernel"]),
         ("-enable-kvm --no-reboot -nodefaults -display none -serial stdio", DEFAULTS),
         ("-device pc-testdev -device isa-debug-exit,iobase=0xf4,iosize=0x4 -device pci-testdev", DEFAULTS),
-        ("-global kvm-pit.lost_tick_policy=discard -overcommit cpu-pm=off", DEFAULTS),
+        ("-global kvm-pit.lost_tick_policy=discard -overcommit mem-lock=off", DEFAULTS),
+        ("-overcommit cpu-pm=on,mem-lock=on", [*DEFAULTS, "--machine", "cpu-pm=on"]),
     ],
 )
 def test_options_that_exist_here(line: str, arguments: list[str]) -> None:
@@ -57,7 +58,7 @@ def test_options_that_exist_here(line: str, arguments: list[str]) -> None:
         ("-device intel-iommu,intremap=on", "-device intel-iommu: `vmm run` has no such device"),
         ("-device isa-debug-exit,iobase=0x501", "iobase is always 0xf4 here"),
         ("-device isa-debug-exit,foo=1", "no property 'foo'"),
-        ("-overcommit cpu-pm=on", "-overcommit cpu-pm=on"),
+        ("-overcommit cpu-pm=maybe", "-overcommit cpu-pm=maybe"),
         ("-smp 8,threads=4", "no CPU topology (threads)"),
         ("-m 1G,slots=2", "no memory hotplug (slots)"),
         ("-bios x", "-bios: `vmm run` has no such option"),
