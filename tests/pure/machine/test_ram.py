@@ -41,7 +41,16 @@ def test_what_is_written_is_read_back_on_both_sides_of_the_hole() -> None:
 
 @pytest.mark.parametrize(
     ("gpa", "size"),
-    [(0xA0000, 1), (0x9FFFF, 2), (0xBFFFF, 2), (4 * MIB - 1, 2), (4 * MIB, 1), (-1, 1), (0, -1), (1 << 64, 1)],
+    [
+        (0xA0000, 1),
+        (0x9FFFF, 2),
+        (0xBFFFF, 2),
+        (4 * MIB - 1, 2),
+        (4 * MIB, 1),
+        (-1, 1),
+        (0, -1),
+        (1 << 64, 1),
+    ],
 )
 def test_an_access_that_is_not_all_ram_is_refused_and_changes_nothing(gpa: int, size: int) -> None:
     with GuestRam(4 * MIB) as ram:
