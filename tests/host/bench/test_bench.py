@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmarks run and report in their stable form. No figure decides a test."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.figure import Figure, Side
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *arguments], capture_output=True, text=True, timeout=110, cwd=ROOT
+    )
+
+
+def test_list_names_every_benchmark() -> None:
+    result = bench("--list")
+
+    assert result.returncode == 0
+    assert [line.partition(":")[0] for line in result.stdout.splitlines()] == ["exits", "startup"]
+
+
+@pytest.mark.host
+@pytest.mark.parametrize(
+    ("name", "figures"),
+    [("exits", ["exits-1-vcpu", "exits-2-vcpu"]), ("startup", ["first-instruction", "dummy-guest"])],
+)
+def test_each_figure_is_one_json_object(name: str, figures: list[str]) -> None:
+    result = bench(name, "--json", "--runs", "1")
+
+    assert result.returncode == 0, result.stderr
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [record["name"] for record in records] == figures
+    for record in records:
+        assert record["runs"] == 1 and record["unit"] and record["better"] in ("higher", "lower")
+        assert record["ratio"] == pytest.approx(record["ours"]["median"] / record["reference"]["median"], abs=1e-3)
+        assert record["ours"]["min"] <= record["ours"]["median"] <= record["ours"]["max"]
+
+
+def test_a_ratio_is_ours_over_the_references_median() -> None:
+    figure = Figure("f", "ms", "lower", Side("vmm", [1.0, 2.0, 9.0]), Side("qemu", [4.0, 8.0, 8.0]))
+
+    assert figure.ratio == 0.25
+    assert figure.as_json()["ratio"] == 0.25
+
+
+@pytest.mark.parametrize("arguments", [["no-such-benchmark"], [], ["exits", "--runs", "0"]])
+def test_usage_errors(arguments: list[str]) -> None:
+    result = bench(*arguments)
+
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
