@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from vmm.bus import PortBus
 from vmm.machine.devices.pit import MINIMUM_INTERRUPT_PERIOD_NS, PIT_HZ, Pit
 from vmm.machine.devices.pit_counter import PitCounter
+from vmm.outside import Region
 
 from .fakes import SECOND_NS, FakeClock, FakeLine
 from .fuzz import ACCESSES, carry_out
@@ -424,7 +427,7 @@ def test_port_0x61_keeps_four_bits_and_toggles_refresh(board: Board) -> None:
         board.clock.advance(15_086)  # 18 ticks
 
     assert board.inb(SYSTEM_B) & 0x0F == 0x0E
-    assert {first != second for first, second in zip(refresh, refresh[1:], strict=False)} == {True}
+    assert {first != second for first, second in pairwise(refresh)} == {True}
 
 
 def test_read_back_latches_the_chosen_counters(board: Board) -> None:
@@ -460,7 +463,7 @@ def test_reset_silences_it(board: Board) -> None:
 @given(ACCESSES)
 def test_whatever_a_guest_does_the_timer_is_bounded(accesses: list[tuple[int, int, int | None, int]]) -> None:
     board = Board()
-    regions = [(board.bus, port) for port in (0x40, 0x41, 0x42, 0x43, 0x61)]
+    regions: list[tuple[Region, int]] = [(board.bus, port) for port in (0x40, 0x41, 0x42, 0x43, 0x61)]
     for access in accesses:
         carry_out(access, regions)
         board.clock.advance(min(access[3], SECOND_NS // 100))
