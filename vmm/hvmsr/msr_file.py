@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The synthetic MSRs of one VP and VTL as two flat tables: number to method.
+
+What is in a table may be done. Everything else faults: an MSR that CPUID does not announce, one that nobody owns,
+a read of a write-only and a write of a read-only one.
+
+Implements: MISC-007
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from vmm.hv.bits import BitField
+from vmm.hv.cpuid import HV_HYPERVISOR_FEATURES_EDX, HV_PARTITION_PRIVILEGE_MASK
+from vmm.hv.msrs import HvMsr
+
+ReadMsr = Callable[[], int]
+WriteMsr = Callable[[int], bool]
+"""Gets 64 bits. False: the value is refused, #GP."""
+
+
+@dataclass(frozen=True, slots=True)
+class MsrMethods:
+    """Who answers an MSR. None where the MSR's row forbids that access anyway."""
+
+    read: ReadMsr | None = None
+    write: WriteMsr | None = None
+
+
+Bindings = Mapping[HvMsr, MsrMethods]
+
+
+def announced(
+    msr: HvMsr, privileges: HV_PARTITION_PRIVILEGE_MASK, features: HV_HYPERVISOR_FEATURES_EDX
+) -> bool:
+    """Whether leaf 0x40000003 offers this MSR: privileges are its EBX:EAX, features its EDX."""
+    bit: BitField[Any] = cast(Any, msr).privilege  # mypy takes an attribute of this type for a descriptor
+    word = privileges if bit.owner is HV_PARTITION_PRIVILEGE_MASK else features
+    return int(word) & bit.mask != 0
+
+
+class MsrFile:
+    """The MSRs of one VP and VTL. Immutable; as thread-safe as the methods behind it."""
+
+    __slots__ = ("readers", "writers")
+
+    def __init__(
+        self,
+        bindings: Bindings,
+        privileges: HV_PARTITION_PRIVILEGE_MASK,
+        features: HV_HYPERVISOR_FEATURES_EDX,
+    ) -> None:
+        self.readers: dict[int, ReadMsr] = {}
+        self.writers: dict[int, WriteMsr] = {}
+        for msr, methods in bindings.items():
+            if not announced(msr, privileges, features):
+                continue
+            if methods.read is not None and msr.access.readable:
+                self.readers[int(msr)] = methods.read
+            if methods.write is not None and msr.access.writable:
+                self.writers[int(msr)] = methods.write
+
+    def read(self, msr: int) -> int | None:
+        """RDMSR: the value, None for #GP."""
+        reader = self.readers.get(msr)
+        return None if reader is None else reader()
+
+    def write(self, msr: int, value: int) -> bool:
+        """WRMSR of 64 bits: False for #GP."""
+        writer = self.writers.get(msr)
+        return writer is not None and writer(value)
