@@ -11,9 +11,10 @@ decodes the instruction, and if `table` knows it, does what the SDM says and let
 | `execute` | the steps of one instruction |
 | `table` | which instructions, as data: encoding, CPUID bit, handler |
 | `decode` | prefixes, opcode, ModRM, immediate |
-| `system`, `cache`, `software_interrupts` | the handlers |
+| `system`, `cache`, `software_interrupts`, `vector`, `vector_moves` | the handlers |
 | `interrupt`, `stack_frame`, `descriptors` | delivery through the IDT, as SDM volume 3, chapter 6 |
 | `processor` | the vCPU's registers while an instruction is carried out |
+| `vector_state` | x87, MMX and vector registers |
 | `addressing`, `linear` | effective address -> linear address -> guest RAM |
 | `page_walk` | paging: all modes, permissions, accessed and dirty bits |
 | `faults`, `registers` | how a handler ends, bit names |

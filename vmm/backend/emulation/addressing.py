@@ -19,8 +19,10 @@ def offset(cpu: Processor, operand: MemoryOperand) -> int:
     return total & ((1 << operand.address_bits) - 1)
 
 
-def linear(cpu: Processor, operand: MemoryOperand, size: int, *, execute_only: bool = False) -> int:
-    """The linear address of a read of `size` bytes.
+def linear(
+    cpu: Processor, operand: MemoryOperand, size: int, *, write: bool = False, execute_only: bool = False
+) -> int:
+    """The linear address of a read, or write, of `size` bytes.
 
     execute_only: allowed from code segments that cannot be read (CLFLUSH and its like).
     Errors: `GuestFaultError`: #SS(0) for the stack segment, else #GP(0), if the segment forbids it.
@@ -34,8 +36,9 @@ def linear(cpu: Processor, operand: MemoryOperand, size: int, *, execute_only: b
             raise _violation(operand.segment)
         return at
     if cpu.protected and not cpu.virtual_8086:
-        unreadable = segment.type & _CODE and not segment.type & _WRITABLE_OR_READABLE
-        if segment.unusable or not segment.present or (unreadable and not execute_only):
+        code, open_to_it = segment.type & _CODE, segment.type & _WRITABLE_OR_READABLE
+        forbidden = code or not open_to_it if write else code and not open_to_it and not execute_only
+        if segment.unusable or not segment.present or forbidden:
             raise _violation(operand.segment)
     if not inside(segment, at, size):
         raise _violation(operand.segment)

@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prefixes, opcode, ModRM, SIB, displacement and immediate (SDM volume 2, chapter 2); no VEX or EVEX."""
+"""Prefixes, opcode, ModRM, SIB, displacement and immediate (SDM volume 2, chapter 2); VEX; no EVEX."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
+from vmm.backend.emulation import registers as r
 from vmm.backend.emulation.faults import general_protection
 
 MAX_LENGTH = 15
+
+# Mandatory prefixes as `Instruction.prefix` has them; VEX.pp counts them in this order.
+NP, P66, PF3, PF2 = 0, 0x66, 0xF3, 0xF2
+_VEX_PP = (NP, P66, PF3, PF2)
+_VEX_MAPS = {1: 0x0F, 2: 0x0F38, 3: 0x0F3A}
+_VEX_2_BYTE, _VEX_3_BYTE = 0xC5, 0xC4
 
 _SEGMENT_PREFIXES = {0x26: "es", 0x2E: "cs", 0x36: "ss", 0x3E: "ds", 0x64: "fs", 0x65: "gs"}
 _LOCK, _OPERAND_SIZE, _ADDRESS_SIZE, _REPNE, _REP = 0xF0, 0x66, 0x67, 0xF2, 0xF3
@@ -36,6 +43,16 @@ class MemoryOperand:
 
 
 @dataclass(frozen=True, slots=True)
+class Vex:
+    """What a VEX prefix adds. wide: VEX.L. vvvv: the register it names (0 when unused). bad_prefix: after 66, F2, F3,
+    LOCK or REX, which is #UD."""
+
+    wide: bool
+    vvvv: int
+    bad_prefix: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Instruction:
     """A decoded instruction.
 
@@ -51,6 +68,7 @@ class Instruction:
     modrm: int | None = None
     memory: MemoryOperand | None = None
     immediate: int = 0
+    vex: Vex | None = None
 
     @property
     def length(self) -> int:
@@ -64,7 +82,12 @@ class Instruction:
     @property
     def register_operand(self) -> int:
         """ModRM.reg with REX.R: a register's number."""
-        return self.reg | (self.rex & 4) << 1
+        return self.reg | (self.rex & r.REX_R) << 1
+
+    @property
+    def rm_register(self) -> int:
+        """ModRM.r/m with REX.B, where it names a register."""
+        return (self.modrm or 0) & 7 | (self.rex & r.REX_B) << 3
 
 
 @dataclass(slots=True)
@@ -113,7 +136,12 @@ def decode(
             break
         byte = source.next()
     opcode = byte
-    if opcode == 0x0F:
+    prefix = repeat or (_OPERAND_SIZE if _OPERAND_SIZE in seen else NP)
+    vex = None
+    if bits == 64 and opcode in (_VEX_2_BYTE, _VEX_3_BYTE):
+        bad_prefix = bool(rex or prefix or _LOCK in seen)
+        opcode, prefix, rex, vex = _vex(source, opcode, bad_prefix)
+    elif opcode == 0x0F:
         opcode = opcode << 8 | source.next()
         if opcode in (0x0F38, 0x0F3A):
             opcode = opcode << 8 | source.next()
@@ -123,8 +151,23 @@ def decode(
         if modrm >> 6 != 3:
             memory = _memory(source, modrm, rex, bits, _ADDRESS_SIZE in seen, segment)
     immediate = source.number(immediate_bytes.get(opcode, 0))
-    prefix = repeat or (_OPERAND_SIZE if _OPERAND_SIZE in seen else 0)
-    return Instruction(bytes(source.taken), opcode, prefix, _LOCK in seen, rex, modrm, memory, immediate)
+    lock = _LOCK in seen
+    return Instruction(bytes(source.taken), opcode, prefix, lock, rex, modrm, memory, immediate, vex)
+
+
+def _vex(source: _Bytes, first: int, bad_prefix: bool) -> tuple[int, int, int, Vex]:
+    """Opcode, prefix and REX as VEX carries them, inverted where it inverts them (SDM volume 2, section 2.3.5)."""
+    second = source.next()
+    rex = 0 if second & 0x80 else r.REX_R
+    last, escape = second, 0x0F
+    if first == _VEX_3_BYTE:
+        rex |= (0 if second & 0x40 else r.REX_X) | (0 if second & 0x20 else r.REX_B)
+        last = source.next()
+        rex |= r.REX_W if last & 0x80 else 0
+        # An unknown map gives an opcode that no table has.
+        escape = _VEX_MAPS.get(second & 0x1F, 0xFF00 | second & 0x1F)
+    vex = Vex(wide=bool(last & 4), vvvv=~last >> 3 & 0xF, bad_prefix=bad_prefix)
+    return escape << 8 | source.next(), _VEX_PP[last & 3], rex, vex
 
 
 def _memory(
@@ -140,14 +183,14 @@ def _memory(
         displacement = source.number(2 if direct else mod)
         stack = any(number == _BP for number, _ in registers)
         return MemoryOperand(segment or ("ss" if stack else "ds"), 16, registers, displacement)
-    base: int | None = rm | (rex & 1) << 3
+    base: int | None = rm | (rex & r.REX_B) << 3
     found: list[tuple[int, int]] = []
     sib = source.next() if rm == 4 else None
     if sib is not None:
-        index = sib >> 3 & 7 | (rex & 2) << 2
+        index = sib >> 3 & 7 | (rex & r.REX_X) << 2
         if index != _SP:
             found.append((index, 1 << (sib >> 6)))
-        base = sib & 7 | (rex & 1) << 3
+        base = sib & 7 | (rex & r.REX_B) << 3
     rip_relative = False
     wide = mod == 2
     if mod == 0 and (base or 0) & 7 == 5:

@@ -50,6 +50,8 @@ def _execute(cpu: Processor, known: bytes) -> str:
     row = table.find(instruction)
     if row is None:
         raise DeclinedError(f"the VMM does not know opcode {instruction.opcode:#x} either")
+    if instruction.vex is not None and instruction.vex.bad_prefix:
+        raise undefined_opcode()
     if instruction.lock or (row.feature is not None and not cpu.cpuid.has(row.feature)):
         raise undefined_opcode()
     if row.handler is None:

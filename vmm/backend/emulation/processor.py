@@ -115,6 +115,10 @@ class Processor:
         """All 64 bits of the general register that ModRM and REX call `number`."""
         return int(getattr(self.regs, r.GPRS[number]))
 
+    def set_gpr(self, number: int, value: int) -> None:
+        """Set all 64 bits of a general register."""
+        setattr(self.regs, r.GPRS[number], value)
+
     def advance(self, length: int) -> None:
         """RIP behind an instruction of `length` bytes."""
         self.regs.rip = self.regs.rip + length & (1 << self.bits) - 1

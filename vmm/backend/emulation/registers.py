@@ -10,12 +10,15 @@ RFLAGS_VM = 1 << 17
 RFLAGS_AC = 1 << 18
 
 CR0_PE = 1 << 0
+CR0_EM = 1 << 2
+CR0_TS = 1 << 3
 CR0_WP = 1 << 16
 CR0_PG = 1 << 31
 
 CR4_PSE = 1 << 4
 CR4_PAE = 1 << 5
 CR4_PGE = 1 << 7
+CR4_OSFXSR = 1 << 9
 CR4_LA57 = 1 << 12
 CR4_PCIDE = 1 << 17
 CR4_OSXSAVE = 1 << 18
@@ -29,6 +32,8 @@ EFER_LMA = 1 << 10
 EFER_NXE = 1 << 11
 
 DR6_BS = 1 << 14
+
+REX_W, REX_R, REX_X, REX_B = 8, 4, 2, 1
 
 MSR_IA32_PKRS = 0x6E1
 

@@ -7,12 +7,12 @@ A row whose CPUID bit the guest is not shown gives #UD, which is all that most r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from vmm.backend.emulation import cache, software_interrupts, system
-from vmm.backend.emulation.decode import Instruction
+from vmm.backend.emulation import cache, software_interrupts, system, vector, vector_moves
+from vmm.backend.emulation.decode import NP, P66, PF2, PF3, Instruction
 from vmm.backend.emulation.processor import Feature, Processor
 
 Handler = Callable[[Processor, Instruction], None]
@@ -26,7 +26,6 @@ class Form(Enum):
     REGISTER = "register operand"
 
 
-NP, P66, PF2, PF3 = 0, 0x66, 0xF2, 0xF3
 IGNORED = (NP, P66, PF2, PF3)
 
 
@@ -35,8 +34,8 @@ class Row:
     """An encoding and what it does.
 
     prefixes: the mandatory prefixes it may have (`Instruction.prefix`). modrm: the whole byte, where one byte is
-    one instruction. reg: ModRM.reg. feature: the CPUID bit without which it is #UD. handler None: declined where
-    the guest is shown the feature. LOCK is #UD for all of them.
+    one instruction. reg: ModRM.reg. vex: encoded with VEX. feature: the CPUID bit without which it is #UD.
+    handler None: declined where the guest is shown the feature. LOCK is #UD for all of them.
     """
 
     name: str
@@ -47,10 +46,13 @@ class Row:
     reg: int | None = None
     form: Form = Form.ANY
     feature: Feature | None = None
+    vex: bool = False
 
     def fits(self, instruction: Instruction) -> bool:
         """Whether this row describes `instruction`."""
         if self.opcode != instruction.opcode or instruction.prefix not in self.prefixes:
+            return False
+        if self.vex is (instruction.vex is None):
             return False
         if self.modrm is not None and self.modrm != instruction.modrm:
             return False
@@ -64,7 +66,34 @@ XSAVE = Feature(1, "ecx", 26)
 MONITOR = Feature(1, "ecx", 3)
 RTM = Feature(7, "ebx", 11)
 PKU = Feature(7, "ecx", 3)
+MMX = Feature(1, "edx", 23)
+SSE2 = Feature(1, "edx", 26)
+SSE41 = Feature(1, "ecx", 19)
+AVX = Feature(1, "ecx", 28)
 WAITPKG = Feature(7, "ecx", 5)
+
+# Moves of whole vector registers: opcode, handler, prefixes, form, feature without VEX
+_VECTOR_MOVES = (
+    ("MOVUPS", 0x0F10, vector_moves.load, (NP, P66), Form.ANY, SSE2),
+    ("MOVUPS", 0x0F11, vector_moves.store, (NP, P66), Form.ANY, SSE2),
+    ("MOVAPS", 0x0F28, vector_moves.load_aligned, (NP, P66), Form.ANY, SSE2),
+    ("MOVAPS", 0x0F29, vector_moves.store_aligned, (NP, P66), Form.ANY, SSE2),
+    ("MOVNTPS", 0x0F2B, vector_moves.store_aligned, (NP, P66), Form.MEMORY, SSE2),
+    ("MOVDQA", 0x0F6F, vector_moves.load_aligned, (P66,), Form.ANY, SSE2),
+    ("MOVDQA", 0x0F7F, vector_moves.store_aligned, (P66,), Form.ANY, SSE2),
+    ("MOVDQU", 0x0F6F, vector_moves.load, (PF3,), Form.ANY, SSE2),
+    ("MOVDQU", 0x0F7F, vector_moves.store, (PF3,), Form.ANY, SSE2),
+    ("MOVNTDQ", 0x0FE7, vector_moves.store_aligned, (P66,), Form.MEMORY, SSE2),
+    ("MOVNTDQA", 0x0F382A, vector_moves.load_aligned, (P66,), Form.MEMORY, SSE41),
+)
+
+
+def _vector_moves() -> Iterator[Row]:
+    """Each of them as an SSE instruction and, with V before its name, as one of AVX."""
+    for name, opcode, handler, prefixes, form, feature in _VECTOR_MOVES:
+        yield Row(name, opcode, handler, prefixes, form=form, feature=feature)
+        yield Row("V" + name, opcode, handler, prefixes, form=form, feature=AVX, vex=True)
+
 
 ROWS = (
     Row("INT3", 0xCC, software_interrupts.int3),
@@ -95,6 +124,13 @@ ROWS = (
     Row("TPAUSE", 0x0FAE, None, (P66,), None, 6, Form.REGISTER, WAITPKG),
     Row("UMONITOR", 0x0FAE, None, (PF3,), None, 6, Form.REGISTER, WAITPKG),
     Row("UMWAIT", 0x0FAE, None, (PF2,), None, 6, Form.REGISTER, WAITPKG),
+    # MMX and vector registers
+    Row("MOVD", 0x0F6E, vector.move_to_vector, (NP,), feature=MMX),
+    Row("MOVD", 0x0F6E, vector.move_to_vector, (P66,), feature=SSE2),
+    Row("MOVD", 0x0F7E, vector.move_from_vector, (NP,), feature=MMX),
+    Row("MOVD", 0x0F7E, vector.move_from_vector, (P66,), feature=SSE2),
+    Row("VZEROUPPER", 0x0F77, vector.vzero, (NP,), feature=AVX, vex=True),
+    *_vector_moves(),
     # 0F 38
     Row("INVPCID", 0x0F3882, system.invpcid, (P66,), None, None, Form.MEMORY, Feature(7, "ebx", 10)),
     Row("INVPCID", 0x0F3882, system.undefined),
@@ -104,7 +140,8 @@ ROWS = (
     Row("MOVBE", 0x0F38F1, None, (NP, P66), None, None, Form.MEMORY, Feature(1, "ecx", 22)),
 )
 
-WITH_MODRM = frozenset(row.opcode for row in ROWS if row.opcode > 0xFF)
+_TWO_BYTES_WITHOUT_MODRM = {0x0F77}
+WITH_MODRM = frozenset(row.opcode for row in ROWS if row.opcode > 0xFF) - _TWO_BYTES_WITHOUT_MODRM
 IMMEDIATE_BYTES = {0xCD: 1}
 
 
