@@ -55,7 +55,8 @@ def put(vcpu: Vcpu, state: VcpuState) -> None:
     vcpu.set_sregs(state.sregs)
     vcpu.set_regs(state.regs)
     vcpu.set_xsave(state.xsave)
-    vcpu.set_xcrs(state.xcrs)
+    if state.xcrs.nr_xcrs:  # none on a host without XSAVE, where KVM refuses to be given any
+        vcpu.set_xcrs(state.xcrs)
     vcpu.set_debugregs(state.debugregs)
     vcpu.set_lapic(state.lapic)
     vcpu.set_msrs(state.msrs)
