@@ -14,6 +14,7 @@ from types import FrameType
 from scripts.lab_vm.errors import LabError
 from scripts.lab_vm.kernel_build import ensure_kernel
 from scripts.lab_vm.lab import Lab, LabResult, Outcome, Output, Run
+from scripts.lab_vm.machine import CPU_MODEL
 from scripts.lab_vm.measure import measure
 from scripts.lab_vm.progress import Progress
 from scripts.lab_vm.recipe import VARIANTS
@@ -73,6 +74,9 @@ def _add_machine_options(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(VARIANTS)}, or a file: bzImage, or vmlinux with a PVH entry (default: upstream)",
     )
     parser.add_argument("--cpus", type=int, default=2, metavar="N", help="processors (default: 2)")
+    parser.add_argument(
+        "--cpu", default=CPU_MODEL, metavar="MODEL", help=f"as QEMU's -cpu takes it (default: {CPU_MODEL})"
+    )
     parser.add_argument("--memory", default="4G", metavar="SIZE", help="with M or G (default: 4G)")
     parser.add_argument(
         "--time-limit", type=float, metavar="S", help="seconds from power on (default: 900; none for shell)"
@@ -138,6 +142,7 @@ def make_lab(arguments: argparse.Namespace, progress: Progress, default_limit: f
         arguments.kernel,
         cpus=arguments.cpus,
         memory=arguments.memory,
+        cpu_model=arguments.cpu,
         time_limit=limit,
         results=arguments.results,
         log=arguments.log,

@@ -125,6 +125,7 @@ class Lab:
         *,
         cpus: int = 2,
         memory: str = "4G",
+        cpu_model: str = machines.CPU_MODEL,
         time_limit: float = 900.0,
         results: Path | None = None,
         log: Path | None = None,
@@ -136,6 +137,7 @@ class Lab:
         self.kernel = str(kernel)
         self.cpus = machines.check_cpus(cpus)
         self.memory_mib = machines.memory_mib(memory)
+        self.cpu_model = cpu_model
         self.time_limit = time_limit
         self.results = results.resolve() if results is not None else None
         self.log = log.resolve() if log is not None else None
@@ -260,6 +262,7 @@ class Run:
                 channel_fd=channel_end.fileno(),
                 monitor_fd=monitor_end.fileno(),
                 tsc_khz=machines.host_tsc_khz(),
+                cpu_model=self._lab.cpu_model,
                 results=self._lab.results,
                 kernel_arguments=self._lab.kernel_arguments,
                 qemu_arguments=self._lab.qemu_arguments,
