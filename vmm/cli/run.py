@@ -38,6 +38,9 @@ examples:
   vmm run vmlinuz --initrd initramfs.gz --append "console=ttyS0" -m 1G -c 4
   vmm run x86/apic.flat --cpu qemu64,+x2apic --time-limit 60 --result result.json
 """
+# How long a thread that computes may keep the interpreter from a VP that has an exit to handle. Python's default of
+# 5 ms would be 500 exits.
+SWITCH_INTERVAL_S = 50e-6
 LONGEST_TIME_LIMIT_S = 10_000_000  # more than threading's waits take on every host
 
 
@@ -69,6 +72,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run the guest; the process status."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         result = _run(args)
     except UserError as error:
