@@ -10,6 +10,8 @@ How they hang together (api.rst KVM_CAP_SPLIT_IRQCHIP):
 | I/O APIC | local APICs | KVM_SIGNAL_MSI |
 | 8259s' INTR | LINT0 of the boot processor | `ExternalInterrupts` |
 | a local APIC's EOI | I/O APIC | KVM_EXIT_IOAPIC_EOI, for vectors that the routing table has as level-triggered |
+
+An EOI that does not come is looked for (`StuckEoiWatch`).
 """
 
 from __future__ import annotations
@@ -20,11 +22,21 @@ from collections.abc import Sequence
 from kvmapi import KvmError, Vm, routes
 from kvmapi.uapi import kvm as k
 from vmm.backend.external_interrupts import ExternalInterrupts
+from vmm.backend.stuck_eoi import StuckEoiWatch
 from vmm.backend.vp import VirtualProcessor
 from vmm.bus import MmioBus, PortBus
 from vmm.machine import chip_setup
 from vmm.machine.devices.i8259 import CASCADE_IRQ, PIC_IRQS, PicPair
-from vmm.machine.devices.ioapic import IOAPIC_GPA, IOAPIC_SIZE, IoApic, Message
+from vmm.machine.devices.ioapic import (
+    IOAPIC_GPA,
+    IOAPIC_SIZE,
+    MSI_DESTINATION_SHIFT,
+    MSI_LEVEL,
+    MSI_LOGICAL,
+    RTE_VECTOR,
+    IoApic,
+    Message,
+)
 from vmm.machine.devices.pit import Pit
 from vmm.outside import Clock
 
@@ -39,6 +51,8 @@ class SplitIrqchip:
         """Errors: `BusConflictError`."""
         self._vm = vm
         self._ports = ports
+        self._clock = clock
+        self._watch: StuckEoiWatch | None = None
         self._external: ExternalInterrupts | None = None
         self._pic = PicPair(self._intr_changed)
         self._pic.attach(ports)
@@ -58,6 +72,7 @@ class SplitIrqchip:
         for vp in vps:
             vp.handlers[k.KVM_EXIT_IOAPIC_EOI] = EndOfInterrupt(vp, self._ioapic)
         self._external = ExternalInterrupts(vps[0], self._pic)
+        self._watch = StuckEoiWatch(vps, self._clock, self._unfinished)
 
     def reset(self) -> None:
         """The chips as a PC's firmware leaves them. No VP may run. Lines keep the levels that devices give them."""
@@ -75,11 +90,22 @@ class SplitIrqchip:
 
     def _deliver(self, address: int, data: int) -> bool:
         try:
-            return self._vm.signal_msi(address, data) > 0
+            delivered = self._vm.signal_msi(address, data) > 0
         except KvmError as error:
             if error.errno == errno.EPERM:  # no local APIC has this destination
                 return False
             raise
+        if delivered and data & MSI_LEVEL and self._watch is not None:
+            self._watch.watch()
+        return delivered
+
+    def _unfinished(self) -> list[tuple[int, int]]:
+        """`(APIC id, vector)` of interrupts without EOI; a logical destination may be anybody and is left out."""
+        return [
+            (address >> MSI_DESTINATION_SHIFT & 0xFF, data & RTE_VECTOR)
+            for address, data in self._ioapic.unfinished()
+            if not address & MSI_LOGICAL
+        ]
 
     def _routes_changed(self, level_triggered: dict[int, Message]) -> None:
         self._vm.set_gsi_routing(routes.to_msi(pin, *message) for pin, message in level_triggered.items())

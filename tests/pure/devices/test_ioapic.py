@@ -223,6 +223,18 @@ def test_remote_irr_cannot_be_written_but_goes_with_edge_mode(chip: Chip) -> Non
     assert not chip.entry() & REMOTE_IRR
 
 
+def test_unfinished_interrupts_are_those_without_eoi(chip: Chip) -> None:
+    chip.route(VECTOR | LEVEL | 1 << DESTINATION, 5)
+    chip.route(VECTOR + 1, 6)
+    chip.pulse(5)
+    chip.pulse(6)
+    assert chip.ioapic.unfinished() == [(0xFEE01000, 0xC000 | VECTOR)]
+
+    chip.ioapic.end_of_interrupt(VECTOR)
+
+    assert chip.ioapic.unfinished() == []
+
+
 def test_routes_name_the_level_triggered_entries_masked_or_not(chip: Chip) -> None:
     chip.route(VECTOR, 4)
     assert chip.routes == []

@@ -36,8 +36,8 @@ _LEVEL_MODES = (FIXED, LOWEST_PRIORITY)
 _EDGE_MODES = (SMI, NMI, INIT)  # edge-triggered whatever the entry says
 
 MSI_ADDRESS = 0xFEE00000
-_MSI_DESTINATION_SHIFT, _MSI_LOGICAL = 12, 1 << 2
-_MSI_ASSERT, _MSI_LEVEL = 1 << 14, 1 << 15
+MSI_DESTINATION_SHIFT, MSI_LOGICAL = 12, 1 << 2
+MSI_ASSERT, MSI_LEVEL = 1 << 14, 1 << 15
 
 _ID_WRITABLE = 0x0F000000
 _ALL_ONES = 0xFFFFFFFF
@@ -94,6 +94,11 @@ class IoApic:
                 if is_level(entry) and entry & RTE_VECTOR == vector:
                     self._entries[pin] &= ~RTE_REMOTE_IRR
                     self._service_level(pin)
+
+    def unfinished(self) -> list[Message]:
+        """The messages of level-triggered interrupts that were delivered and had no EOI yet."""
+        with self._lock:
+            return [message(entry) for entry in self._entries if entry & RTE_REMOTE_IRR]
 
     # ---- region --------------------------------------------------------------------------------------
 
@@ -173,10 +178,10 @@ def is_level(entry: int) -> bool:
 
 def message(entry: int) -> Message:
     """The MSI that a redirection entry stands for (SDM volume 3, 11.11)."""
-    address = MSI_ADDRESS | entry >> RTE_DESTINATION_SHIFT << _MSI_DESTINATION_SHIFT
+    address = MSI_ADDRESS | entry >> RTE_DESTINATION_SHIFT << MSI_DESTINATION_SHIFT
     if entry & RTE_LOGICAL:
-        address |= _MSI_LOGICAL
-    data = entry & (RTE_VECTOR | RTE_DELIVERY_MODE) | _MSI_ASSERT
+        address |= MSI_LOGICAL
+    data = entry & (RTE_VECTOR | RTE_DELIVERY_MODE) | MSI_ASSERT
     if is_level(entry):
-        data |= _MSI_LEVEL
+        data |= MSI_LEVEL
     return address, data
