@@ -1,0 +1,350 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A control word with everything that follows from it alone, computed once and kept: the call it stands for.
+
+Guests make the same few calls over and over, with the same control words. `prepare` checks a word and works out sizes,
+bounds and readers; `run` is left with the caller's registers, memory and handler. It returns the result value, or a
+negative `Outcome`.
+
+Order: control word, room in registers or page, input, header with its VTL, output page, handler, output. The TLFS
+leaves the order open but prefers the answer that tells an unprivileged caller least (HC-018): rights come before all
+of this, in `Dispatcher`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any, Final
+
+from vmm.hv.constants import HV_PAGE_SIZE
+from vmm.hv.status import HvStatus
+from vmm.hypercall.call import AGAIN, Call, CallKind, Features, Handler, Reply, VtlSwitchHandler
+from vmm.hypercall.control import (
+    FAST,
+    NESTED,
+    REP_BITS,
+    REP_COUNT_SHIFT,
+    REP_MASK,
+    REP_START_SHIFT,
+    RESERVED,
+    VARIABLE_HEADER_BITS,
+    VARIABLE_HEADER_SHIFT,
+    result_value,
+    with_rep_start,
+)
+from vmm.hypercall.convention import (
+    BITS_64,
+    FAST_GENERAL_SIZE,
+    FAST_SIZE,
+    LOW_32,
+    Outcome,
+    chunks,
+    input_operand,
+    output_operand,
+    set_control_word,
+    write_fast_output,
+)
+from vmm.hypercall.elements import U64_ELEMENTS
+from vmm.hypercall.header import HeaderReader, header_reader
+from vmm.hypercall.outside import CallerRegisters, HypercallContext
+
+SUCCESS: Final = int(HvStatus.SUCCESS)
+INVALID_INPUT: Final = int(HvStatus.INVALID_HYPERCALL_INPUT)
+INVALID_ALIGNMENT: Final = int(HvStatus.INVALID_ALIGNMENT)
+INVALID_OPCODE: Final = int(Outcome.INVALID_OPCODE)
+RETRY: Final = int(Outcome.RETRY)
+VTL_SWITCH: Final = int(Outcome.VTL_SWITCH)
+
+_IN_PAGE: Final = HV_PAGE_SIZE - 1
+_UNALIGNED: Final = 7
+_PAIR: Final = struct.Struct("<QQ")
+
+
+class HandlerError(Exception):
+    """A handler raised, or its reply breaks its contract. The cause, if there is one, is chained."""
+
+
+class HandledCall:
+    """A row of the call table and its handler."""
+
+    __slots__ = ("call", "forbidden", "handler", "read_header")
+
+    def __init__(self, call: Call, handler: Handler | VtlSwitchHandler[Any], features: Features) -> None:
+        if (call.kind is CallKind.REP) != (call.element is not None):
+            raise ValueError(f"{call.name}: a rep call has an input element, and no other call has")
+        self.call = call
+        self.handler: Callable[..., Any] = handler
+        self.read_header: HeaderReader = header_reader(call)
+        self.forbidden = (
+            RESERVED
+            | (0 if features.nested else NESTED)
+            | (0 if call.variable_header else VARIABLE_HEADER_BITS)
+            | (0 if call.kind is CallKind.REP else REP_BITS)
+        )
+
+
+def prepare(
+    handled: HandledCall, features: Features, control: int
+) -> PreparedSimple | PreparedRep | PreparedVtlSwitch | None:
+    """The call that a control word makes of a row, or None when the word is not valid for it.
+
+    Implements: HC-001, HC-011, HC-012
+    """
+    call = handled.call
+    if call.kind is CallKind.VTL_SWITCH:
+        return PreparedVtlSwitch(handled)
+    if control & handled.forbidden:
+        return None
+    qwords = (control & VARIABLE_HEADER_BITS) >> VARIABLE_HEADER_SHIFT
+    fast = bool(control & FAST)
+    if call.kind is CallKind.SIMPLE:
+        return PreparedSimple(handled, features, fast, qwords)
+    count = control >> REP_COUNT_SHIFT & REP_MASK
+    start = control >> REP_START_SHIFT & REP_MASK
+    if start >= count:
+        return None
+    return PreparedRep(handled, features, fast, qwords, control, start, count)
+
+
+def _fast_refusal(features: Features, bits_64: bool, input_size: int, output_size: int) -> int:
+    """What a fast call ends with that does not fit the registers its caller may use; 0 when it fits.
+
+    Implements: HC-006, HC-007
+    """
+    if chunks(input_size) + output_size > FAST_SIZE and (output_size or input_size > FAST_SIZE):
+        return INVALID_INPUT
+    if output_size and not bits_64:
+        return INVALID_INPUT
+    if output_size and not features.xmm_output:
+        return INVALID_OPCODE
+    if input_size > FAST_GENERAL_SIZE and not features.xmm_input:
+        return INVALID_OPCODE
+    return 0
+
+
+class _Prepared:
+    """Where the parameters of simple and rep calls lie. Sizes in bytes.
+
+    Implements: HC-003, HC-004
+    """
+
+    __slots__ = (
+        "_fast",
+        "_fast_output",
+        "_fast_refusals",
+        "_handler",
+        "_header_size",
+        "_input_room",
+        "_input_size",
+        "_misplaced",
+        "_output_offset",
+        "_output_room",
+        "_output_size",
+        "_pack",
+        "_read_header",
+        "_read_size",
+        "_read_variable",
+        "_reply_size",
+        "_xmm_size",
+        "call",
+        "min_caller_vtl",
+        "privileges",
+    )
+
+    def __init__(
+        self,
+        handled: HandledCall,
+        features: Features,
+        fast: bool,
+        qwords: int,
+        *,
+        count: int = 0,
+        start: int = 0,
+        end: int = 0,
+    ) -> None:
+        """A rep call handles elements `start` to `end` of `count`; a simple call has none."""
+        call = self.call = handled.call
+        self.privileges = call.privileges
+        self.min_caller_vtl = call.min_caller_vtl
+        self._handler = handled.handler
+        self._read_header = handled.read_header
+        self._read_variable = U64_ELEMENTS.reader(call.header_size, qwords) if call.variable_header else None
+
+        self._header_size = call.header_size + 8 * qwords
+        self._input_size = self._header_size + call.element_size * count
+        self._read_size = self._header_size + call.element_size * end
+        reps = 1 if call.kind is CallKind.SIMPLE else count
+        self._pack = call.output.pack if call.output is not None else None
+        self._output_size = call.output_size * reps
+        self._output_offset = call.output_size * start
+        self._reply_size = call.output_size * (1 if call.kind is CallKind.SIMPLE else end - start)
+
+        self._input_room = HV_PAGE_SIZE - self._input_size
+        self._output_room = HV_PAGE_SIZE - self._output_size
+        self._misplaced = result_value(INVALID_ALIGNMENT, start)
+        self._fast = fast
+        self._xmm_size = max(0, self._input_size - FAST_GENERAL_SIZE)
+        self._fast_output = chunks(self._input_size) + self._output_offset
+        self._fast_refusals = tuple(
+            _fast_refusal(features, bits_64, self._input_size, self._output_size) if fast else 0
+            for bits_64 in (False, True)
+        )
+
+    def _input(self, context: HypercallContext, registers: CallerRegisters, mode: int) -> bytes | int:
+        """The input block, or what the call ends with because it, or the output, is in the wrong place."""
+        if mode == BITS_64:
+            first, second = registers.rdx, registers.r8
+        else:
+            first, second = input_operand(registers, mode), output_operand(registers, mode)
+        if self._fast:
+            if refusal := self._fast_refusals[mode == BITS_64]:
+                return refusal
+            block = _PAIR.pack(first, second)
+            return block + context.xmm.read(self._xmm_size) if self._xmm_size else block
+
+        if self._input_size and (first & _UNALIGNED or first & _IN_PAGE > self._input_room):
+            return self._misplaced
+        if not self._output_size:
+            return context.memory.read(first, self._read_size) if self._read_size else b""
+        if second & _UNALIGNED or second & _IN_PAGE > self._output_room:
+            return self._misplaced
+        memory = context.memory
+        block = memory.read(first, self._read_size) if self._read_size else b""
+        memory.require_writable(second + self._output_offset, self._reply_size)
+        return block
+
+    def _store(self, context: HypercallContext, registers: CallerRegisters, mode: int, output: bytes) -> None:
+        """Put the output where the caller wants it: behind what earlier slices stored."""
+        if self._fast:
+            write_fast_output(registers, context.xmm, self._fast_output, output)
+        else:
+            context.memory.write(output_operand(registers, mode) + self._output_offset, output)
+
+
+class PreparedSimple(_Prepared):
+    """A call that does one thing. When it fails nothing is written.
+
+    Implements: HC-008, HC-019
+    """
+
+    __slots__ = ()
+
+    def __init__(self, handled: HandledCall, features: Features, fast: bool, qwords: int) -> None:
+        super().__init__(handled, features, fast, qwords)
+
+    def run(self, context: HypercallContext, registers: CallerRegisters, mode: int) -> int:
+        block = self._input(context, registers, mode)
+        if isinstance(block, int):
+            return block
+        header = self._read_header(block, context.vtl)
+        try:
+            if self._read_variable is None:
+                status, _, value = self._handler(context, header)
+            else:
+                status, _, value = self._handler(context, header, self._read_variable(block))
+            output = self._pack((value,)) if self._pack is not None and status == SUCCESS else b""
+        except Exception as error:
+            raise HandlerError(f"{self.call.name}: the handler raised") from error
+        if output:
+            self._store(context, registers, mode, output)
+        return RETRY if status == AGAIN else int(status)
+
+
+class PreparedRep(_Prepared):
+    """A call that does the same to each element of a list, a slice of it at a time.
+
+    Implements: HC-008, HC-010, HC-015, HC-016, HC-019
+    """
+
+    __slots__ = ("_control", "_count", "_read_elements", "_reps", "_start")
+
+    def __init__(
+        self,
+        handled: HandledCall,
+        features: Features,
+        fast: bool,
+        qwords: int,
+        control: int,
+        start: int,
+        count: int,
+    ) -> None:
+        call = handled.call
+        end = min(count, start + call.reps_per_slice)
+        super().__init__(handled, features, fast, qwords, count=count, start=start, end=end)
+        assert call.element is not None  # HandledCall checked it
+        self._read_elements = call.element.reader(self._header_size + call.element_size * start, end - start)
+        self._control = control
+        self._start = start
+        self._count = count
+        self._reps = end - start
+
+    def run(self, context: HypercallContext, registers: CallerRegisters, mode: int) -> int:
+        block = self._input(context, registers, mode)
+        if isinstance(block, int):
+            return block
+        header = self._read_header(block, context.vtl)
+        elements = self._read_elements(block)
+        try:
+            if self._read_variable is None:
+                status, done, values = self._handler(context, header, elements)
+            else:
+                status, done, values = self._handler(context, header, elements, self._read_variable(block))
+            output = self._pack(values) if self._pack is not None and done else b""
+        except Exception as error:
+            raise HandlerError(f"{self.call.name}: the handler raised") from error
+        self._check((status, done, output))
+
+        if output:
+            self._store(context, registers, mode, output)
+        completed = self._start + done
+        if status == AGAIN or (status == SUCCESS and completed < self._count):
+            if done:
+                set_control_word(registers, mode, with_rep_start(self._control, completed))
+            return RETRY
+        return result_value(int(status), completed)
+
+    def _check(self, reply: Reply) -> None:
+        """`HandlerError` when a handler's reply contradicts itself; the guest must never see such a one."""
+        status, done, output = reply
+        if not (done == self._reps if status == SUCCESS else 0 <= done < self._reps):
+            raise HandlerError(f"{self.call.name}: status {status:#x} with {done} of {self._reps} reps done")
+        if len(output) != done * self.call.output_size:
+            raise HandlerError(f"{self.call.name}: {done} reps done, but {len(output)} bytes of output")
+
+
+class PreparedVtlSwitch:
+    """HvCallVtlCall and HvCallVtlReturn: no parameters in memory, no result, errors are #UD.
+
+    A 64-bit caller has the code alone in RCX and the control value in RAX; a 32-bit one the code in EAX and the
+    control value in ECX.
+
+    Implements: VSM-041
+    """
+
+    __slots__ = ("_code", "_control_mask", "_handler", "call", "min_caller_vtl", "privileges")
+
+    def __init__(self, handled: HandledCall) -> None:
+        self.call = handled.call
+        self.privileges = handled.call.privileges
+        self.min_caller_vtl = handled.call.min_caller_vtl
+        self._code = int(handled.call.code)
+        self._control_mask = handled.call.control_mask
+        self._handler = handled.handler
+
+    def run(self, context: HypercallContext, registers: CallerRegisters, mode: int) -> int:
+        if mode == BITS_64:
+            code, control = registers.rcx, registers.rax
+        else:
+            # EDX carries guest data here: only EAX is the code.
+            code, control = registers.rax & LOW_32, registers.rcx & LOW_32
+        if code != self._code or control & ~self._control_mask:
+            return INVALID_OPCODE
+        try:
+            switched = self._handler(context, control)
+        except Exception as error:
+            raise HandlerError(f"{self.call.name}: the handler raised") from error
+        return VTL_SWITCH if switched else INVALID_OPCODE
+
+
+Prepared = PreparedSimple | PreparedRep | PreparedVtlSwitch
+"""What `Dispatcher` keeps by control word."""
