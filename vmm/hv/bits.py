@@ -36,7 +36,7 @@ class FieldKind(enum.Enum):
 
 
 class BitField(Generic[T]):
-    """Some bits of a `Bits` class. Read through the class it is this description, through a value it is a number."""
+    """Some bits of a `Bits` class. Read through a value it is a number, anywhere else it is this description."""
 
     __slots__ = ("_value_mask", "kind", "low", "mask", "name", "names", "owner", "width")
 
@@ -58,8 +58,10 @@ class BitField(Generic[T]):
     def __get__(self, instance: None, owner: type[Bits]) -> Self: ...
     @overload
     def __get__(self, instance: Bits, owner: type[Bits]) -> T: ...
-    def __get__(self, instance: Bits | None, owner: type[Bits]) -> Self | T:
-        if instance is None:
+    @overload
+    def __get__(self, instance: object, owner: type[Any]) -> Self: ...
+    def __get__(self, instance: object, owner: type[Any]) -> Self | T:
+        if not isinstance(instance, Bits):
             return self
         return cast(T, (instance >> self.low) & self._value_mask)
 
@@ -93,8 +95,10 @@ class _Flag(BitField[bool]):
     def __get__(self, instance: None, owner: type[Bits]) -> Self: ...
     @overload
     def __get__(self, instance: Bits, owner: type[Bits]) -> bool: ...
-    def __get__(self, instance: Bits | None, owner: type[Bits]) -> Self | bool:
-        if instance is None:
+    @overload
+    def __get__(self, instance: object, owner: type[Any]) -> Self: ...
+    def __get__(self, instance: object, owner: type[Any]) -> Self | bool:
+        if not isinstance(instance, Bits):
             return self
         return instance & self.mask != 0
 
@@ -124,10 +128,18 @@ def reserved(low: int, width: int = 1) -> BitField[int]:
     return BitField(low, width, FieldKind.IGNORED, None)
 
 
-class Bits(int):
-    """A word of `SIZE` bytes with named bits; see the module's text."""
+class WithoutDict(type):
+    """Makes classes whose values have no dictionary, so that they are small and nothing can be added to them."""
 
-    __slots__ = ()
+    def __new__(
+        cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any
+    ) -> WithoutDict:
+        namespace.setdefault("__slots__", ())
+        return super().__new__(cls, name, bases, namespace, **options)
+
+
+class Bits(int, metaclass=WithoutDict):
+    """A word of `SIZE` bytes with named bits; see the module's text."""
 
     SIZE: ClassVar[int] = 8
     FIELDS: ClassVar[tuple[BitField[Any], ...]] = ()

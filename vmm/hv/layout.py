@@ -22,7 +22,7 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, dataclass_transform, get_origin
 
-from vmm.hv.bits import Bits, FieldKind
+from vmm.hv.bits import Bits, FieldKind, WithoutDict
 
 Buffer = bytes | bytearray | memoryview
 
@@ -95,17 +95,17 @@ def _element(name: str, annotation: object) -> ElementInfo:
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(raw, rsvdz, padding))
-class Layout(tuple[Any, ...]):
+class Layout(tuple[Any, ...], metaclass=WithoutDict):
     """A structure; see the module's text. `SIZE` counts the fixed part's bytes."""
-
-    __slots__ = ()
 
     SIZE: ClassVar[int] = 0
     FIELDS: ClassVar[tuple[FieldInfo, ...]] = ()
     ELEMENT: ClassVar[ElementInfo | None] = None
     _STRUCT: ClassVar[struct.Struct] = struct.Struct("<")
     _CONVERT: ClassVar[tuple[tuple[int, Callable[[Any], Any]], ...]] = ()
-    _ZEROES: ClassVar[tuple[tuple[int, bytes], ...]] = ()
+    _ZERO_BYTES: ClassVar[tuple[tuple[int, bytes], ...]] = ()
+    _ZERO_BITS: ClassVar[tuple[tuple[int, int], ...]] = ()
+    _NESTED: ClassVar[tuple[int, ...]] = ()
     _DEFAULTS: ClassVar[dict[str, Any]] = {}
 
     def __init_subclass__(cls, *, element: tuple[str, object] | None = None) -> None:
@@ -152,7 +152,15 @@ class Layout(tuple[Any, ...]):
         cls._STRUCT = struct.Struct("<" + "".join(codes))
         cls._CONVERT = tuple(convert)
         cls._DEFAULTS = defaults
-        cls._ZEROES = tuple((i, bytes(f.size)) for i, f in enumerate(fields) if f.kind is FieldKind.RSVDZ)
+        cls._ZERO_BYTES = tuple((i, bytes(f.size)) for i, f in enumerate(fields) if f.kind is FieldKind.RSVDZ)
+        cls._ZERO_BITS = tuple(
+            (i, f.type.RSVDZ_MASK)
+            for i, f in enumerate(fields)
+            if isinstance(f.type, type) and issubclass(f.type, Bits) and f.type.RSVDZ_MASK
+        )
+        cls._NESTED = tuple(
+            i for i, f in enumerate(fields) if isinstance(f.type, type) and issubclass(f.type, Layout)
+        )
 
     def __new__(cls, *args: Any, **values: Any) -> Self:
         """Values by position or name, reserved bytes left out. `TypeError` names what is missing or unknown."""
@@ -186,8 +194,12 @@ class Layout(tuple[Any, ...]):
         return self._STRUCT.pack(*(value.pack() if isinstance(value, Layout) else value for value in self))
 
     def rsvdz_is_zero(self) -> bool:
-        """Whether the bytes a caller must leave zero are zero (HC-017)."""
-        return all(self[index] == zeroes for index, zeroes in self._ZEROES)
+        """Whether what a caller must leave zero is zero: bytes, bits of words, nested structures (HC-017)."""
+        return (
+            all(self[index] == zeroes for index, zeroes in self._ZERO_BYTES)
+            and not any(self[index] & mask for index, mask in self._ZERO_BITS)
+            and all(self[index].rsvdz_is_zero() for index in self._NESTED)
+        )
 
     def replace(self, **values: Any) -> Self:
         """This structure with some fields changed."""

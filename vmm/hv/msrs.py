@@ -38,7 +38,8 @@ class HvMsr(OpenIntEnum):
     _value_: int
     access: Access
     vtl_scope: VtlScope
-    _privilege: tuple[BitField[Any]]  # a tuple: type checkers take a bare descriptor for a property
+    privilege: BitField[Any]
+    """The bit of leaf 0x40000003 that offers it; `privilege.owner` says in which word."""
     reset_value: int | None
     contents: type[Bits] | str
 
@@ -55,15 +56,10 @@ class HvMsr(OpenIntEnum):
         member._value_ = number
         member.access = access
         member.vtl_scope = vtl_scope
-        member._privilege = (privilege,)
+        member.privilege = privilege
         member.reset_value = reset_value
         member.contents = contents
         return member
-
-    @property
-    def privilege(self) -> BitField[Any]:
-        """The bit of leaf 0x40000003 that offers it; `privilege.owner` says in which word."""
-        return self._privilege[0]
 
     # fmt: off
     # Identity, hypercalls, VP
