@@ -32,6 +32,10 @@ class Feature:
     index: int = 0
 
 
+_PKU = Feature(7, "ecx", 3)
+_PKS = Feature(7, "ecx", 31)
+
+
 class Cpuid:
     """What the vCPU's CPUID says; only bits that do not change while the guest runs are asked for."""
 
@@ -142,8 +146,9 @@ class Processor:
             ac=bool(self.regs.rflags & r.RFLAGS_AC),
             physical_bits=self.cpuid.physical_bits,
             gigabyte_pages=bool(self.cpuid.value(0x8000_0001, "edx") >> 26 & 1),
-            pkru=self._pkru if cr4 & r.CR4_PKE else 0,
-            pkrs=self._pkrs if cr4 & r.CR4_PKS else 0,
+            # Some hosts let a guest set these bits of CR4 without the feature; there are no keys then.
+            pkru=self._pkru if cr4 & r.CR4_PKE and self.cpuid.has(_PKU) else 0,
+            pkrs=self._pkrs if cr4 & r.CR4_PKS and self.cpuid.has(_PKS) else 0,
         )
 
     def canonical(self, linear_address: int) -> bool:
