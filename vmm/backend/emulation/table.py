@@ -84,7 +84,7 @@ _VECTOR_MOVES = (
     ("MOVDQU", 0x0F6F, vector_moves.load, (PF3,), Form.ANY, SSE2),
     ("MOVDQU", 0x0F7F, vector_moves.store, (PF3,), Form.ANY, SSE2),
     ("MOVNTDQ", 0x0FE7, vector_moves.store_aligned, (P66,), Form.MEMORY, SSE2),
-    ("MOVNTDQA", 0x0F382A, vector_moves.load_aligned, (P66,), Form.MEMORY, SSE41),
+    ("MOVNTDQA", 0x0F382A, vector_moves.load_streaming, (P66,), Form.MEMORY, SSE41),
 )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from vmm.backend.emulation.addressing import linear
 from vmm.backend.emulation.decode import Instruction
-from vmm.backend.emulation.faults import general_protection
+from vmm.backend.emulation.faults import general_protection, undefined_opcode
 from vmm.backend.emulation.page_walk import Access
-from vmm.backend.emulation.processor import Processor
+from vmm.backend.emulation.processor import Feature, Processor
 from vmm.backend.emulation.vector import avx_state, sse_state
 from vmm.backend.emulation.vector_state import VectorState
+
+_AVX2 = Feature(7, "ebx", 5)
 
 
 def load(cpu: Processor, instruction: Instruction) -> None:
@@ -44,6 +46,13 @@ def store_aligned(cpu: Processor, instruction: Instruction) -> None:
     """`store` that wants its memory aligned to the operand's size: else #GP(0)."""
     _check_alignment(cpu, instruction, write=True)
     store(cpu, instruction)
+
+
+def load_streaming(cpu: Processor, instruction: Instruction) -> None:
+    """(V)MOVNTDQA: `load_aligned`, whose 32-byte form came with AVX2."""
+    if instruction.vex is not None and instruction.vex.wide and not cpu.cpuid.has(_AVX2):
+        raise undefined_opcode()
+    load_aligned(cpu, instruction)
 
 
 def _state(cpu: Processor, instruction: Instruction) -> tuple[VectorState, int]:
