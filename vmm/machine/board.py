@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from kvmapi import Vm
 from vmm.backend.ioeventfds import KvmIoEventFds
@@ -38,8 +38,10 @@ from vmm.machine.pci import bridges
 from vmm.machine.pci.bus import PciBus
 from vmm.machine.pci.routing import LINK_IRQS
 from vmm.machine.ram import GuestRam
-from vmm.machine.split_irqchip import SplitIrqchip
 from vmm.outside import Buffer, Device, InterruptLine, MachineControl, Region
+
+if TYPE_CHECKING:
+    from vmm.machine.split_irqchip import SplitIrqchip
 
 PCI_TESTDEV_SLOT = 2
 
@@ -80,6 +82,8 @@ class Board:
         self._devices: list[Device] = []
         self._split: SplitIrqchip | None = None
         if config.irqchip == "split":
+            from vmm.machine.split_irqchip import SplitIrqchip  # three chips that most machines have in KVM
+
             self._split = SplitIrqchip(around.vm, around.clock, around.ports, around.mmio, pit=config.pit)
         tables = AcpiConfig(
             apic_ids=tuple(around.apic_ids),
