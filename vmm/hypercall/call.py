@@ -6,7 +6,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from vmm.hv.bits import BitField
 from vmm.hv.call_codes import HypercallCode
@@ -17,6 +17,8 @@ from vmm.hypercall.outside import HypercallContext
 
 C = TypeVar("C", bound=HypercallContext)
 C_contra = TypeVar("C_contra", bound=HypercallContext, contravariant=True)
+H = TypeVar("H")
+E = TypeVar("E")
 
 REPS_PER_SLICE: Final = 64
 """Elements handed to a handler in one go. A hypercall is to give the processor back within 50 us (TLFS 3.3); an
@@ -115,6 +117,17 @@ class Call:
         return self.output.size if self.output is not None else 0
 
 
+class CallInput(NamedTuple, Generic[H, E]):
+    """What a handler gets: a copy, so the guest cannot change it any more."""
+
+    header: H
+    """A value of the row's layout; None for a call without a header."""
+    elements: tuple[E, ...] = ()
+    """Rep elements from the first unfinished one on: at least one, at most `Call.reps_per_slice`."""
+    variable: tuple[int, ...] = ()
+    """The variable header as 64-bit numbers, perhaps none."""
+
+
 AGAIN: Final = -1
 """In place of a status: the call is not finished. The caller stays at its trap instruction, interrupts are delivered,
 and the call is made again, from the first element that is not done."""
@@ -125,7 +138,7 @@ Reply = tuple[int, int, Any]
 status
     an `HvStatus`, or `AGAIN`.
 reps done
-    of a rep call: how many of its elements are finished: all of them with SUCCESS, those before the
+    of a rep call: how many of `CallInput.elements` are finished: all of them with SUCCESS, those before the
     bad one with an error. 0 for a simple call.
 output
     one value for a simple call with output, ignored unless SUCCESS; a sequence of as many values as reps are done for a
@@ -141,22 +154,9 @@ def failed(status: HvStatus, reps_done: int = 0, output: Sequence[Any] = ()) -> 
     return status, reps_done, output
 
 
-Handler = Callable[..., Reply]
-"""Carries out a call. It never touches the guest's buffers or registers, and answers everything a guest can ask with a
-status; an exception is counted as an internal error. Its arguments are what the call has, in this order:
-
-context
-    of the caller, the `HypercallContext` that the backend gave to `dispatch`.
-header
-    a value of the row's layout; None for a call without a header.
-elements
-    of a rep call only: a tuple of the elements from the first unfinished one on, at least one and at most
-    `Call.reps_per_slice`.
-variable
-    of a call with a variable header only: its 64-bit numbers as a tuple, perhaps empty.
-
-All are copies: the guest cannot change them any more.
-"""
+Handler = Callable[[C_contra, CallInput[Any, Any]], Reply]
+"""Carries out a call for the context that the backend gave to `dispatch`. It never touches the guest's buffers or
+registers, and answers everything a guest can ask with a status; an exception is counted as an internal error."""
 
 VtlSwitchHandler = Callable[[C_contra, int], bool]
 """Carries out HvCallVtlCall or HvCallVtlReturn: gets the context and the control value, its reserved bits being zero,

@@ -42,8 +42,6 @@ from vmm.hv.inputs import (
     HV_REGISTER_ASSOC,
 )
 from vmm.hv.outputs import (
-    HV_EXT_OUTPUT_QUERY_CAPABILITIES,
-    HV_OUTPUT_SIGNAL_EVENT_DIRECT,
     HV_OUTPUT_TRANSLATE_VIRTUAL_ADDRESS,
     HV_OUTPUT_TRANSLATE_VIRTUAL_ADDRESS_EX,
 )
@@ -299,10 +297,11 @@ CALLS: Final[tuple[Call, ...]] = (
         Code.HvCallSignalEventDirect,
         "markdown",
         header=HV_INPUT_SIGNAL_EVENT_DIRECT,
-        output=Structures(HV_OUTPUT_SIGNAL_EVENT_DIRECT),
+        output=U64_ELEMENTS,
         min_caller_vtl=2,
         target_vtl=TargetVtl("TargetVtl", VtlForm.PLAIN),
         items=("SYN-029",),
+        notes="output 1 when the flag was clear before, else 0",
     ),
     Call(
         Code.HvCallPostMessageDirect,
@@ -328,7 +327,7 @@ CALLS: Final[tuple[Call, ...]] = (
     Call(
         Code.HvExtCallQueryCapabilities,
         "TLFS 3.14",
-        output=Structures(HV_EXT_OUTPUT_QUERY_CAPABILITIES),
+        output=U64_ELEMENTS,
         requires=(Privilege.EnableExtendedHypercalls,),
         announces=(Privilege.EnableExtendedHypercalls,),
         items=("HC-020",),

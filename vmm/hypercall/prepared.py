@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from vmm.hv.constants import HV_PAGE_SIZE
 from vmm.hv.status import HvStatus
-from vmm.hypercall.call import AGAIN, Call, CallKind, Features, Handler, Reply, VtlSwitchHandler
+from vmm.hypercall.call import AGAIN, Call, CallInput, CallKind, Features, Handler, Reply, VtlSwitchHandler
 from vmm.hypercall.control import (
     FAST,
     NESTED,
@@ -58,6 +58,7 @@ VTL_SWITCH: Final = int(Outcome.VTL_SWITCH)
 _IN_PAGE: Final = HV_PAGE_SIZE - 1
 _UNALIGNED: Final = 7
 _PAIR: Final = struct.Struct("<QQ")
+_new: Final = tuple.__new__
 
 
 class HandlerError(Exception):
@@ -69,7 +70,7 @@ class HandledCall:
 
     __slots__ = ("call", "forbidden", "handler", "read_header")
 
-    def __init__(self, call: Call, handler: Handler | VtlSwitchHandler[Any], features: Features) -> None:
+    def __init__(self, call: Call, handler: Handler[Any] | VtlSwitchHandler[Any], features: Features) -> None:
         if (call.kind is CallKind.REP) != (call.element is not None):
             raise ValueError(f"{call.name}: a rep call has an input element, and no other call has")
         self.call = call
@@ -237,11 +238,9 @@ class PreparedSimple(_Prepared):
         if isinstance(block, int):
             return block
         header = self._read_header(block, context.vtl)
+        variable = () if self._read_variable is None else self._read_variable(block)
         try:
-            if self._read_variable is None:
-                status, _, value = self._handler(context, header)
-            else:
-                status, _, value = self._handler(context, header, self._read_variable(block))
+            status, _, value = self._handler(context, _new(CallInput, (header, (), variable)))
             output = self._pack((value,)) if self._pack is not None and status == SUCCESS else b""
         except Exception as error:
             raise HandlerError(f"{self.call.name}: the handler raised") from error
@@ -283,12 +282,10 @@ class PreparedRep(_Prepared):
         if isinstance(block, int):
             return block
         header = self._read_header(block, context.vtl)
+        variable = () if self._read_variable is None else self._read_variable(block)
         elements = self._read_elements(block)
         try:
-            if self._read_variable is None:
-                status, done, values = self._handler(context, header, elements)
-            else:
-                status, done, values = self._handler(context, header, elements, self._read_variable(block))
+            status, done, values = self._handler(context, _new(CallInput, (header, elements, variable)))
             output = self._pack(values) if self._pack is not None and done else b""
         except Exception as error:
             raise HandlerError(f"{self.call.name}: the handler raised") from error
