@@ -10,7 +10,7 @@ RUN_PACKAGES := gcc make binutils python3 python3-venv
 TEST_PACKAGES := $(RUN_PACKAGES) acpica-tools qemu-system-x86 linux-source-6.12 \
 	flex bison bc libelf-dev libssl-dev ccache busybox-static cpio xz-utils zstd kmod
 
-.PHONY: help run test test-pure test-host test-lab lab-shell lint bench setup firmware clean
+.PHONY: help run test test-pure test-host test-lab lab-shell lint bench spec setup firmware clean
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -36,12 +36,19 @@ lint: setup ## ruff and mypy alone
 bench: setup firmware ## every benchmark, as ratios against a C loop or QEMU in the same run
 	$(BIN)/python -m bench --all
 
+spec: setup ## what of the Hyper-V and VSM checklist is implemented, and which test proved it where
+	@$(BIN)/python -m scripts.spec
+
 firmware: $(STAMP)/run-packages ## build the guests
 	$(MAKE) -C firmware
 
-setup: $(STAMP)/run-packages $(STAMP)/venv ## packages and virtual environment for `make run`
-.PHONY: setup-test
-setup-test: $(STAMP)/test-packages $(STAMP)/venv
+setup: $(STAMP)/run-packages $(STAMP)/venv bytecode ## packages and virtual environment for `make run`
+.PHONY: setup-test bytecode
+setup-test: $(STAMP)/test-packages $(STAMP)/venv bytecode
+
+# A guest should not wait for Python to compile the VMM, not even where PYTHONDONTWRITEBYTECODE is set.
+bytecode: $(STAMP)/venv
+	@$(BIN)/python -m compileall -q kvmapi vmm
 
 $(STAMP)/run-packages $(STAMP)/test-packages: Makefile scripts/install_packages.sh
 	scripts/install_packages.sh $(if $(findstring test,$@),$(TEST_PACKAGES),$(RUN_PACKAGES))
