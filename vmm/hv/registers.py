@@ -9,6 +9,8 @@ its code, so it goes wherever a number goes, and carries the rest of its row:
 
 Names are the TLFS's; those that only Linux or hvdef has are theirs. Sources that only infer a scope are followed
 (TLFS 15.11 lists registers by group); `ANY` is a scope nobody states.
+
+Implements: REG-017
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.pure.hv.tables import Announce, Row, compare, number, rows
 from vmm.hv.access import Access, VtlScope
 from vmm.hv.call_codes import HypercallCode
@@ -79,6 +81,7 @@ def test_message_types(announce: Announce) -> None:
     announce(f"hv-messages.csv: {len(theirs)} rows, {len(ours)} message types compared")
 
 
+@pytest.mark.tlfs("REG-017")
 def test_registers(announce: Announce) -> None:
     theirs = {
         row["name"]: (
