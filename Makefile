@@ -39,9 +39,6 @@ bench: setup firmware ## every benchmark, as ratios against a C loop or QEMU in 
 spec: setup ## what of the Hyper-V and VSM checklist is implemented, and which test proved it where
 	@$(BIN)/python -m scripts.spec
 
-spec: setup ## what of the Hyper-V and VSM checklist is implemented, and which test proved it where
-	@$(BIN)/python -m scripts.spec
-
 firmware: $(STAMP)/run-packages ## build the guests
 	$(MAKE) -C firmware
 
