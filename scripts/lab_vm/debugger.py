@@ -7,6 +7,7 @@ QMP is a line of JSON each way: a greeting, `qmp_capabilities`, then commands; e
 from __future__ import annotations
 
 import bisect
+import itertools
 import json
 import re
 import socket
@@ -95,9 +96,8 @@ def processors(registers: str, symbols: SymbolTable) -> list[str]:
     """One line per processor from the output of `info registers -a`."""
     lines = []
     starts = [*CPU_LINE.finditer(registers)]
-    ends = [*(match.start() for match in starts[1:]), len(registers)]
-    for start, end in zip(starts, ends, strict=True):
-        block = registers[start.start() : end]
+    for start, following in itertools.zip_longest(starts, starts[1:]):
+        block = registers[start.start() : following.start() if following else None]
         rip = REGISTER_RIP.search(block)
         if rip is None:
             continue
@@ -108,12 +108,15 @@ def processors(registers: str, symbols: SymbolTable) -> list[str]:
 
 
 def examine(monitor: Monitor, system_map: Path | None, log: Path) -> list[str]:
-    """Findings about a machine that no longer answers; then an NMI, so that the kernel's log shows call traces."""
+    """Findings about a machine that no longer answers; then an NMI, so that the kernel's log shows a call trace.
+
+    The NMI makes the kernel panic; `Kernel Offset:` is the last line of that.
+    """
     symbols = SymbolTable(system_map.read_text() if system_map is not None else "")
     findings = processors(monitor.human("info registers -a"), symbols)
     before = log.stat().st_size
     monitor.command("inject-nmi")
     deadline = time.monotonic() + NMI_SECONDS
-    while time.monotonic() < deadline and b"end Kernel panic" not in log.read_bytes()[before:]:
+    while time.monotonic() < deadline and b"Kernel Offset:" not in log.read_bytes()[before:]:
         time.sleep(0.1)
     return findings

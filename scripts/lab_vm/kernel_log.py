@@ -10,6 +10,9 @@ from dataclasses import dataclass
 REPORT_LINES = 60
 """Longest excerpt in a report; a stack dump with registers takes about 45 lines."""
 
+PANIC_WITHIN_LINES = 25
+"""An oops prints its registers once more before the panic it leads to."""
+
 TAIL_LINES = 12
 """Last lines shown when a log shows no trouble of its own."""
 
@@ -27,7 +30,7 @@ BLOCK_END = re.compile(r"---\[ end (?:trace|Kernel panic)")
 
 ADVICE: tuple[tuple[re.Pattern[str], str], ...] = (
     (
-        re.compile(r"Unable to mount root fs|Cannot open root device|Unable to mount the root"),
+        re.compile(r"Unable to mount root fs|Cannot open root device|Mounted root \((?!9p )"),
         "the kernel cannot mount the lab's root, a 9p file system over virtio on PCI: it needs, built in and not as "
         "modules, the options of kernel/config under 'the lab's devices'",
     ),
@@ -89,7 +92,7 @@ def _block_end(lines: Sequence[str], start: int) -> int:
         # A one-line complaint: what follows is something else, but a few lines tell where it happened.
         if not any("Call Trace" in line for line in lines[start:limit]):
             end = min(start + 4, limit)
-    for at in range(end, min(end + 6, len(lines))):
+    for at in range(end, min(end + PANIC_WITHIN_LINES, len(lines))):
         if PANIC.search(lines[at]):
             return min(at + 2, len(lines))
     return end
