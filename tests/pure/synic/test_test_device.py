@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.pure.synic.partition import PAGE, FakePartition
 from vmm.hv.status import HvStatus
 from vmm.machine.devices.hyperv_testdev import PORT, Command, HypervTestdev
-from vmm.synic.connections import Connections
+from vmm.synic.connections import Connections, MessagePort
 from vmm.synic.synic import Synic
 from vmm.synic.test_routes import TestRoutes
 
@@ -101,8 +101,6 @@ def test_connections_go_by_command_and_by_reset(rig: Rig, destroy: Command | Non
 
 
 def test_reset_leaves_other_connections_alone(rig: Rig) -> None:
-    from vmm.synic.connections import MessagePort
-
     rig.connections.connect(VTL0, 0x10, MessagePort(1, 0, VTL0, MSG_SINT))
     rig.command(Command.MESSAGE_CONNECTION_CREATE, 0, MSG_SINT, 0x10)  # taken
 

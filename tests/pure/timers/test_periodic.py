@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,7 +62,7 @@ def test_catching_up_is_bounded_and_shortens_no_further_than_to_half() -> None:
     while times[-1] < stopped_until + 20 * MS:
         times.append(fire(schedule))
 
-    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(times)]
     assert min(gaps) == MS // 2
     regular = (times[-1] - stopped_until) // MS
     assert len(gaps) - regular == CATCH_UP_PERIODS
@@ -73,9 +75,7 @@ def test_a_tiny_period_does_not_become_a_storm() -> None:
 
     times = [fire(schedule) for _ in range(50)]
 
-    assert {after - before for before, after in zip(times, times[1:], strict=False)} == {
-        SHORTEST_INTERVAL_100NS
-    }
+    assert {after - before for before, after in itertools.pairwise(times)} == {SHORTEST_INTERVAL_100NS}
 
 
 def test_skip_goes_to_the_next_point_of_the_grid() -> None:

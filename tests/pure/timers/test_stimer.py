@@ -344,7 +344,7 @@ def test_a_lazy_timer_fires_on_a_coarse_grid_and_never_early(rig: Rig) -> None:
 @pytest.mark.tlfs("SYN-022", "TMR-013")
 def test_a_busy_slot_delays_the_message_until_eom(rig: Rig) -> None:
     """As stimer_test_one_shot_busy of kvm-unit-tests."""
-    rig.memory.write(SIMP_PAGE * PAGE + SINT * 256, int(0x80000010).to_bytes(4, "little"))
+    rig.memory.write(SIMP_PAGE * PAGE + SINT * 256, b"\x10\x00\x00\x80")
     rig.start(MESSAGE, MS)
     rig.advance(2 * MS)
     busy = rig.message(SIMP_PAGE, SINT)
