@@ -31,11 +31,15 @@ class RamMapping(Protocol):
 
 @dataclass(frozen=True)
 class Slot:
-    """A memory slot: `size` bytes at guest physical `gpa`, found at `offset` of the mapping."""
+    """A memory slot: `size` bytes at guest physical `gpa`, found at `offset` of the mapping.
+
+    readonly: the guest's writes go to the MMIO bus, where nobody decodes them.
+    """
 
     gpa: int
     size: int
     offset: int
+    readonly: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,9 @@ class VtlVm:
                     # The dummy speaker answers port 0x61, whose bits say when the PIT's channel 2 is done.
                     self.vm.create_pit2(k.KVM_PIT_SPEAKER_DUMMY)
             for number, slot in enumerate(slots):
-                self.vm.set_user_memory_region(number, slot.gpa, slot.size, mapping.address + slot.offset)
+                flags = k.KVM_MEM_READONLY if slot.readonly else 0
+                address = mapping.address + slot.offset
+                self.vm.set_user_memory_region(number, slot.gpa, slot.size, address, flags)
         except BaseException:
             self.vm.close()
             raise

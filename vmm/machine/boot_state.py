@@ -11,6 +11,8 @@ from vmm.outside import GuestMemory
 
 VECTORS = 256
 ROM_SEGMENT = 0xF000
+ROM_GPA = 0xFF000  # the page that holds the stubs and the reset vector
+ROM_ALIAS_GPA = 0xFFFFF000  # and where a processor looks for it after INIT (SDM volume 3, 10.1.4)
 STUBS_GPA = 0xFFF00  # above the ACPI tables, which grow from 0xe0000
 RESET_VECTOR_GPA = 0xFFFF0
 

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 
 from kvmapi import Kvm, Vcpu
+from kvmapi.uapi import kvm as k
 from vmm.backend import vcpu_state
 from vmm.backend.emulation.emulator import Emulator
 from vmm.backend.ioeventfds import KvmIoEventFds
@@ -27,7 +28,7 @@ from vmm.machine.clock import GuestClock
 from vmm.machine.config import MachineConfig
 from vmm.machine.events import Control, End, Event, Reset, Suspend, Wake
 from vmm.machine.memory_map import e820_map
-from vmm.machine.ram import GuestRam
+from vmm.machine.ram import PAGE_SIZE, GuestRam
 from vmm.outside import GuestMemoryError
 
 FACS_WAKING_VECTOR = 12  # offset in the FACS, u32 (ACPI 6.5, table 5.15)
@@ -77,6 +78,9 @@ class Machine:
             split_irqchip=config.irqchip == "split", pit=config.pit, cpu_pm=config.cpu_pm
         )
         slots = [Slot(block.gpa, block.size, block.offset) for block in self.ram.blocks]
+        if kvm.check_extension(k.KVM_CAP_READONLY_MEM):
+            # A processor starts at the top of 4 GiB after INIT, where a PC shows its firmware a second time.
+            slots.append(Slot(boot_state.ROM_ALIAS_GPA, PAGE_SIZE, boot_state.ROM_GPA, readonly=True))
         self._vtl0_mapping = self.ram.map_for_kvm()
         self._vtl0 = own.enter_context(VtlVm(kvm, 0, self._vtl0_mapping, slots, self._options))
         self.clock = GuestClock(self._timer_failed)

@@ -10,6 +10,7 @@
 | 0xe0000 | 0x100000 | RAM, reserved: ACPI tables, real-mode interrupt handlers |
 | 0x100000 | end of RAM or 3 GiB | RAM |
 | 3 GiB | 4 GiB | PCI hole, IOAPIC, local APIC |
+| 0xfffff000 | 4 GiB | the page at 0xff000 once more, read-only: the reset vector |
 | 4 GiB | | the rest of RAM |
 """
 

@@ -41,3 +41,9 @@ def test_the_reset_vector_pulls_the_reset_port() -> None:
         boot_state.write(ram)
 
         assert ram.read(0xFFFF0, 6) == bytes.fromhex("baf90c b006 ee")
+
+
+def test_the_page_shown_at_the_top_of_4_gib_has_the_reset_vector_at_its_place() -> None:
+    reset_vector = 0xFFFFFFF0
+
+    assert boot_state.ROM_GPA + (reset_vector - boot_state.ROM_ALIAS_GPA) == boot_state.RESET_VECTOR_GPA
