@@ -85,7 +85,7 @@ def _ring0_gaps(ring0: Ring0) -> Iterator[Finding]:
             "ring0_gaps",
             Severity.NOTE,
             f"KVM cannot emulate in ring 0: {', '.join(unemulated)}",
-            "a guest that uses them stops with an emulation failure unless the VMM steps in",
+            "guests may use them: the VMM carries them out, slowly",
         )
     if hanging:
         yield Finding(
