@@ -18,5 +18,5 @@
 
 Names are those of the TLFS, so that a search for one finds its number, its layout and its handler. Where
 documents disagree, the text says which reading is taken; the numbers of the disagreements (DIS-01 ...) are
-those of `tests/data/tlfs-vsm-checklist.csv`'s source, listed in `docs/msrs.md` where they concern an MSR.
+those of section 13 of `tests/data/tlfs-vsm-checklist.md`.
 """

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import doctest
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vmm.hv import open_enum
 from vmm.hv.call_codes import HypercallCode
 from vmm.hv.status import HvStatus
 
@@ -33,3 +36,9 @@ def test_name_of() -> None:
 def test_no_number_raises(number: int) -> None:
     assert HypercallCode.of(number) == number
     assert f"{number:#x}" in HypercallCode.describe(number)
+
+
+def test_the_example_in_the_docstring() -> None:
+    tried = doctest.testmod(open_enum)
+
+    assert (tried.failed, tried.attempted) == (0, 3)
