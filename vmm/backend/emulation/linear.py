@@ -15,7 +15,7 @@ _PAGE = 4096
 class LinearMemory:
     """Guest memory as one processor sees it.
 
-    paging: asked for at each access, since an instruction may change what it holds.
+    paging: asked for at each access, so that it is made only if there is one.
     Errors: `GuestFaultError` (#PF), `DeclinedError` when a page table or the data is not RAM.
     """
 

@@ -72,7 +72,7 @@ class Processor:
         self.cpuid = cpuid
         self.regs = vcpu.get_regs()
         self.sregs = vcpu.get_sregs()
-        self.memory = LinearMemory(memory, self._paging)
+        self.memory = LinearMemory(memory, lambda: self.paging)
         self._regs_before = bytes(self.regs)
         self._sregs_before = bytes(self.sregs)
 
@@ -136,7 +136,9 @@ class Processor:
         """EDX:EAX as a 64-bit value."""
         return int((self.regs.rdx & 0xFFFF_FFFF) << 32 | self.regs.rax & 0xFFFF_FFFF)
 
-    def _paging(self) -> Paging:
+    @cached_property
+    def paging(self) -> Paging:
+        """What paging looks at. No handler changes any of it before its last memory access."""
         cr4 = int(self.sregs.cr4)
         return Paging(
             cr0=self.sregs.cr0,
@@ -153,7 +155,7 @@ class Processor:
 
     def canonical(self, linear_address: int) -> bool:
         """Whether a 64-bit linear address is canonical for the paging in use."""
-        return self._paging().canonical(linear_address)
+        return self.paging.canonical(linear_address)
 
     @cached_property
     def _pkru(self) -> int:
