@@ -44,14 +44,15 @@ class SpecRecorder:
             outcome = before
         self._outcomes[report.nodeid] = (ids, outcome)
 
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Write what was learnt. A place that cannot be written to is said, and fails nothing."""
         if self._config.option.collectonly or hasattr(self._config, "workerinput"):
             return
         when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         learnt = [Result(node, "", ids, outcome, when) for node, (ids, outcome) in self._outcomes.items()]
         learnt = [result._replace(host="" if result.ring == "pure" else self._host) for result in learnt]
-        whole = self._whole_folders(session)
+        ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        whole = self._whole_folders(session) if ended else []
 
         def replaced(old: Result) -> bool:
             path = self._config.rootpath / old.file

@@ -259,15 +259,19 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_tests(project: Path, *arguments: str) -> dict[str, str]:
-    """Run pytest in the project; the recorded outcomes by test id and host."""
+def run_pytest(project: Path, place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
-        "VMM_SPEC_DIR": str(project / "spec"),
+        "VMM_SPEC_DIR": str(place),
         "VMM_SPEC_HOST": "test machine",
     }
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
-    subprocess.run(command, cwd=project, env=environment, capture_output=True, timeout=60)
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def run_tests(project: Path, *arguments: str) -> dict[str, str]:
+    """Run pytest in the project; the recorded outcomes by test id and host."""
+    run_pytest(project, project / "spec", *arguments)
     return {
         f"{found.node.removeprefix('tests/')}{'@' if found.host else ''}{found.host}": found.outcome
         for found in results.load(project / "spec")
@@ -311,3 +315,21 @@ def test_a_run_of_a_whole_file_forgets_tests_that_are_gone(project: Path) -> Non
 
 def test_collecting_records_nothing(project: Path) -> None:
     assert run_tests(project, "--collect-only", "tests") == {}
+
+
+def test_a_run_that_is_cut_short_forgets_nothing(project: Path) -> None:
+    before = run_tests(project, "tests")
+    source(project, "tests/pure/test_c.py", "this is no Python")
+
+    after = run_tests(project, "tests/pure")
+
+    assert after == before
+
+
+def test_a_place_that_cannot_be_written_fails_no_run(project: Path) -> None:
+    source(project, "spec", "a file, where a folder is wanted")
+
+    run = run_pytest(project, project / "spec", "tests/host")
+
+    assert run.returncode == 0
+    assert "spec: results not recorded:" in run.stdout
