@@ -25,7 +25,8 @@ MEMORY_MIN_MIB = 256
 
 CPU_MODEL = "max,-xsave,-avx,-avx2,-fma,-f16c,-vaes,-mpx"
 """All that emulation has, but XSAVE and what needs it: QEMU 7.2 does not intercept a nested guest's XSETBV, so KVM
-does not learn the guest's XCR0 and puts its own idea back at the next entry. Seen in a Linux guest as "XSAVE consistency problem"."""
+does not learn the guest's XCR0 and puts its own idea back at the next entry. A Linux guest then finds an "XSAVE
+consistency problem"."""
 
 ROOT_OPTIONS = "trans=virtio,version=9p2000.L,msize=512000,cache=loose"
 """cache=loose: the host's files do not change under the lab, so nothing is looked up twice."""
