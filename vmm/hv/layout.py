@@ -105,7 +105,8 @@ class Layout(tuple[Any, ...], metaclass=WithoutDict):
     _CONVERT: ClassVar[tuple[tuple[int, Callable[[Any], Any]], ...]] = ()
     _ZERO_BYTES: ClassVar[tuple[tuple[int, bytes], ...]] = ()
     _ZERO_BITS: ClassVar[tuple[tuple[int, int], ...]] = ()
-    _NESTED: ClassVar[tuple[int, ...]] = ()
+    _ZERO_PARTS: ClassVar[tuple[int, ...]] = ()
+    _NESTED: ClassVar[bool] = False
     _DEFAULTS: ClassVar[dict[str, Any]] = {}
 
     def __init_subclass__(cls, *, element: tuple[str, object] | None = None) -> None:
@@ -158,8 +159,14 @@ class Layout(tuple[Any, ...], metaclass=WithoutDict):
             for i, f in enumerate(fields)
             if isinstance(f.type, type) and issubclass(f.type, Bits) and f.type.RSVDZ_MASK
         )
-        cls._NESTED = tuple(
-            i for i, f in enumerate(fields) if isinstance(f.type, type) and issubclass(f.type, Layout)
+        nested = [
+            (i, f.type)
+            for i, f in enumerate(fields)
+            if isinstance(f.type, type) and issubclass(f.type, Layout)
+        ]
+        cls._NESTED = bool(nested)
+        cls._ZERO_PARTS = tuple(
+            i for i, part in nested if part._ZERO_BYTES or part._ZERO_BITS or part._ZERO_PARTS
         )
 
     def __new__(cls, *args: Any, **values: Any) -> Self:
@@ -191,15 +198,21 @@ class Layout(tuple[Any, ...], metaclass=WithoutDict):
 
     def pack(self) -> bytes:
         """The structure's bytes. `struct.error` when a number does not fit its field."""
-        return self._STRUCT.pack(*(value.pack() if isinstance(value, Layout) else value for value in self))
+        if self._NESTED:
+            return self._STRUCT.pack(
+                *[value.pack() if isinstance(value, Layout) else value for value in self]
+            )
+        return self._STRUCT.pack(*self)
 
     def rsvdz_is_zero(self) -> bool:
         """Whether what a caller must leave zero is zero: bytes, bits of words, nested structures (HC-017)."""
-        return (
-            all(self[index] == zeroes for index, zeroes in self._ZERO_BYTES)
-            and not any(self[index] & mask for index, mask in self._ZERO_BITS)
-            and all(self[index].rsvdz_is_zero() for index in self._NESTED)
-        )
+        for index, zeroes in self._ZERO_BYTES:
+            if self[index] != zeroes:
+                return False
+        for index, mask in self._ZERO_BITS:
+            if self[index] & mask:
+                return False
+        return not self._ZERO_PARTS or all(self[index].rsvdz_is_zero() for index in self._ZERO_PARTS)
 
     def replace(self, **values: Any) -> Self:
         """This structure with some fields changed."""
