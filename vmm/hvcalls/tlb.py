@@ -10,7 +10,7 @@
 
 They flush for the caller's VTL. A slice of a list is one flush.
 
-Implements: TLB-001, TLB-002, TLB-003, TLB-004
+Implements: TLB-001, TLB-002
 """
 
 from __future__ import annotations

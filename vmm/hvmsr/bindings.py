@@ -4,7 +4,7 @@
 Methods take no VP or VTL: the objects handed in belong to one. Scope is a matter of who is handed in: a partition's
 objects to all VPs and VTLs, a VTL's to all VPs, a VP's and VTL's own to that one.
 
-Implements: VSM-062, VSM-063, APIC-001, APIC-002, MISC-003, MISC-004, MISC-005, DISC-018
+Implements: APIC-001, TMR-018, DISC-018
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@
 | enable, page beyond the guest's address space | #GP |
 | enable | the page shows the transport's code; not writable for the guest |
 
-Implements: HCP-001, HCP-002, HCP-003, HCP-004, HCP-005, HCP-006, HCP-008
+Implements: HCP-001, HCP-002, HCP-003, HCP-004, HCP-005, HCP-006
 """
 
 from __future__ import annotations

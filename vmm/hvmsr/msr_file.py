@@ -4,7 +4,9 @@
 What is in a table may be done. Everything else faults: an MSR that CPUID does not announce, one that nobody owns,
 a read of a write-only and a write of a read-only one.
 
-Implements: MISC-007
+The time-unhalted timer is optional and has no owner.
+
+Implements: MISC-007, TMR-017
 """
 
 from __future__ import annotations

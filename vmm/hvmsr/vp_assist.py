@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VP assist page, one per VP and VTL (TLFS 7.8.7, 10.3.4, 15.8.1; `HV_VP_ASSIST_PAGE`).
+"""VP assist page, one per VP and VTL (TLFS 7.8.7, 15.8.1; `HV_VP_ASSIST_PAGE`).
 
 What is written while the guest has not enabled it goes nowhere (VSM-051): a VTL entered before it set up its page finds
 zeros there, not the reason of an entry long past.
 
-Implements: VSM-048, VSM-049, VSM-051, APIC-004
+Implements: VSM-048, VSM-049, VSM-051
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ last is seen, those below keep their contents and come back in the opposite orde
 A GPA that is not RAM is allowed: whether the guest can reach a page there is up to the backend. If not, the page
 works as if nobody looked at it.
 
-Implements: SYN-003, VSM-068, MISC-008
+Implements: SYN-003, MISC-008
 """
 
 from __future__ import annotations

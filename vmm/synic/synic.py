@@ -12,8 +12,8 @@ EOM, EOI, and a new message look at the queues again. Order per source is kept.
 | source polling | stored, no interrupt | set, no interrupt |
 | queue full | INSUFFICIENT_BUFFERS | |
 
-Implements: SYN-001, SYN-002, SYN-003, SYN-004, SYN-005, SYN-006, SYN-020, SYN-021, SYN-022, SYN-023, SYN-024,
-SYN-025, SYN-026
+Implements: SYN-001, SYN-002, SYN-003, SYN-004, SYN-005, SYN-006, SYN-020, SYN-021, SYN-022, SYN-023, SYN-025,
+SYN-026
 """
 
 from __future__ import annotations

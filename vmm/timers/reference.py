@@ -12,7 +12,7 @@ says "invalid" (sequence 0), which sends guests to the counter.
 Pause: the TSC may run on while the machine stands. `resume` chooses an offset that makes time go on where it
 stopped, under a new sequence number. One formula serves the whole partition, so all VPs and VTLs agree.
 
-Implements: TMR-001, TMR-003, TMR-018, VSM-067
+Implements: TMR-001, TMR-003
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class ReferenceTime:
         return self._state[0]
 
     def now(self) -> int:
-        """Reference time in 100 ns. Never goes back."""
+        """Reference time in 100 ns. Never goes back; a guest's two reads differ, an exit lasting far over 100 ns."""
         tsc = self._tsc
         if tsc is None:
             return self._clock.now_ns() // HV_REFERENCE_TIME_UNIT_NS

@@ -53,6 +53,8 @@ _AUTO_ENABLE: Final = HV_X64_MSR_STIMER_CONFIG.AutoEnable.mask
 _DIRECT: Final = HV_X64_MSR_STIMER_CONFIG.DirectMode.mask
 _VECTOR: Final = HV_X64_MSR_STIMER_CONFIG.ApicVector.mask
 _SINT: Final = HV_X64_MSR_STIMER_CONFIG.SINTx.mask
+_VECTOR_SHIFT: Final = HV_X64_MSR_STIMER_CONFIG.ApicVector.low
+_SINT_SHIFT: Final = HV_X64_MSR_STIMER_CONFIG.SINTx.low
 _RESERVED: Final = HV_X64_MSR_STIMER_CONFIG.RSVDZ_MASK
 
 # HV_TIMER_MESSAGE_PAYLOAD: u32 TimerIndex, u32 reserved, u64 ExpirationTime, u64 DeliveryTime.
@@ -76,7 +78,7 @@ class _Timer:
 
     @property
     def sint(self) -> int:
-        return (self.config & _SINT) >> HV_X64_MSR_STIMER_CONFIG.SINTx.low
+        return (self.config & _SINT) >> _SINT_SHIFT
 
     @property
     def wake_up(self) -> int:
@@ -88,7 +90,7 @@ class _Timer:
 class _TimerMessage:
     """HvMessageTimerExpired for one expiry. The delivery time is that of its arrival in the slot."""
 
-    __slots__ = ("_expiration", "_owner", "sint", "timer")
+    __slots__ = ("_expiration", "_owner", "arrived", "sint", "timer")
 
     has_own_buffer = True
 
@@ -97,6 +99,7 @@ class _TimerMessage:
         self._expiration = expiration
         self.timer = timer
         self.sint = timer.sint
+        self.arrived = False
 
     def compose(self) -> bytes:
         """The 256 bytes, delivered now."""
@@ -107,6 +110,7 @@ class _TimerMessage:
 
     def delivered(self) -> None:
         """The timer may go on."""
+        self.arrived = True
         self._owner.message_delivered(self)
 
 
@@ -231,7 +235,7 @@ class SyntheticTimers:
             if timer.schedule is not None:
                 timer.due = timer.schedule.due
                 self._arm(timer)
-            return (timer.config & _VECTOR) >> HV_X64_MSR_STIMER_CONFIG.ApicVector.low
+            return (timer.config & _VECTOR) >> _VECTOR_SHIFT
         timer.message = _TimerMessage(self, timer, expiration)
         return timer.message
 
@@ -257,11 +261,12 @@ class SyntheticTimers:
                 self._interrupts.request_interrupt(self._synic.vp, self._synic.vtl, signal, False)
             return
         self._synic.post(signal.sint, signal)
+        if signal.arrived:
+            return
         with self._lock:
             stopped = timer.message is not signal
-        if (
-            stopped
-        ):  # by a write on the VP between expiry and posting: then it must not wait for a slot any more
+        if stopped:
+            # The VP wrote to the timer between expiry and posting: the message must not wait any more.
             self._synic.withdraw(signal.sint, signal)
 
 

@@ -389,7 +389,7 @@ def test_a_flush_of_vps_that_are_not_there_is_done(rig: Rig) -> None:
     assert rig.flushes == []
 
 
-@pytest.mark.tlfs("TLB-003", "HC-015")
+@pytest.mark.tlfs("HC-015")
 @pytest.mark.parametrize(
     ("code", "reps"),
     [(Code.HvCallFlushVirtualAddressSpace, 0), (Code.HvCallFlushVirtualAddressList, 1)],

@@ -191,7 +191,6 @@ class SeparatePage:
         return bytes(self.backend.views.pop(self.key))
 
 
-@pytest.mark.tlfs("VSM-068", "HCP-008")
 def test_with_a_view_per_vtl_overlays_of_one_do_not_show_in_another() -> None:
     backend = SeparateView()
     overlays = OverlayMap(backend)

@@ -209,7 +209,6 @@ def test_page_and_counter_agree_to_the_unit(hz: int, steps: list[tuple[int, bool
             assert guest_time(rig.seen(), rig.tsc.read()) == rig.reference.now()
 
 
-@pytest.mark.tlfs("VSM-067")
 def test_the_pages_of_all_vtls_say_the_same() -> None:
     rig = PageRig()
     rig.pages[0].write_msr(PAGE_NUMBER * PAGE | 1)

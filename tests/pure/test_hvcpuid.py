@@ -55,7 +55,7 @@ def test_version() -> None:
     assert entry == (0x40000002, 1, 2 << 16 | 3, 4, 5)
 
 
-@pytest.mark.tlfs("DISC-005", "DISC-009", "DISC-016")
+@pytest.mark.tlfs("DISC-005", "DISC-008", "DISC-009", "DISC-016")
 def test_the_default_features_set_the_documented_bits() -> None:
     offered = words(DEFAULT_FEATURES, NO_CALLS)
     eax, ebx, ecx, edx = table(offered)[0x40000003]
