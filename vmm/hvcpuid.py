@@ -5,8 +5,8 @@ Three things come together: features of the synthetic MSRs (`HvFeature`), what t
 (`vmm.hypercall.announce`), and limits. The same words tell `vmm.hvmsr` what may be accessed, so that what is not
 announced faults. All VTLs see the same leaves (DISC-017).
 
-Implements: DISC-002, DISC-003, DISC-004, DISC-005, DISC-006, DISC-007, DISC-008, DISC-009, DISC-010, DISC-011, DISC-012, DISC-013,
-DISC-014, DISC-016, DISC-017
+Implements: DISC-002, DISC-003, DISC-004, DISC-005, DISC-006, DISC-007, DISC-008, DISC-009, DISC-010, DISC-011,
+DISC-012, DISC-013, DISC-014, DISC-016, DISC-017
 """
 
 from __future__ import annotations
