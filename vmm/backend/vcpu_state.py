@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kvmapi import KvmError, Vcpu
+from kvmapi import KvmMsrError, Vcpu
 from kvmapi.uapi import x86
 
 # Writing it back would set the guest's clock back: a reset does not stop the TSC.
@@ -59,21 +59,27 @@ def put(vcpu: Vcpu, state: VcpuState) -> None:
         vcpu.set_xcrs(state.xcrs)
     vcpu.set_debugregs(state.debugregs)
     vcpu.set_lapic(state.lapic)
-    vcpu.set_msrs(state.msrs)
+    vcpu.set_msrs(changed_msrs(vcpu, state.msrs))
     vcpu.set_vcpu_events(state.events)
     vcpu.set_mp_state(state.mp_state)
 
 
 def readable_msrs(vcpu: Vcpu, indices: list[int]) -> list[tuple[int, int]]:
-    """`(index, value)` of those of `indices` that this vCPU can read and write back unchanged."""
-    found = []
-    for index in indices:
-        if index == MSR_IA32_TSC:
-            continue
+    """`(index, value)` of those of `indices` that this vCPU has."""
+    found: list[tuple[int, int]] = []
+    rest = [index for index in indices if index != MSR_IA32_TSC]
+    while rest:
         try:
-            pairs = vcpu.get_msrs([index])
-            vcpu.set_msrs(pairs)
-        except KvmError:
-            continue  # listed for the host's KVM, but this vCPU's CPUID does not offer it
-        found += pairs
+            found += vcpu.get_msrs(rest)
+            return found
+        except KvmMsrError as error:
+            # KVM lists what its host has; this one the vCPU's CPUID does not offer.
+            found += error.done
+            rest = rest[len(error.done) + 1 :]
     return found
+
+
+def changed_msrs(vcpu: Vcpu, wanted: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Those of `wanted` that have another value now. Some may be read but not written, not even unchanged."""
+    current = dict(vcpu.get_msrs([index for index, _ in wanted]))
+    return [(index, value) for index, value in wanted if current[index] != value]
