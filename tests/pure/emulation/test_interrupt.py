@@ -162,6 +162,17 @@ def test_a_gate_beyond_the_idt() -> None:
         assert fault(guest) == (x86.GP_VECTOR, OF_VECTOR_40)
 
 
+def test_a_selector_beyond_the_gdt_is_not_looked_up() -> None:
+    with a_guest() as guest:
+        beyond = 0x40  # the limit is 0x3F
+        guest.memory.put(g.GDT + beyond, guest.memory.number(g.GDT + g.KERNEL_CS))
+        guest.gate(VECTOR, selector=beyond)
+
+        guest.carry_out(INT_40)
+
+        assert fault(guest) == (x86.GP_VECTOR, beyond)
+
+
 def test_a_code_segment_that_is_not_present() -> None:
     with a_guest() as guest:
         guest.gate(VECTOR)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from kvmapi.uapi import x86
-from tests.pure.emulation.guest import CODE, DATA, XSAVE, Guest, a_guest
+from tests.pure.emulation.guest import CODE, DATA, PT, XSAVE, Guest, a_guest
 from vmm.backend.emulation import registers as r
 from vmm.backend.emulation.table import AVX, MMX, SSE2, SSE41
 
@@ -221,3 +221,33 @@ def test_vmovntdqa_of_32_bytes_needs_avx2() -> None:
         guest.carry_out(b"\xc4\xe2\x7d\x2a\x13")
 
         assert guest.exception == UD
+
+
+def test_a_store_that_ends_outside_ram_is_declined_and_writes_nothing() -> None:
+    with a_guest(*ALL) as guest:
+        prepare(guest)
+        guest.set_regs(rbx=DATA + 0xFF0)
+        put(guest, XMM + 32, ONES)
+        guest.memory.put(PT + 8 * ((DATA >> 12) + 1), 0xFEC0_0007)
+
+        refusal = guest.carry_out(VMOVDQU_AT_RBX_YMM2)
+
+        assert refusal is not None
+        assert "not RAM" in refusal
+        assert guest.memory.data[DATA + 0xFF0 : DATA + 0x1000] == bytes(16)
+
+
+def test_a_ymm_load_clears_the_rest_of_a_zmm_register() -> None:
+    zmm_high = 1152  # CPUID.(0DH,6):EBX of this guest
+    with a_guest(*ALL) as guest:
+        zmm = x86.kvm_cpuid_entry2(function=0xD, index=6, flags=1, eax=512, ebx=zmm_high)
+        guest.vcpu.set_cpuid2([*guest.vcpu.get_cpuid2(), zmm])
+        prepare(guest, xcr0=0xE7)
+        guest.memory.data[DATA : DATA + 32] = bytes(range(1, 33))
+        put(guest, zmm_high + 2 * 32, ONES)
+        put(guest, zmm_high + 2 * 32 + 16, ONES)
+
+        guest.carry_out(VMOVDQA_YMM2_AT_RBX)
+
+        assert number(guest, YMM_HIGH + 32) == int.from_bytes(bytes(range(17, 33)), "little")
+        assert number(guest, zmm_high + 2 * 32, 32) == 0

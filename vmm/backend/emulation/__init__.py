@@ -19,6 +19,15 @@ decodes the instruction, and if `table` knows it, does what the SDM says and let
 | `page_walk` | paging: all modes, permissions, accessed and dirty bits |
 | `faults`, `registers` | how a handler ends, bit names |
 
+Reached only from ring 0, as KVM exits there alone. KVM_CAP_EXIT_ON_EMULATION_FAILURE would bring failures in
+ring 3 here too; it stays off. Measured on a KVM without hardware virtualization: INT n in ring 3 is #UD there before
+any emulation, so the capability changes nothing; elsewhere it would only turn KVM's own #UD into an exit that ends
+in the same #UD (`Emulator.carry_out` does that, should someone turn it on).
+
+Known gaps: memory is written past KVM, so a frame pushed onto a page that the guest uses as a page table is not
+noticed by KVM's shadow of it; accessed and dirty bits are set byte by byte, not atomically; data breakpoints are
+not looked at; VTL protections neither.
+
 Not here: whatever KVM does itself, nested guests (`KVM_RUN_X86_GUEST_MODE`), virtual-8086 mode, task gates,
 CET shadow stacks. Those end as if this package did not exist.
 """
