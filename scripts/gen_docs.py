@@ -11,11 +11,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from scripts import msrs_page
+from scripts import hypercalls_page, msrs_page
 
 ROOT = Path(__file__).resolve().parents[1]
 
 PAGES: dict[str, Callable[[], str]] = {
+    "docs/hypercalls.md": hypercalls_page.text,
     "docs/msrs.md": msrs_page.text,
 }
 

@@ -51,6 +51,7 @@ class Structures:
     def __init__(self, layout: type[Layout]) -> None:
         self.name = layout.__name__
         self.size = layout.SIZE
+        self.layout = layout
         self._unpack = layout.unpack
 
     def reader(self, offset: int, count: int) -> Reader:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
-from tests.pure.hypercall.fakes import ALL_PRIVILEGES, INPUT, OUTPUT
+from tests.pure.hypercall.fakes import ALL_PRIVILEGES, INPUT, NEIGHBOUR, OUTPUT
 from vmm.hv.status import HvStatus
 from vmm.hypercall.call import AGAIN, Call, CallKind, VtlForm
 from vmm.hypercall.convention import CallerMode, Outcome
@@ -127,7 +127,7 @@ class Case:
             page = gpa // PAGE * PAGE
             if not size:
                 continue
-            if gpa % 8 or gpa % PAGE + size > PAGE or page not in (INPUT, OUTPUT):
+            if gpa % 8 or gpa % PAGE + size > PAGE or page not in (INPUT, OUTPUT, NEIGHBOUR):
                 found.add(HvStatus.INVALID_ALIGNMENT)
             if page in hidden:
                 found.add(Outcome.INTERCEPT)

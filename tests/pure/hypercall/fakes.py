@@ -26,7 +26,8 @@ ALL_PRIVILEGES = (1 << 64) - 1
 
 INPUT = 0x1000
 OUTPUT = 0x3000
-"""Pages of RAM with a hole on each side, so that whatever leaves them fails."""
+NEIGHBOUR = OUTPUT + HV_PAGE_SIZE
+"""Pages of RAM. There is a hole on both sides of the first, and in front of and behind the other two."""
 
 
 class Registers:
@@ -84,35 +85,43 @@ class Xmm:
 
 
 class Memory:
-    """Two pages of RAM that do not touch each other."""
+    """Three pages of RAM: one alone, and two in a row, so that only the rules stop a list at the end of a page."""
 
     def __init__(self) -> None:
-        self.pages = {gpa: bytearray(b"\xee" * HV_PAGE_SIZE) for gpa in (INPUT, OUTPUT)}
+        self.pages = {gpa: bytearray(b"\xee" * HV_PAGE_SIZE) for gpa in (INPUT, OUTPUT, NEIGHBOUR)}
         self.unreadable: set[int] = set()
         self.unwritable: set[int] = set()
         self.reads: list[tuple[int, int]] = []
 
-    def _page(self, gpa: int, size: int) -> bytearray:
-        page = self.pages.get(gpa & ~0xFFF)
-        if page is None or (gpa & 0xFFF) + size > HV_PAGE_SIZE:
-            raise GuestMemoryError(f"{gpa:#x}, {size} bytes: no RAM")
-        return page
+    def _parts(self, gpa: int, size: int) -> list[tuple[int, int, int]]:
+        """`(page, offset, size)` of each page that a range touches."""
+        parts = []
+        while size:
+            page, offset = gpa & ~0xFFF, gpa & 0xFFF
+            if page not in self.pages:
+                raise GuestMemoryError(f"{gpa:#x}, {size} bytes: no RAM")
+            length = min(size, HV_PAGE_SIZE - offset)
+            parts.append((page, offset, length))
+            gpa, size = gpa + length, size - length
+        return parts
 
     def read(self, gpa: int, size: int) -> bytes:
         self.reads.append((gpa, size))
-        page = self._page(gpa, size)
-        if gpa & ~0xFFF in self.unreadable:
+        parts = self._parts(gpa, size)
+        if any(page in self.unreadable for page, _, _ in parts):
             raise AccessInterceptedError(gpa, write=False)
-        return bytes(page[gpa & 0xFFF : (gpa & 0xFFF) + size])
+        return b"".join([bytes(self.pages[page][offset : offset + length]) for page, offset, length in parts])
 
     def require_writable(self, gpa: int, size: int) -> None:
-        self._page(gpa, size)
-        if gpa & ~0xFFF in self.unwritable:
+        if any(page in self.unwritable for page, _, _ in self._parts(gpa, size)):
             raise AccessInterceptedError(gpa, write=True)
 
     def write(self, gpa: int, data: Buffer) -> None:
         self.require_writable(gpa, len(data))
-        self._page(gpa, len(data))[gpa & 0xFFF : (gpa & 0xFFF) + len(data)] = data
+        done = 0
+        for page, offset, length in self._parts(gpa, len(data)):
+            self.pages[page][offset : offset + length] = data[done : done + length]
+            done += length
 
     def snapshot(self) -> dict[int, bytes]:
         return {gpa: bytes(page) for gpa, page in self.pages.items()}

@@ -76,6 +76,19 @@ def test_privilege_taken_away_after_the_first_call_counts() -> None:
     assert caller.status(control(Code.HvCallPostMessage)) == HvStatus.ACCESS_DENIED
 
 
+@pytest.mark.tlfs("HC-018")
+def test_lower_vtl_is_denied_what_a_higher_one_has_just_done() -> None:
+    code = Code.HvCallModifyVtlProtectionMask
+    caller = Caller({code: Recorder((0, 1, None))})
+    caller.context.vtl = 1
+    caller.put(bytes(4096))
+    assert caller.status(control(code, RepCount=1)) == HvStatus.SUCCESS
+
+    caller.context.vtl = 0
+
+    assert caller.status(control(code, RepCount=1)) == HvStatus.ACCESS_DENIED
+
+
 @pytest.mark.tlfs("HC-020")
 @pytest.mark.parametrize("code", [0x8000, 0x8001, 0x8002, 0x8041, 0xC001, 0xFFFF])
 def test_extended_code_without_the_privilege_is_denied(code: int) -> None:

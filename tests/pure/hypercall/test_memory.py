@@ -54,8 +54,13 @@ def test_input_may_end_at_the_end_of_its_page_and_not_behind_it() -> None:
 
     last = caller.status(control(POST), INPUT + 4096 - 256)
     crossing = caller.status(control(POST), INPUT + 4096 - 248)
+    crossing_into_ram = caller.status(control(POST), OUTPUT + 4096 - 248)
 
-    assert (last, crossing) == (HvStatus.SUCCESS, HvStatus.INVALID_ALIGNMENT)
+    assert (last, crossing, crossing_into_ram) == (
+        HvStatus.SUCCESS,
+        HvStatus.INVALID_ALIGNMENT,
+        HvStatus.INVALID_ALIGNMENT,
+    )
 
 
 @pytest.mark.tlfs("HC-004")

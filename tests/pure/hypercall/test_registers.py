@@ -16,7 +16,7 @@ from vmm.hv.inputs import (
 )
 from vmm.hv.status import HvStatus
 from vmm.hypercall.call import CallInput, Reply
-from vmm.hypercall.convention import CallerMode, Outcome, caller_mode
+from vmm.hypercall.convention import CallerMode, Outcome, caller_mode, write_fast_output
 
 SPIN_WAIT = HypercallCode.HvCallNotifyLongSpinWait
 IPI = HypercallCode.HvCallSendSyntheticClusterIpi
@@ -216,6 +216,21 @@ def test_output_of_a_call_without_input_is_in_rdx() -> None:
 
     assert (caller.registers.rdx, caller.registers.r8) == (0x1F, 0xBBBB)
     assert caller.registers.changed_since(before) == {"rax", "rdx"}
+
+
+@pytest.mark.tlfs("HC-007", "HC-008")
+@pytest.mark.parametrize("offset", [0, 4, 8, 12, 16, 24])
+@pytest.mark.parametrize("size", [1, 4, 8, 16, 24, 40])
+def test_fast_output_is_stored_to_the_byte(offset: int, size: int) -> None:
+    caller = Caller({})
+    registers, xmm = caller.registers, caller.context.xmm
+    before = registers.rdx.to_bytes(8, "little") + registers.r8.to_bytes(8, "little") + bytes(xmm.data)
+    output = bytes(range(1, size + 1))
+
+    write_fast_output(registers, xmm, offset, output)
+
+    after = registers.rdx.to_bytes(8, "little") + registers.r8.to_bytes(8, "little") + bytes(xmm.data)
+    assert after == before[:offset] + output + before[offset + size :]
 
 
 @pytest.mark.tlfs("HC-007")
