@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a kernel with Hyper-V VSM adds to the KVM UAPI: the one place for names no released header has.
 
-Numbers are those of the series "Introduce VSM support" v1 of 9 June 2024 (KVM mailing list); a kernel that
-deviates changes this module only. None of it can be discovered by a capability of its own: look at leaf
-0x40000003 of KVM_GET_SUPPORTED_HV_CPUID (EBX bit 16: VSM, EDX bit 15: XMM output) and at
-KVM_CAP_MEMORY_ATTRIBUTES, whose value is the mask of attributes that the fd supports.
+Numbers are those of the series "Introduce VSM support" v1 of 9 June 2024 (KVM mailing list), which a kernel with
+our series in `kernel/` shares; what only ours has is said to be so. The original has no capability of its own: look
+at leaf 0x40000003 of KVM_GET_SUPPORTED_HV_CPUID (EBX bit 16: VSM, EDX bit 15: XMM output) and at
+KVM_CAP_MEMORY_ATTRIBUTES, whose value is the mask of attributes that the fd supports. Ours has KVM_CAP_X86_VSM.
 """
 
 from kvmapi.uapi.layout import Structure, Union, layout, u8, u32, u64
@@ -12,6 +12,15 @@ from kvmapi.uapi.layout import Structure, Union, layout, u8, u32, u64
 # The series numbers this 236, which Linux 6.12 gave to KVM_CAP_PRE_FAULT_MEMORY: an answer to
 # KVM_CHECK_EXTENSION(236) proves nothing unless the kernel is known to carry the series.
 KVM_CAP_FAULT_EXIT_INSN_LEN = 236
+
+# Ours: a bitmap of KVM_X86_VSM_*. 0 on any other kernel.
+KVM_CAP_X86_VSM = 0x56534D
+# KVM_MEMORY_EXIT_FLAG_READ, _WRITE, _EXEC are set.
+KVM_X86_VSM_FAULT_ACCESS = 1 << 0
+# The rest of `kvm_run_memory_fault_vsm` is filled.
+KVM_X86_VSM_FAULT_INSN = 1 << 1
+# Attributes NR, NW and NX, also honoured in what KVM itself does for the guest.
+KVM_X86_VSM_RWX_ATTRIBUTES = 1 << 2
 
 # Attributes of KVM_SET_MEMORY_ATTRIBUTES say what is forbidden: 0 is full access. Forbidding reads alone, or
 # together with only one of the others, is EINVAL.
@@ -23,6 +32,8 @@ KVM_MEMORY_ATTRIBUTE_NX = 1 << 2
 KVM_MEMORY_EXIT_FLAG_READ = 1 << 0
 KVM_MEMORY_EXIT_FLAG_WRITE = 1 << 1
 KVM_MEMORY_EXIT_FLAG_EXEC = 1 << 2
+# Ours: the access was a walk of the guest's page tables.
+KVM_MEMORY_EXIT_FLAG_PAGE_WALK = 1 << 32
 
 # KVM_SET_MP_STATE: KVM_RUN waits in the kernel for an event of this VTL, then exits with
 # KVM_EXIT_SYSTEM_EVENT, KVM_SYSTEM_EVENT_WAKEUP.
@@ -64,9 +75,33 @@ class kvm_hyperv_exit_xmm(Structure):
     _fields_ = [("type", u32), ("pad1", u32), ("u", kvm_hyperv_exit_xmm_u)]
 
 
-@layout(size=32, offsets={"flags": 0, "gpa": 8, "size": 16, "insn_len": 24})
+@layout(
+    size=56,
+    offsets={
+        "flags": 0,
+        "gpa": 8,
+        "size": 16,
+        "insn_len": 24,
+        "nr_insn_bytes": 25,
+        "insn_bytes": 26,
+        "access_gpa": 48,
+    },
+)
 class kvm_run_memory_fault_vsm(Structure):
-    """`kvm_run.memory_fault` of a kernel with VSM: adds the length of the instruction, 0 when unknown."""
+    """`kvm_run.memory_fault` of a kernel with VSM: adds the length of the instruction, 0 when unknown.
+
+    Only ours (KVM_X86_VSM_FAULT_INSN) has the bytes at RIP, as many as `nr_insn_bytes` and more than the
+    instruction has, and the address of the access within the page at `gpa`.
+    """
 
     __slots__ = ()
-    _fields_ = [("flags", u64), ("gpa", u64), ("size", u64), ("insn_len", u8), ("_pad", u8 * 7)]
+    _fields_ = [
+        ("flags", u64),
+        ("gpa", u64),
+        ("size", u64),
+        ("insn_len", u8),
+        ("nr_insn_bytes", u8),
+        ("insn_bytes", u8 * 15),
+        ("_pad", u8 * 7),
+        ("access_gpa", u64),
+    ]
