@@ -41,7 +41,9 @@ def test_each_figure_is_one_json_object(name: str, figures: list[str]) -> None:
     assert [record["name"] for record in records] == figures
     for record in records:
         assert record["runs"] == 1 and record["unit"] and record["better"] in ("higher", "lower")
-        assert record["ratio"] == pytest.approx(record["ours"]["median"] / record["reference"]["median"], abs=1e-3)
+        assert record["ratio"] == pytest.approx(
+            record["ours"]["median"] / record["reference"]["median"], abs=1e-3
+        )
         assert record["ours"]["min"] <= record["ours"]["median"] <= record["ours"]["max"]
 
 

@@ -110,7 +110,7 @@ def test_huge_pages_that_the_host_has_not_reserved_are_refused_with_advice() -> 
     with open("/proc/meminfo", encoding="ascii") as meminfo:
         free = next((int(line.split()[1]) for line in meminfo if line.startswith("HugePages_Free")), 0)
 
-    with pytest.raises(RamError, match="vm.nr_hugepages"):
+    with pytest.raises(RamError, match=r"vm\.nr_hugepages"):
         GuestRam((free + 1) * 2 * MIB + 2 * MIB, huge_pages=True)
 
 
