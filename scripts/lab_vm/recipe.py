@@ -57,7 +57,10 @@ class Recipe:
         """12 hex digits. `source_digest` identifies the archive, `compiler` is its version line."""
         digest = hashlib.sha256()
         contents = [*((path.name, path.read_bytes()) for path in self.patches)]
-        contents += [("config", path.read_bytes()) for path in self.fragments]
+        # Settings, not text: a comment changes no kernel.
+        contents += [
+            ("config", json.dumps(parse_config(path.read_text())).encode()) for path in self.fragments
+        ]
         for name, content in contents:
             digest.update(f"{name}\0{len(content)}\0".encode())
             digest.update(content)
