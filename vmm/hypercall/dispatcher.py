@@ -111,6 +111,10 @@ class Dispatcher(Generic[C]):
     def _run(
         self, prepared: Prepared, context: C, registers: CallerRegisters, mode: int, control: int
     ) -> int:
+        """The prepared call, and what its exceptions mean to the caller.
+
+        Implements: HC-005
+        """
         try:
             return prepared.run(context, registers, mode)
         except RefusedError as refused:

@@ -79,10 +79,12 @@ class Blocks:
         return lambda block: tuple([block[at : at + size] for at in offsets])
 
     def pack(self, values: Sequence[bytes]) -> bytes:
-        for value in values:
-            if len(value) != self.size:
-                raise ValueError(f"{self.name} has {self.size} bytes, got {len(value)}")
-        return b"".join(values)
+        data = b"".join(values)
+        if len(data) != len(values) * self.size:
+            raise ValueError(
+                f"{len(values)} {self.name} are {len(values) * self.size} bytes, got {len(data)}"
+            )
+        return data
 
 
 U32_ELEMENTS: Final = Numbers(U32)

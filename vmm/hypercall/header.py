@@ -60,7 +60,13 @@ def header_reader(call: Call) -> HeaderReader:
             values[index] = function(values[index], caller)
         return new(layout, values)
 
-    read = converted if convert else plain
+    def converted_once(block: bytes, caller: int) -> Layout:
+        values = unpack_from(block)
+        return new(layout, (*values[:first], convert_first(values[first], caller), *values[behind:]))
+
+    first, convert_first = convert[0] if convert else (0, _unconverted)
+    behind = first + 1
+    read = (plain, converted_once, converted)[min(len(convert), 2)]
     return _refusing_reserved(read) if call.refuse_reserved else read
 
 
@@ -85,6 +91,10 @@ def _conversions(call: Call, layout: type[Layout]) -> tuple[tuple[int, _Convert]
         elif isinstance(field.type, type) and issubclass(field.type, Layout):
             found.append((index, _as_layout(field.type)))
     return tuple(found)
+
+
+def _unconverted(value: Any, caller: int) -> Any:
+    return value
 
 
 def _as_bits(of: type[Bits]) -> _Convert:

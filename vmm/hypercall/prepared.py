@@ -289,7 +289,8 @@ class PreparedRep(_Prepared):
             output = self._pack(values) if self._pack is not None and done else b""
         except Exception as error:
             raise HandlerError(f"{self.call.name}: the handler raised") from error
-        self._check((status, done, output))
+        if status != SUCCESS or done != self._reps or len(output) != self._reply_size:
+            self._check((status, done, output))
 
         if output:
             self._store(context, registers, mode, output)
