@@ -46,6 +46,13 @@ def test_equal_content_has_an_equal_key(folder: Path) -> None:
     assert patched(folder).key("digest", "gcc 12") == before
 
 
+def test_a_comment_in_the_configuration_changes_no_kernel(folder: Path) -> None:
+    before = patched(folder).key("digest", "gcc 12")
+    (folder / "config").write_text("# why\nCONFIG_KVM=y\n")
+
+    assert patched(folder).key("digest", "gcc 12") == before
+
+
 @pytest.mark.parametrize(
     "change", ["patch", "patch name", "new patch", "config", "source", "compiler", "variant"]
 )
