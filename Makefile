@@ -6,11 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := build/stamp
 
-RUN_PACKAGES := gcc make binutils python3 python3-venv
-TEST_PACKAGES := $(RUN_PACKAGES) acpica-tools qemu-system-x86 linux-source-6.12 \
-	flex bison bc libelf-dev libssl-dev ccache busybox-static cpio xz-utils zstd kmod
+RUN_PACKAGES := gcc make binutils python3 python3-venv libatomic1
+TEST_PACKAGES := $(RUN_PACKAGES) acpica-tools qemu-system-x86 linux-source-6.12 libc6-dev \
+	flex bison bc libelf-dev patch perl tar xz-utils gzip zstd lz4 busybox-static ccache
 
-.PHONY: help run test test-pure test-host test-lab lab-shell lint bench spec setup firmware clean
+.PHONY: help run test test-pure test-host test-lab lab-shell kernel-upstream lint bench spec setup firmware clean
+.NOTPARALLEL:
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -29,6 +30,12 @@ test-host: setup-test firmware ## what runs on this machine's /dev/kvm (in the l
 
 test-lab: setup-test firmware ## what boots kernels of its own under software emulation
 	$(BIN)/pytest tests/lab
+
+lab-shell: setup-test ## a shell on Linux 6.12 with a working /dev/kvm, under software emulation
+	scripts/lab shell --kernel upstream
+
+kernel-upstream: setup-test ## build the lab's unpatched kernel (the tests do it when they need it)
+	scripts/lab kernel upstream
 
 lint: setup ## ruff and mypy alone
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
