@@ -16,6 +16,7 @@ The kernel hands words it does not know to init as environment variables, which 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -106,14 +107,26 @@ def _download(directory: Path) -> bytes:
         if shutil.which(tool) is None:
             raise missing_packages(f"no {tool} to get Debian's kernel", [package])
     with tempfile.TemporaryDirectory(dir=directory) as scratch:
-        name = _versioned_package()
-        _command(["apt-get", "-o", "APT::Sandbox::User=root", "download", name], Path(scratch))
+        try:
+            name = _fetch_package(Path(scratch))
+        except LabError:
+            # The lists of packages may be missing or older than what the archive still has.
+            if os.geteuid() != 0:
+                raise
+            _command(["apt-get", "update"], Path(scratch))
+            name = _fetch_package(Path(scratch))
         for archive in Path(scratch).glob("*.deb"):
             _command(["dpkg-deb", "-x", str(archive), "files"], Path(scratch))
         images = [*Path(scratch).glob("files/boot/vmlinuz-*")]
         if len(images) != 1:
             raise LabError(f"package {name} has {len(images)} files boot/vmlinuz-*, expected 1")
         return images[0].read_bytes()
+
+
+def _fetch_package(directory: Path) -> str:
+    name = _versioned_package()
+    _command(["apt-get", "-o", "APT::Sandbox::User=root", "download", name], directory)
+    return name
 
 
 def _versioned_package() -> str:

@@ -32,7 +32,7 @@ LOOP_INSTRUCTIONS = 2  # dec ecx; jnz
 FIRST_LOOPS = 2_000  # 2.5 ms where ring 0 is emulated at 1.6 million instructions a second
 MEASURED_SECONDS = 0.03
 MOST_LOOPS = 20_000_000
-EMULATED_BELOW = 50_000_000  # instructions a second: hardware does thousands of millions, an emulator a few
+SLOW_BELOW = 50_000_000  # instructions a second: hardware does thousands of millions, an emulator a few
 
 STARTUP_SECONDS = 20.0  # Python's start on a busy machine
 STEP_SECONDS = 1.5  # one experiment; each takes milliseconds unless it hangs
@@ -72,8 +72,9 @@ class Ring0:
     error: str = ""
 
     @property
-    def emulated(self) -> bool:
-        return 0 < self.instructions_per_second < EMULATED_BELOW
+    def slow(self) -> bool:
+        """Slower than hardware runs it: KVM emulates ring 0, or this host itself is emulated."""
+        return 0 < self.instructions_per_second < SLOW_BELOW
 
     def having(self, outcome: Outcome) -> list[str]:
         return [name for name, result in self.outcomes.items() if result is outcome]

@@ -163,7 +163,9 @@ def as_json(report: Report) -> dict[str, Any]:
         "summary": report.summary,
         "host": dataclasses.asdict(report.facts),
         "kvm": _kvm_json(report.host) if report.host else None,
-        "ring0": _ring0_json(report.ring0) if report.ring0 else None,
+        "ring0": _ring0_json(report.ring0, report.host.modules.hardware)
+        if report.ring0 and report.host
+        else None,
         "findings": [dataclasses.asdict(finding) for finding in report.findings],
     }
 
@@ -190,10 +192,10 @@ def _kvm_json(host: HostProfile) -> dict[str, Any]:
     }
 
 
-def _ring0_json(ring0: Ring0) -> dict[str, Any]:
+def _ring0_json(ring0: Ring0, hardware: bool) -> dict[str, Any]:
     return {
         "instructions_per_second": ring0.instructions_per_second,
-        "emulated": ring0.emulated,
+        "emulated": ring0.slow and not hardware,
         "outcomes": {name: outcome.value for name, outcome in ring0.outcomes.items()},
         "error": ring0.error,
     }

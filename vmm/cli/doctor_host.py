@@ -38,7 +38,7 @@ class HostFacts:
     """Sizes are bytes. `virtualization` is svm, vmx or "". Limits are -1 when there is none.
 
     virtualized: the host is itself a virtual machine. huge_pages: (total, free, bytes per page) of the
-    default size.
+    default size. xsave: the processor has XSAVE.
     """
 
     kernel: str
@@ -56,6 +56,7 @@ class HostFacts:
     open_files: int
     locked_memory: int
     device: DeviceFacts
+    xsave: bool = True
     tools: dict[str, str] = field(default_factory=dict)
 
 
@@ -70,6 +71,7 @@ def host_facts(device: Path = DEVICE) -> HostFacts:
         user=_name(pwd.getpwuid, os.getuid()),
         processor=processor,
         virtualization=next((flag for flag in VIRTUALIZATION_FLAGS if flag in flags), ""),
+        xsave="xsave" in flags,
         virtualized="hypervisor" in flags,
         cores=len(os.sched_getaffinity(0)),
         memory_total=memory.total,

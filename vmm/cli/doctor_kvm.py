@@ -17,10 +17,10 @@ def kvm_findings(facts: HostFacts, host: HostProfile, ring0: Ring0 | None) -> It
     yield _kind(host)
     yield _engine(facts, host)
     if ring0 is not None:
-        yield _ring0_speed(ring0)
+        yield _ring0_speed(ring0, host.modules.hardware)
         yield from _ring0_gaps(ring0)
     yield _required(host)
-    yield from _wanted(host)
+    yield from _wanted(facts, host)
     yield _vcpus(facts, host)
     yield _hyperv(host)
     yield _vtl_memory(host)
@@ -60,7 +60,7 @@ def _engine(facts: HostFacts, host: HostProfile) -> Finding:
     return Finding("engine", Severity.NOTE, f"{engine}, no hardware virtualization", meaning, change)
 
 
-def _ring0_speed(ring0: Ring0) -> Finding:
+def _ring0_speed(ring0: Ring0, hardware: bool) -> Finding:
     rate = ring0.instructions_per_second
     if not rate:
         why = ring0.error or "the measurement did not end"
@@ -68,14 +68,15 @@ def _ring0_speed(ring0: Ring0) -> Finding:
             "ring0_speed", Severity.PROBLEM, f"ring 0 does not run: {why}", "guests will not start"
         )
     found = f"ring 0: {rate / 1e6:,.1f} million instructions/s"
-    if ring0.emulated:
-        meaning = (
-            "ring 0 is emulated one instruction at a time: small guests and tests run, a Linux kernel crawls"
-        )
-        return Finding(
-            "ring0_speed", Severity.NOTE, found, meaning, "use a host with VT-x or SVM for kernels"
-        )
-    return Finding("ring0_speed", Severity.OK, found, "ring 0 runs natively")
+    if not ring0.slow:
+        return Finding("ring0_speed", Severity.OK, found, "ring 0 runs natively")
+    if hardware:
+        meaning = "KVM runs ring 0 natively, but this host's own processor is slow or emulated"
+        return Finding("ring0_speed", Severity.NOTE, found, meaning, "")
+    meaning = (
+        "ring 0 is emulated one instruction at a time: small guests and tests run, a Linux kernel crawls"
+    )
+    return Finding("ring0_speed", Severity.NOTE, found, meaning, "use a host with VT-x or SVM for kernels")
 
 
 def _ring0_gaps(ring0: Ring0) -> Iterator[Finding]:
@@ -116,9 +117,13 @@ def _required(host: HostProfile) -> Finding:
     )
 
 
-def _wanted(host: HostProfile) -> Iterator[Finding]:
+def _wanted(facts: HostFacts, host: HostProfile) -> Iterator[Finding]:
     missing = host.missing(Need.WANTED)
     for name in missing:
+        if name in ("xsave", "xcrs") and not facts.xsave:
+            meaning = "the processor has no XSAVE: guests get SSE, but no wider vector registers"
+            yield Finding(f"wanted_{name}", Severity.NOTE, f"missing: KVM_CAP_{name.upper()}", meaning)
+            continue
         yield Finding(
             f"wanted_{name}",
             Severity.NOTE,

@@ -102,7 +102,7 @@ def test_ring_0_experiment_ends_and_agrees_with_the_module(host: HostProfile) ->
     assert found.error == ""
     # Emulators make a few million instructions a second, hardware thousands of millions.
     assert found.instructions_per_second > 50_000
-    assert found.emulated is not host.modules.hardware
+    assert found.slow or host.modules.hardware, "without hardware virtualization ring 0 is emulated"
     assert found.outcomes["movdqu"] is Outcome.WORKS
     if host.modules.hardware:
         assert set(found.outcomes.values()) == {Outcome.WORKS}
