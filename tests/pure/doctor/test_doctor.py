@@ -268,3 +268,15 @@ def test_huge_pages_from_meminfo() -> None:
 def test_examine_reports_the_missing_device_first(tmp_path: Path) -> None:
     report = examine(tmp_path / "kvm", None)
     assert (report.status, report.host, report.findings[0].key) == (2, None, "device")
+
+
+def test_slow_ring_0_with_hardware_virtualization_is_not_called_emulated() -> None:
+    """A KVM inside an emulated machine (the lab) is slow for another reason."""
+    finding = findings(upstream(), EMULATED)["ring0_speed"]
+    assert "natively" in finding.meaning and "emulated one" not in finding.meaning
+
+
+def test_a_processor_without_xsave_is_not_blamed_on_the_kernel() -> None:
+    report = examined(replace(FACTS, xsave=False), without(upstream(), "xcrs"), NATIVE)
+    finding = {finding.key: finding for finding in report.findings}["wanted_xcrs"]
+    assert "the processor has no XSAVE" in finding.meaning and finding.change == ""
