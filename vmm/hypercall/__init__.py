@@ -4,10 +4,10 @@
 | module | what it holds |
 |---|---|
 | `dispatcher` | `Dispatcher.dispatch(context, registers, mode)`: the one entry; returns an `Outcome` |
-| `bound_call` | how simple, rep and VTL switch calls are taken apart and answered |
+| `prepared` | how simple, rep and VTL switch calls are taken apart and answered; kept by control word |
 | `calls` | the call table: one row per hypercall |
 | `call` | what a row says; what a handler gets and gives |
-| `target_vtl` | the VTL that a call names |
+| `header` | the fixed header as a typed value; the VTL that a call names |
 | `convention`, `control` | registers and words of 64-bit and 32-bit callers |
 | `elements` | arrays in parameter blocks as typed values |
 | `announce` | CPUID bits that follow from the handled calls |
