@@ -21,6 +21,17 @@ KVM_X86_VSM_FAULT_ACCESS = 1 << 0
 KVM_X86_VSM_FAULT_INSN = 1 << 1
 # Attributes NR, NW and NX, also honoured in what KVM itself does for the guest.
 KVM_X86_VSM_RWX_ATTRIBUTES = 1 << 2
+# `kvm_hyperv_exit_hcall_xmm.xmm` is filled or zero, and KVM_HYPERV_HCALL_UD is a valid result.
+KVM_X86_VSM_HCALL_XMM = 1 << 3
+# The hypercalls of VSM exit, as do VP register and VP start calls: by the CPUID of the vCPU.
+KVM_X86_VSM_HCALLS = 1 << 4
+# Synthetic cluster IPIs that name a target VTL exit.
+KVM_X86_VSM_IPI = 1 << 5
+# KVM_MP_STATE_HV_INACTIVE_VTL.
+KVM_X86_VSM_INACTIVE_VTL = 1 << 6
+
+# Ours: a `result` that raises #UD at the instruction, in place of completing the hypercall.
+KVM_HYPERV_HCALL_UD = 1 << 63
 
 # Attributes of KVM_SET_MEMORY_ATTRIBUTES say what is forbidden: 0 is full access. Forbidding reads alone, or
 # together with only one of the others, is EINVAL.
@@ -52,7 +63,8 @@ class kvm_hyperv_xmm(Structure):
 class kvm_hyperv_exit_hcall_xmm(Structure):
     """KVM_EXIT_HYPERV_HCALL with XMM0-XMM5: input of fast calls, and their output when the call succeeds.
 
-    `result` is not set by KVM. `xmm` is meaningful only for fast calls that KVM knows to use XMM registers.
+    `xmm` is meaningful only for fast calls that KVM knows to use XMM registers; else it is 0 in our series and
+    garbage in the original. `result` is not set by the original; ours puts HV_STATUS_INVALID_HYPERCALL_CODE there.
     """
 
     __slots__ = ()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
 import pytest
@@ -14,11 +15,19 @@ from kvmapi.uapi.vsm import (
     KVM_MEMORY_ATTRIBUTE_NR,
     KVM_MEMORY_ATTRIBUTE_NW,
     KVM_MEMORY_ATTRIBUTE_NX,
+    KVM_MP_STATE_HV_INACTIVE_VTL,
     KVM_X86_VSM_FAULT_ACCESS,
     KVM_X86_VSM_FAULT_INSN,
+    KVM_X86_VSM_HCALL_XMM,
+    KVM_X86_VSM_HCALLS,
+    KVM_X86_VSM_INACTIVE_VTL,
+    KVM_X86_VSM_IPI,
     KVM_X86_VSM_RWX_ATTRIBUTES,
 )
 
+HV_FEATURES = 0x40000003
+HV_ACCESS_VSM, HV_ACCESS_VP_REGISTERS, HV_START_VIRTUAL_PROCESSOR = 1 << 16, 1 << 17, 1 << 21
+HV_XMM_OUTPUT = 1 << 15
 RWX = KVM_MEMORY_ATTRIBUTE_NR | KVM_MEMORY_ATTRIBUTE_NW | KVM_MEMORY_ATTRIBUTE_NX
 
 
@@ -36,8 +45,26 @@ def _no_rwx_attributes(kvm: Kvm) -> None:
                 vm.set_memory_attributes(0, 0x1000, attributes)
 
 
+def _no_privileges(kvm: Kvm) -> None:
+    features = next(leaf for leaf in kvm.supported_hv_cpuid() if leaf.function == HV_FEATURES)
+    assert not features.ebx & (HV_ACCESS_VSM | HV_ACCESS_VP_REGISTERS | HV_START_VIRTUAL_PROCESSOR)
+    assert not features.edx & HV_XMM_OUTPUT
+
+
+def _no_inactive_vtl(kvm: Kvm) -> None:
+    with kvm.create_vm() as vm:
+        vm.create_irqchip()
+        with vm.create_vcpu(0) as vcpu, pytest.raises(KvmError) as refusal:
+            vcpu.set_mp_state(KVM_MP_STATE_HV_INACTIVE_VTL)
+        assert refusal.value.errno == errno.EINVAL
+
+
 ABSENT: dict[int, Callable[[Kvm], None]] = {
     KVM_X86_VSM_FAULT_ACCESS: _no_fault_details,
     KVM_X86_VSM_FAULT_INSN: _no_fault_details,
     KVM_X86_VSM_RWX_ATTRIBUTES: _no_rwx_attributes,
+    KVM_X86_VSM_HCALL_XMM: _no_privileges,
+    KVM_X86_VSM_HCALLS: _no_privileges,
+    KVM_X86_VSM_IPI: _no_privileges,
+    KVM_X86_VSM_INACTIVE_VTL: _no_inactive_vtl,
 }

@@ -16,6 +16,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from kvmapi import Exit, Kvm, Vcpu, Vm, decode
 from kvmapi.exit_types import HltExit
@@ -171,7 +172,7 @@ class Guest:
     def restrict(self, gpa: int, attributes: int, size: int = PAGE) -> None:
         self.vm.set_memory_attributes(gpa, size, attributes)
 
-    def __enter__(self) -> Guest:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
