@@ -35,9 +35,9 @@ def install() -> None:
 
 
 def kick(thread: threading.Thread) -> None:
-    """Interrupt `thread`'s system call. Harmless when it is in none or has ended."""
-    if thread.ident is not None and thread.is_alive():
-        try:
-            signal.pthread_kill(thread.ident, KICK_SIGNAL)
-        except ProcessLookupError:  # it ended between the look and the signal
-            return
+    """Interrupt `thread`'s system call; harmless when it is in none, or not started yet.
+
+    The caller makes sure that it cannot end meanwhile: a thread's id is a pointer that its end makes invalid.
+    """
+    if thread.ident is not None:
+        signal.pthread_kill(thread.ident, KICK_SIGNAL)

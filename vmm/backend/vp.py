@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from struct import Struct
@@ -56,6 +57,7 @@ class VirtualProcessor:
         self._freeze_wanted = True
         self._frozen = False
         self._stop_wanted = False
+        self._ended = False  # the thread is past its last line, or will never be started
         # Called on the VP's thread after each `kick`, before the guest goes on.
         self.after_kick: Handler = self._nothing
         # Finishes instructions that KVM cannot; without it they end the run.
@@ -80,20 +82,20 @@ class VirtualProcessor:
         """Ask the thread to leave the guest and stay out. Returns at once; `wait_frozen` waits."""
         with self._state:
             self._freeze_wanted = True
-        self._interrupt()
+            self._interrupt()
 
     def wait_frozen(self) -> None:
         """Wait until the thread is out of `KVM_RUN` (or has ended)."""
         if self._thread is threading.current_thread():
             raise RuntimeError("a VP thread cannot wait for itself to freeze")
         with self._state:
-            self._state.wait_for(lambda: self._frozen or not self._thread.is_alive())
+            self._state.wait_for(lambda: self._frozen or self._ended or self._thread.ident is None)
 
     def thaw(self) -> None:
         """Let the guest run (on)."""
         with self._state:
             self._freeze_wanted = False
-            self._frozen = False
+            self._frozen = self._ended
             self._state.notify_all()
 
     def stop(self) -> None:
@@ -101,19 +103,34 @@ class VirtualProcessor:
         with self._state:
             self._stop_wanted = True
             self._state.notify_all()
-        self._interrupt()
+            self._interrupt()
+            if self._thread.ident is None:
+                self._ended = True
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
     def kick(self) -> None:
         """Have the thread leave the guest, call `after_kick` and go on. Returns at once; not for the thread itself."""
-        self._interrupt()
+        with self._state:
+            self._interrupt()
+
+    def run_time_ns(self) -> int:
+        """Processor time of the VP's thread, in the guest and for it; 0 before `start` and after the end."""
+        with self._state:
+            if self._thread.ident is None or self._ended:
+                return 0
+            return time.clock_gettime_ns(time.pthread_getcpuclockid(self._thread.ident))
 
     def is_current_thread(self) -> bool:
         """Whether the caller runs on this VP's thread."""
         return self._thread is threading.current_thread()
 
     def _interrupt(self) -> None:
+        """Bring the thread out of `KVM_RUN`. `_state` is held: the thread cannot end between the look and the
+        signal, which would hit freed memory then (Python's threads are detached).
+        """
+        if self._ended:
+            return
         # The flag first: a thread that is about to enter sees it, one that is inside gets the signal.
         self.vcpu.run.u8[_IMMEDIATE_EXIT] = 1
         kick.kick(self._thread)
@@ -128,7 +145,7 @@ class VirtualProcessor:
             self._end(OutcomeKind.ERROR, f"VP {self.index}: {type(error).__name__}: {error}", error)
         finally:
             with self._state:
-                self._frozen = True
+                self._frozen = self._ended = True
                 self._state.notify_all()
 
     def _loop(self) -> None:

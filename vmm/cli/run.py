@@ -93,6 +93,7 @@ def _run(args: argparse.Namespace) -> Outcome:
     from vmm.backend.kick import KickError
     from vmm.console.choose import make_end
     from vmm.console.ends import LineError
+    from vmm.console.line import LineEnd
     from vmm.machine.board import BoardEnds
     from vmm.machine.boot import BootError
     from vmm.machine.config import ConfigError
@@ -109,14 +110,27 @@ def _run(args: argparse.Namespace) -> Outcome:
             signals = stack.enter_context(RunSignals())
             config = _config(args)
             kvm = stack.enter_context(Kvm.open())
-            end = make_end(args.serial, _tell, lambda: signals.end_run(signal.SIGINT, "ended by Ctrl-A x"))
-            stack.callback(end.close)
-            ends = BoardEnds(serial=signals.guarded(end.write), debug=signals.guarded(_write_debug))
+            with signals.held_back():
+                keep = [name for name in (args.file, args.initrd) if name]
+                end = make_end(
+                    args.serial, _tell, lambda: signals.end_run(signal.SIGINT, "ended by Ctrl-A x"), keep
+                )
+                stack.callback(end.close)
+                debug_end = LineEnd()
+                debug_end.output_fd = sys.stderr.fileno()
+                stack.callback(debug_end.close)
+            ends = BoardEnds(
+                serial=signals.guarded(end.write),
+                debug=signals.guarded(debug_end.write),
+                notice=_tell,
+                give_up=signals.cancel_output,
+            )
             machine = stack.enter_context(Machine(config, ends, kvm))
             for warning in machine.warnings:
                 _tell(f"warning: {warning}")
             machine.board.connect_serial_room(end.room)
-            signals.attach(machine.control, end)
+            signals.attach(machine.control, end, debug_end)
+            stack.callback(end.stop_input)
             stack.callback(signals.detach)
             end.start_input(machine.board.serial_input)
             return machine.run(args.time_limit)
@@ -142,12 +156,6 @@ def _config(args: argparse.Namespace) -> MachineConfig:
             raise UserError(f"--raw {args.raw}: expected an address such as 0x7c00") from None
     initrd = Path(args.initrd) if args.initrd is not None else None
     return machine_config(args, Path(args.file), initrd=initrd, cmdline=args.append, raw_address=raw_address)
-
-
-def _write_debug(data: bytes) -> None:
-    """Port 0xe9: a guest's debug output, beside its console."""
-    sys.stderr.buffer.write(data)
-    sys.stderr.buffer.flush()
 
 
 def _write_result(path: str, result: Outcome) -> None:

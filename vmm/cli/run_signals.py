@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -12,7 +13,7 @@ from vmm.backend.outcome import STATUS_BAD_INPUT, Outcome, OutcomeKind
 from vmm.console.line import LineEnd, PeerClosedError
 from vmm.machine.events import Control
 
-ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class RunInterruptedError(Exception):
@@ -28,13 +29,16 @@ class RunSignals:
 
     def __init__(self) -> None:
         self._control: Control | None = None
-        self._end: LineEnd | None = None
+        self._ends: tuple[LineEnd, ...] = ()
         self._before: dict[signal.Signals, Any] = {}
         self._ended = False
+        self._interruption: RunInterruptedError | None = None
+        self._holding = False
 
     def __enter__(self) -> RunSignals:
         for number in ENDING_SIGNALS:
-            self._before[number] = signal.signal(number, self._caught)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+                self._before[number] = signal.signal(number, self._caught)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -42,13 +46,34 @@ class RunSignals:
             # Once a signal has ended the run the process is on its way out: another one must not cut that short.
             signal.signal(number, signal.SIG_IGN if self._ended else handler)
 
-    def attach(self, control: Control, end: LineEnd) -> None:
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """A signal that comes inside takes effect at the end: what is made inside is never left half made."""
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
+        self._raise_interruption()
+
+    def attach(self, control: Control, *ends: LineEnd) -> None:
         """There is a machine now: from here on a signal ends its run."""
-        self._end, self._control = end, control
+        self._ends, self._control = ends, control
+        self._raise_interruption()
+
+    def _raise_interruption(self) -> None:
+        if self._interruption is not None:
+            raise self._interruption
 
     def detach(self) -> None:
         """The run is over and the machine about to be closed: from here on a signal changes nothing."""
         self._ended = True
+        self.cancel_output()
+
+    def cancel_output(self) -> None:
+        """Whoever waits for a slow reader of the guest's output waits no longer."""
+        for end in self._ends:
+            end.cancel()
 
     def end_run(self, number: signal.Signals, detail: str) -> None:
         """End the run as signal `number` does. Errors: `RunInterruptedError` while there is no machine."""
@@ -56,10 +81,14 @@ class RunSignals:
             return
         self._ended = True
         outcome = Outcome(OutcomeKind.INTERRUPTED, 128 + number, detail)
-        if self._control is None or self._end is None:
-            raise RunInterruptedError(outcome)
-        self._control.end(outcome)
-        self._end.cancel()  # a VP may be waiting for a slow reader of its output
+        if self._control is not None:
+            self._control.end(outcome)
+            self.cancel_output()
+        else:
+            # Kept as well as raised: raised inside a finalizer, Python would only print it and go on.
+            self._interruption = RunInterruptedError(outcome)
+            if not self._holding:
+                raise self._interruption
 
     def guarded(self, write: Callable[[bytes], None]) -> Callable[[bytes], None]:
         """`write` as a sink for guest output: when its reader went away, the run ends instead."""

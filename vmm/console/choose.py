@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from vmm.console.ends import FileEnd, LineError, PtyEnd, Tell, UnixEnd
 from vmm.console.line import LineEnd
@@ -12,8 +12,10 @@ from vmm.console.terminal import TerminalEnd
 SYNTAX = "stdio, file:PATH, pty, unix:PATH or none"
 
 
-def make_end(text: str, tell: Tell, quit_run: Callable[[], None]) -> LineEnd:
-    """The end that `text` names. tell: prints a line for the user. quit_run: the terminal's escape sequence.
+def make_end(text: str, tell: Tell, quit_run: Callable[[], None], keep: Sequence[str] = ()) -> LineEnd:
+    """The end that `text` names.
+
+    tell: prints a line for the user. quit_run: the terminal's escape sequence. keep: files not to be written to.
 
     Errors: `LineError`.
     """
@@ -25,7 +27,7 @@ def make_end(text: str, tell: Tell, quit_run: Callable[[], None]) -> LineEnd:
     if text == "pty":
         return PtyEnd(tell)
     if kind == "file" and path:
-        return FileEnd(path)
+        return FileEnd(path, keep)
     if kind == "unix" and path:
         return UnixEnd(path, tell)
     raise LineError(f"--serial {text}: expected {SYNTAX}")

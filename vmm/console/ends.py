@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
 import stat
 import threading
 import tty
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from vmm.console.line import LineEnd, PeerClosedError
+from vmm.console.line import READ_CHUNK_BYTES, LineEnd, PeerClosedError, Receive
 
 # Output that comes while no client is connected is kept for the next one, up to this; older output goes first.
 UNIX_BACKLOG_BYTES = 64 << 10
@@ -25,24 +26,31 @@ class LineError(ValueError):
 
 
 class FileEnd(LineEnd):
-    """Output into a file, which is replaced; no input."""
+    """Output into a file, which is emptied when the guest starts; no input."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, keep: Sequence[str]) -> None:
+        """keep: files that must not be written to, the guest's own."""
         super().__init__()
         try:
-            self.output_fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            # Without O_NONBLOCK a FIFO would be waited for here, where nothing can end the wait.
+            self.output_fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+            mine = os.fstat(self.output_fd)
+            for other in keep:
+                with contextlib.suppress(OSError):  # one that is missing is told of later
+                    if os.path.samestat(mine, os.stat(other)):
+                        raise LineError(f"--serial file:{path}: this is the guest's own file {other}")
         except OSError as error:
             self.close()
-            raise LineError(f"--serial file:{path}: {error.strerror}") from error
+            reason = "nobody reads this FIFO" if error.errno == errno.ENXIO else error.strerror
+            raise LineError(f"--serial file:{path}: {reason}") from error
+        except BaseException:
+            self.close()
+            raise
 
-    def write(self, data: bytes) -> None:
-        """Append to the file. Errors: `PeerClosedError` (a full disk, a reader-less FIFO)."""
-        view = memoryview(data)
-        while view:
-            try:
-                view = view[os.write(self.output_fd, view) :]
-            except OSError as error:
-                raise PeerClosedError(f"the guest's output cannot be written: {error.strerror}") from error
+    def start_input(self, receive: Receive) -> None:
+        """Empty the file: now there is a guest whose output takes its place."""
+        if stat.S_ISREG(os.fstat(self.output_fd).st_mode):
+            os.ftruncate(self.output_fd, 0)
 
     def _close_descriptors(self) -> None:
         if self.output_fd >= 0:
@@ -81,18 +89,19 @@ class UnixEnd(LineEnd):
         self._lock = threading.Lock()
         self._client: socket.socket | None = None
         self._backlog = bytearray()
-        self._bound = False  # the socket file is ours to remove
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
             _remove_stale_socket(path)
             self._listener.bind(path)
-            self._bound = True
             self._listener.listen(1)
+            tell(f"serial line on unix socket {path}")
         except OSError as error:
             self.close()
             raise LineError(f"--serial unix:{path}: {error.strerror or error}") from error
+        except BaseException:
+            self.close()
+            raise
         self.input_fd = self._listener.fileno()
-        tell(f"serial line on unix socket {path}")
 
     def write(self, data: bytes) -> None:
         """Send to the client, or keep for the next one."""
@@ -100,23 +109,30 @@ class UnixEnd(LineEnd):
             if self._client is None:
                 self._keep(data)
                 return
-            fd = self._client.fileno()
             try:
-                self._write_fd(fd, data)
-            except PeerClosedError:
-                self._keep(data)  # the reader thread sees the hang-up and lets the client go
+                self._write_fd(self._client.fileno(), data)
+            except PeerClosedError as closed:
+                self._keep(closed.rest)  # the reader thread sees the hang-up and lets the client go
 
     def _keep(self, data: bytes) -> None:
         self._backlog += data
         del self._backlog[:-UNIX_BACKLOG_BYTES]
 
-    def _read_loop(self, receive: Callable[[bytes], int]) -> None:
+    def _read_input(self, receive: Receive) -> None:
         while (client := self._accept()) is not None:
-            self._serve(client, receive)
+            try:
+                going_on = self._serve_client(client, receive)
+            finally:
+                with self._lock:
+                    self._client = None
+                client.close()
+            if not going_on:
+                return
+            self._tell(f"the client of unix socket {self._path} left; the guest goes on, another may connect")
 
     def _accept(self) -> socket.socket | None:
-        readable, _, _ = select.select([self._listener.fileno(), self._cancel.fd], [], [])
-        if self._cancel.fd in readable:
+        ready = self._poll({self._listener.fileno(): select.POLLIN})
+        if self._cancel.fd in ready:
             return None
         client, _ = self._listener.accept()
         with self._lock:
@@ -125,28 +141,20 @@ class UnixEnd(LineEnd):
         self.write(backlog)
         return client
 
-    def _serve(self, client: socket.socket, receive: Callable[[bytes], int]) -> None:
-        while True:
-            readable, _, _ = select.select([client.fileno(), self._cancel.fd], [], [])
-            if self._cancel.fd in readable:
-                data = b""
-            else:
-                try:
-                    data = client.recv(1024)
-                except OSError:
-                    data = b""
-            if not data:
-                break
-            self._deliver(data, receive)
-        with self._lock:
-            self._client = None
-        client.close()
-        if not self._cancel.is_set():
-            self._tell(f"the client of unix socket {self._path} left; the guest goes on, another may connect")
+    def _serve_client(self, client: socket.socket, receive: Receive) -> bool:
+        """Until the client has hung up; one that only ends its input still gets output. False: cancelled."""
+        fd = client.fileno()
+        if not self._serve_input(fd, lambda: client.recv(READ_CHUNK_BYTES), receive):
+            return False
+        return self._cancel.fd not in self._poll({fd: 0})
 
     def _close_descriptors(self) -> None:
+        try:
+            bound = bool(self._listener.getsockname())  # the socket file is ours to remove
+        except OSError:
+            bound = False
         self._listener.close()
-        if self._bound:
+        if bound:
             with contextlib.suppress(FileNotFoundError):  # somebody tidied up before us
                 os.unlink(self._path)
 

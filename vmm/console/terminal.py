@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import termios
@@ -31,6 +32,7 @@ class TerminalEnd(LineEnd):
         """Take the terminal (when it is one) and read keys."""
         if self.input_fd >= 0 and os.isatty(self.input_fd):
             self._enter_raw_mode()
+            self.input_is_typed = True
         super().start_input(receive)
 
     def filter_input(self, data: bytes) -> bytes:
@@ -58,7 +60,8 @@ class TerminalEnd(LineEnd):
         """Put the terminal back as it was. Idempotent; also runs at interpreter exit."""
         if self._saved is not None:
             saved, self._saved = self._saved, None
-            termios.tcsetattr(self.input_fd, termios.TCSADRAIN, saved)  # type: ignore[arg-type]  # as tcgetattr gave it
+            with contextlib.suppress(termios.error):  # the terminal is gone: there is nothing to put back
+                termios.tcsetattr(self.input_fd, termios.TCSADRAIN, saved)  # type: ignore[arg-type]  # as tcgetattr gave it
             atexit.unregister(self.restore)
 
     def _close_descriptors(self) -> None:
