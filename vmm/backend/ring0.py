@@ -3,7 +3,7 @@
 
 A KVM without VT-x or SVM emulates ring 0. It is slow then, has gaps, and some instructions never end. So the
 experiment runs in a process of its own (`python -m vmm.backend.ring0 NAME...`), which says in JSON lines
-what it is about to try and what came out, and is killed when it falls silent.
+what it is about to try and what came out, and is killed when it falls silent, or by the kernel when we end.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import mmap
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import time
@@ -53,6 +54,10 @@ INSTRUCTIONS: dict[str, bytes] = {
 }
 # The two hypercall instructions may hang, which costs STEP_SECONDS each: the processor's own is enough.
 HYPERCALLS = {"AuthenticAMD": "vmmcall", "HygonGenuine": "vmmcall"}
+
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Outcome(StrEnum):
@@ -119,11 +124,21 @@ def _child(names: Sequence[str]) -> Iterator[dict[str, object]]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(sys.path),
     }  # works in an uninstalled checkout too
+    parent = os.getpid()
+
+    def die_with_parent() -> None:
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
     with subprocess.Popen(
         [sys.executable, "-m", __name__, *names],
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=environment,
+        start_new_session=True,  # a Ctrl-C at the terminal is for us, and we end the child
+        preexec_fn=die_with_parent,  # two system calls, nothing that another thread could hold a lock of
     ) as child:
         assert child.stdout is not None
         buffered = b""

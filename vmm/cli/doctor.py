@@ -24,11 +24,15 @@ import argparse
 import dataclasses
 import json
 import shutil
+import signal
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from kvmapi import Kvm, KvmError, KvmUnavailableError
@@ -51,6 +55,7 @@ exit status:
   0  a guest can run
   1  KVM is there, but something necessary is missing
   2  KVM cannot be used: no /dev/kvm, or not for this user
+  128+N  ended by signal N
 
 examples:
   vmm doctor
@@ -58,6 +63,7 @@ examples:
 """
 MARKS = {Severity.OK: "ok  ", Severity.NOTE: "note", Severity.PROBLEM: "BAD "}
 HEADINGS = ("found", "what it means", "what to change")
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 NARROWEST, WIDEST = 72, 150  # characters of the table
 
 
@@ -106,7 +112,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Print the report; its status."""
-    report = examine(args.device, measure=None if args.quick else measure_ring0)
+    try:
+        with _ended_by_signals():
+            report = examine(args.device, measure=None if args.quick else measure_ring0)
+    except SignalError as end:
+        print(f"vmm: ended by {end.number.name}", file=sys.stderr)
+        return 128 + end.number
     if args.json:
         print(json.dumps(as_json(report), indent=2))
     elif report.host is None:
@@ -117,6 +128,37 @@ def run(args: argparse.Namespace) -> int:
         print(table(report.findings, shutil.get_terminal_size((110, 24)).columns))
         print(f"\n{report.summary}")
     return report.status
+
+
+class SignalError(BaseException):
+    """A signal came that is to end us. Not an `Exception`: nobody on the way may take it for a failure of theirs."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """`ENDING_SIGNALS` become a `SignalError`, once: what it unwinds, the experiment's child, is not cut short."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ended = False
+
+    def caught(number: int, _frame: FrameType | None) -> None:
+        nonlocal ended
+        if not ended:
+            ended = True
+            raise SignalError(signal.Signals(number))
+
+    heeded = [number for number in ENDING_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, caught) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_IGN if ended else handler)
 
 
 def examine(device: Path, measure: Callable[[str], Ring0] | None) -> Report:
