@@ -3,6 +3,6 @@
 
 import sys
 
-from vmm.cli.main import main
+from vmm.cli.start import main
 
 sys.exit(main())

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-STATUS_BAD_INPUT = 2
+from vmm.backend.outcome import STATUS_BAD_INPUT as STATUS_BAD_INPUT  # the same for a guest that cannot go on
 
 
 class UserError(Exception):

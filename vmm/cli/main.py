@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
+from vmm.cli import standard_streams
 from vmm.cli.errors import STATUS_BAD_INPUT, UserError
 
 DESCRIPTION = """\
@@ -32,9 +36,23 @@ examples:
 COMMANDS = {"run": "vmm.cli.run", "test": "vmm.cli.test", "doctor": "vmm.cli.doctor"}
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, which names the sub-command that they are about."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(STATUS_BAD_INPUT, f"{self.prog}: {' '.join(message.split())}; see '{self.prog} --help'\n")
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # overloads
+        """What nobody knows is an error here, not when the parser of `vmm` has got it back from a sub-command."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
+
 def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
     """The parser of `vmm`. wanted: build only this sub-command's options (None: all)."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog="vmm",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -51,36 +69,50 @@ def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the process status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    wanted = next((word for word in arguments[:1] if word in COMMANDS), None)
     try:
-        args = build_parser(wanted).parse_args(arguments)
-        status: int = importlib.import_module(COMMANDS[args.command]).run(args)
+        status = _run(arguments)
         sys.stdout.flush()
+        return status
     except UserError as error:
-        print(f"vmm: {error}", file=sys.stderr)
-        return STATUS_BAD_INPUT
+        _tell(str(error))
     except KeyboardInterrupt:
-        print("vmm: interrupted", file=sys.stderr)
-        return 130
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one must not cut this short
+        _tell("interrupted")
+        return 128 + signal.SIGINT
     except BrokenPipeError:
-        # Whoever read our output went away (`vmm doctor | head`). The interpreter would complain once more
-        # when it flushes at exit: give it somewhere to flush to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        print("vmm: the reader of the output went away", file=sys.stderr)
-        return STATUS_BAD_INPUT
+        standard_streams.give_up_output()
+        _tell("the reader of the output went away")
+    except standard_streams.OutputError as error:
+        standard_streams.give_up_output()
+        _tell(f"standard output: {error.strerror}")
     except Exception as error:
         if os.environ.get("VMM_TRACEBACK"):
             raise
-        where = error.__traceback__
-        while where is not None and where.tb_next is not None:
-            where = where.tb_next
-        place = (
-            f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where is not None else "unknown place"
-        )
-        print(
-            f"vmm: a defect of vmm: {type(error).__name__}: {error} ({place}); "
-            "VMM_TRACEBACK=1 shows more, please report it",
-            file=sys.stderr,
-        )
-        return STATUS_BAD_INPUT
+        _tell(_defect(error))
+    return STATUS_BAD_INPUT
+
+
+def _run(arguments: list[str]) -> int:
+    wanted = next((word for word in arguments[:1] if word in COMMANDS), None)
+    try:
+        args = build_parser(wanted).parse_args(arguments)
+    except SystemExit as end:  # help, version, or a complaint: printed, but perhaps still in a buffer
+        return end.code if isinstance(end.code, int) else 0
+    status: int = importlib.import_module(COMMANDS[args.command]).run(args)
     return status
+
+
+def _tell(line: str) -> None:
+    with contextlib.suppress(OSError):  # nobody is left to be told
+        print(f"vmm: {line}", file=sys.stderr, flush=True)
+
+
+def _defect(error: Exception) -> str:
+    where = error.__traceback__
+    while where is not None and where.tb_next is not None:
+        where = where.tb_next
+    place = f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where is not None else "unknown place"
+    return (
+        f"a defect of vmm: {type(error).__name__}: {error} ({place}); "
+        "VMM_TRACEBACK=1 shows more, please report it"
+    )
