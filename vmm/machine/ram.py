@@ -62,25 +62,25 @@ class GuestRam:
     """
 
     def __init__(self, size_bytes: int, *, huge_pages: bool = False) -> None:
-        _check_size(size_bytes, huge_pages)
+        check_size(size_bytes, huge_pages=huge_pages)
         self.size_bytes = size_bytes
         self.blocks = lay_out(size_bytes)
         flags = os.MFD_CLOEXEC | (os.MFD_HUGETLB if huge_pages else 0)
-        self._fd = os.memfd_create("guest-ram", flags)
+        self._huge_pages = huge_pages
         self._mappings: list[RamMapping] = []
+        try:
+            self._fd = os.memfd_create("guest-ram", flags)
+        except OSError as error:
+            raise self._refused(error) from error
         try:
             os.ftruncate(self._fd, size_bytes)
             self._own = self.map_for_kvm()
         except OSError as error:
             os.close(self._fd)
-            hint = (
-                "reserve 2 MiB pages with 'sysctl vm.nr_hugepages=N' or leave out the huge pages"
-                if huge_pages
-                else "ask for less memory"
-            )
-            raise RamError(
-                f"guest memory of {size_bytes // MIB} MiB cannot be mapped ({error.strerror}): {hint}"
-            ) from error
+            raise self._refused(error) from error
+        except RamError:
+            os.close(self._fd)
+            raise
         self._view = self._own.view
 
     def __enter__(self) -> GuestRam:
@@ -99,10 +99,24 @@ class GuestRam:
         self._fd = -1
 
     def map_for_kvm(self) -> RamMapping:
-        """A further mapping of all RAM, for the memory slots of one KVM VM. Closed with the RAM."""
-        mapping = RamMapping(self._fd, self.size_bytes)
+        """A further mapping of all RAM, for the memory slots of one KVM VM. Closed with the RAM.
+
+        Errors: `RamError`; each mapping counts against the limit of address space anew.
+        """
+        try:
+            mapping = RamMapping(self._fd, self.size_bytes)
+        except OSError as error:
+            raise self._refused(error) from error
         self._mappings.append(mapping)
         return mapping
+
+    def _refused(self, error: OSError) -> RamError:
+        hint = "ask for less memory, or raise the limit of address space (ulimit -v)"
+        if self._huge_pages:
+            hint = "reserve 2 MiB pages with 'sysctl vm.nr_hugepages=N' or leave out the huge pages"
+        return RamError(
+            f"guest memory of {self.size_bytes // MIB} MiB cannot be mapped ({error.strerror}): {hint}"
+        )
 
     def ranges(self) -> list[tuple[int, int]]:
         """RAM as sorted `(gpa, size)` pairs."""
@@ -154,7 +168,8 @@ class RamMapping:
         self._map.close()
 
 
-def _check_size(size_bytes: int, huge_pages: bool) -> None:
+def check_size(size_bytes: int, *, huge_pages: bool = False) -> None:
+    """Refuse a size that no machine on this host can have. Errors: `RamError`."""
     granule = 2 * MIB if huge_pages else PAGE_SIZE
     if size_bytes < MINIMUM_BYTES:
         raise RamError(

@@ -10,6 +10,7 @@ from kvmapi import Kvm, KvmError, Vcpu
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi import x86
 from vmm.backend.host_profile import probe
+from vmm.machine import open_files
 from vmm.machine.config import ConfigError, MachineConfig
 from vmm.machine.cpu import CpuidEntry, Topology, parse_cpu, resolve_cpu
 from vmm.machine.cpu.cpuid import brand_entries
@@ -48,13 +49,14 @@ class CpuPlan:
 
 
 def plan(config: MachineConfig, kvm: Kvm) -> CpuPlan:
-    """What `config`'s processors are on this host.
+    """What `config`'s processors are on this host. Lets this process have the open files that they need.
 
     Errors: `ConfigError`, `CpuSpecError` and `TopologyError` of `vmm.machine.cpu`, `KvmError`.
     """
     limit = max(kvm.check_extension(k.KVM_CAP_MAX_VCPUS), 1)
     if config.cpus > limit:
         raise ConfigError(f"{config.cpus} processors: this host's KVM allows 1 to {limit} in a machine")
+    open_files.allow(config.cpus)
     host = probe(kvm)
     cpu = resolve_cpu(
         parse_cpu(config.cpu),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import psutil
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import vmm.machine.ram as ram_module
 from vmm.machine.ram import GIB, MIB, GuestRam, RamBlock, RamError, lay_out
 from vmm.outside import GuestMemoryError
 
@@ -127,3 +129,31 @@ def test_closing_leaves_no_descriptor_and_no_mapping() -> None:
         ram.close()
 
     assert state() == before
+
+
+def test_a_mapping_that_is_refused_is_a_ram_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second mapping, for KVM, may be the one that meets a limit of address space."""
+
+    def refuse(fd: int, size: int) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    with GuestRam(4 * MIB) as ram:
+        monkeypatch.setattr(ram_module, "RamMapping", refuse)
+
+        with pytest.raises(
+            RamError, match=r"4 MiB cannot be mapped \(Cannot allocate memory\): ask for less"
+        ):
+            ram.map_for_kvm()
+
+
+def test_a_refused_first_mapping_leaves_no_file_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(fd: int, size: int) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(ram_module, "RamMapping", refuse)
+
+    with pytest.raises(RamError):
+        GuestRam(4 * MIB)
+
+    assert len(os.listdir("/proc/self/fd")) == len(before)
