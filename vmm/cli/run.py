@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -112,9 +111,7 @@ def _run(args: argparse.Namespace) -> Outcome:
             kvm = stack.enter_context(Kvm.open())
             with signals.held_back():
                 keep = [name for name in (args.file, args.initrd) if name]
-                end = make_end(
-                    args.serial, _tell, lambda: signals.end_run(signal.SIGINT, "ended by Ctrl-A x"), keep
-                )
+                end = make_end(args.serial, _tell, signals.end_run, keep)
                 stack.callback(end.close)
                 debug_end = LineEnd()
                 debug_end.output_fd = sys.stderr.fileno()

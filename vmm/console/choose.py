@@ -3,25 +3,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from vmm.console.ends import FileEnd, LineError, PtyEnd, Tell, UnixEnd
 from vmm.console.line import LineEnd
-from vmm.console.terminal import TerminalEnd
+from vmm.console.terminal import EndRun, TerminalEnd
 
 SYNTAX = "stdio, file:PATH, pty, unix:PATH or none"
 
 
-def make_end(text: str, tell: Tell, quit_run: Callable[[], None], keep: Sequence[str] = ()) -> LineEnd:
+def make_end(text: str, tell: Tell, end_run: EndRun, keep: Sequence[str] = ()) -> LineEnd:
     """The end that `text` names.
 
-    tell: prints a line for the user. quit_run: the terminal's escape sequence. keep: files not to be written to.
+    tell: prints a line for the user. end_run: the terminal's escape sequence, or its end. keep: files that are
+    not to be written to.
 
     Errors: `LineError`.
     """
     kind, _, path = text.partition(":")
     if text == "stdio":
-        return TerminalEnd(quit_run)
+        return TerminalEnd(end_run)
     if text == "none":
         return LineEnd()
     if text == "pty":

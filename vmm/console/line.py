@@ -116,9 +116,13 @@ class LineEnd:
         """What of `data` is for the guest."""
         return data
 
+    def input_ended(self) -> None:
+        """There is no more input; the guest goes on without."""
+
     def _read_input(self, receive: Receive) -> None:
         """The thread: one source of input for the whole run."""
-        self._serve_input(self.input_fd, lambda: os.read(self.input_fd, READ_CHUNK_BYTES), receive)
+        if self._serve_input(self.input_fd, lambda: os.read(self.input_fd, READ_CHUNK_BYTES), receive):
+            self.input_ended()
 
     def _serve_input(self, fd: int, read: Callable[[], bytes], receive: Receive) -> bool:
         """Hand on what `fd` gives until it ends and all is taken. False: `cancel` came first."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import signal
 import sys
 import termios
 from collections.abc import Callable
@@ -13,18 +14,19 @@ from collections.abc import Callable
 from vmm.console.line import LineEnd, Receive
 
 ESCAPE = 0x01  # Ctrl-A, as QEMU's and screen's users expect
+EndRun = Callable[[signal.Signals, str], None]  # ends the run as the signal would, for the reason given
 HELP = "\r\nCtrl-A x  end the guest\r\nCtrl-A h  this help\r\nCtrl-A Ctrl-A  send Ctrl-A to the guest\r\n"
 
 
 class TerminalEnd(LineEnd):
     """Standard input and output. A terminal is put into raw mode; a pipe or file is used as it is."""
 
-    def __init__(self, quit_run: Callable[[], None]) -> None:
-        """quit_run: called when the user types the escape sequence to quit."""
+    def __init__(self, end_run: EndRun) -> None:
+        """end_run: called when the user types the escape sequence to quit, or the terminal goes away."""
         super().__init__()
         self.input_fd = sys.stdin.fileno() if sys.stdin is not None else -1
         self.output_fd = sys.stdout.fileno()
-        self._quit_run = quit_run
+        self._end_run = end_run
         self._escaped = False
         self._saved: list[object] | None = None
 
@@ -49,12 +51,17 @@ class TerminalEnd(LineEnd):
                 continue
             self._escaped = False
             if byte in b"xX":
-                self._quit_run()
+                self._end_run(signal.SIGINT, "ended by Ctrl-A x")
             elif byte in b"hH?":
                 os.write(self.output_fd, HELP.encode())
             elif byte == ESCAPE:
                 for_guest.append(ESCAPE)
         return bytes(for_guest)
+
+    def input_ended(self) -> None:
+        """A terminal that hung up takes its user along."""
+        if self._saved is not None:
+            self._end_run(signal.SIGHUP, "the terminal went away")
 
     def restore(self) -> None:
         """Put the terminal back as it was. Idempotent; also runs at interpreter exit."""

@@ -248,3 +248,27 @@ def test_a_vp_that_never_started_can_be_stopped() -> None:
     with a_rig() as rig:
         rig.vp.stop()
         rig.vp.stop()
+
+
+def test_kicks_race_with_the_end_of_the_thread(rig: Rig) -> None:
+    """A thread's id is a pointer: a signal to one that has ended would crash the process."""
+    stop = threading.Event()
+
+    def kicker() -> None:
+        while not stop.is_set():
+            rig.vp.kick()
+
+    kickers = [threading.Thread(target=kicker) for _ in range(2)]
+    rig.fake.script(0, [until_kicked] * 100_000)
+    rig.vp.start()
+    rig.vp.thaw()
+    for thread in kickers:
+        thread.start()
+    time.sleep(0.05)
+    rig.vp.stop()
+    time.sleep(0.05)
+    stop.set()
+    for thread in kickers:
+        thread.join()
+
+    assert rig.outcomes == []

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Readers that stall and writers that type too much: the run still ends when it should."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.host.run.launch import command, guest, vmm_run
+from tests.host.run.test_serial_ends import read_until
+from tests.host.run.test_terminal import at_terminal
+
+pytestmark = pytest.mark.host
+WATCHDOG_S = 30
+# Real mode: mov $0xe9, %dx; 1: mov $0x0a, %al; out %al, %dx; jmp 1b
+FLOOD_DEBUG_CONSOLE = bytes.fromhex("bae900 b00a ee ebfb")
+
+
+def start(*arguments: str, **streams: int) -> subprocess.Popen[bytes]:
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
+    return subprocess.Popen(command("run", *arguments), **pipes)  # type: ignore[call-overload]  # streams by name
+
+
+def finish(child: subprocess.Popen[bytes]) -> int:
+    """The exit status of a child whose pipes nobody reads until it has ended."""
+    try:
+        return child.wait(timeout=WATCHDOG_S)
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_the_escape_sequence_works_behind_input_that_the_guest_does_not_read() -> None:
+    with at_terminal(guest("halt")) as user:
+        user.see(b"halting")
+        for _ in range(60):
+            user.press(b"x" * 1000)
+            time.sleep(0.01)
+        user.press(b"\x01x")
+
+        assert user.wait() == 130
+
+
+def test_the_time_limit_holds_when_nobody_reads_the_output() -> None:
+    child = start(guest("output"), "--append", "kib=100000", "--time-limit", "3")
+
+    assert finish(child) == 124
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_a_fifo_whose_reader_stalls_does_not_hold_up_the_end(tmp_path: Path, number: signal.Signals) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        child = start(guest("output"), "--append", "kib=100000", "--serial", f"file:{fifo}")
+        while not select.select([reader], [], [], WATCHDOG_S)[0]:
+            pytest.fail("no output came")
+        time.sleep(1)  # the FIFO fills up
+        child.send_signal(number)
+
+        assert finish(child) == 128 + number
+    finally:
+        os.close(reader)
+
+
+def test_a_fifo_that_nobody_reads_is_refused(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    result = vmm_run(guest("dummy"), "--serial", f"file:{fifo}")
+
+    assert (result.returncode, "nobody reads" in result.stderr) == (2, True)
+
+
+def test_the_debug_console_stalls_and_the_run_still_ends(tmp_path: Path) -> None:
+    image = tmp_path / "flood.bin"
+    image.write_bytes(FLOOD_DEBUG_CONSOLE)
+    child = start(str(image), "--raw", "0x7c00", "--no-testdev")
+    assert child.stderr is not None
+    child.stderr.read(1)
+    time.sleep(1)  # the pipe fills up
+    child.send_signal(signal.SIGTERM)
+
+    assert finish(child) == 128 + signal.SIGTERM
+
+
+def test_the_debug_console_writes_to_standard_error(tmp_path: Path) -> None:
+    image = tmp_path / "hello.bin"
+    # mov $'h', %al; out %al, $0xe9; mov $0x0a, %al; out %al, $0xe9; cli; hlt
+    image.write_bytes(bytes.fromhex("b068 e6e9 b00a e6e9 fa f4"))
+
+    result = vmm_run(str(image), "--raw", "0x7c00", "--no-testdev", "--time-limit", "1")
+
+    assert result.stderr.startswith("h\n")
+
+
+def test_a_client_that_ends_only_its_input_still_gets_the_answer(tmp_path: Path) -> None:
+    path = tmp_path / "serial"
+    child = start(guest("echo"), "--serial", f"unix:{path}", "--time-limit", "20")
+    assert child.stderr is not None
+    child.stderr.readline()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(WATCHDOG_S)
+        client.connect(str(path))
+        read_until(client.recv, b"\n")
+        client.sendall(b"bye\x04")
+        client.shutdown(socket.SHUT_WR)
+
+        assert b"bye" in read_until(client.recv, b"SUMMARY")
+    assert finish(child) == 1
+
+
+def test_nohup_is_respected() -> None:
+    child = subprocess.Popen(
+        ["nohup", *command("run", guest("hang"), "--time-limit", "3")],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert child.stdout is not None
+    child.stdout.read(4)
+    child.send_signal(signal.SIGHUP)
+
+    assert finish(child) == 124
+
+
+def test_the_guests_own_file_is_not_overwritten(tmp_path: Path) -> None:
+    kernel = tmp_path / "kernel.flat"
+    kernel.write_bytes(Path(guest("dummy")).read_bytes())
+    before = kernel.read_bytes()
+
+    result = vmm_run(str(kernel), "--serial", f"file:{kernel}")
+
+    assert (result.returncode, "guest's own file" in result.stderr) == (2, True)
+    assert kernel.read_bytes() == before
+
+
+def test_a_log_survives_a_kernel_that_does_not_boot(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("an earlier run")
+
+    result = vmm_run("/no/such/kernel", "--serial", f"file:{log}")
+
+    assert result.returncode == 2
+    assert log.read_text() == "an earlier run"
+
+
+def test_a_closed_terminal_is_no_defect() -> None:
+    with at_terminal(guest("echo")) as user:
+        user.see(b"ends it")
+        os.close(user.master)
+        user.master = os.open(os.devnull, os.O_RDONLY)
+        status = user.child.wait(timeout=WATCHDOG_S)
+
+    assert status == 128 + signal.SIGHUP
