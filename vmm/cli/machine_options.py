@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vmm.machine.config import DEFAULT_MEMORY_BYTES, ConfigError, MachineConfig, parse_size
 
-_MACHINE_KEYS = "irqchip=kernel|split, pit=on|off, hugepages=on|off, cpu-pm=on|off"
+_MACHINE_KEYS = "irqchip=kernel|split, pit=on|off, hugepages=on|off, cpu-pm=on|off, hyperv=on|off"
 _SWITCH = {"on": True, "off": False}
 
 
@@ -46,10 +46,14 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL[,+F][,-F][,K=V]",
         action=_CpuOption,
         help="processor model as QEMU names it: max, host, qemu64, ...; '+x2apic' adds and '-vmx' takes away "
-        "a feature; 'help' lists all (default: max, all that KVM offers here)",
+        "a feature, hv-* offer parts of the Hyper-V interface; 'help' lists all (default: max, all that KVM offers "
+        "here)",
     )
     group.add_argument(
-        "--machine", metavar="K=V[,K=V]", action="append", help=f"parts of the board: {_MACHINE_KEYS}"
+        "--machine",
+        metavar="K=V[,K=V]",
+        action="append",
+        help=f"parts of the board: {_MACHINE_KEYS} (hyperv: the whole Hyper-V interface in KVM's place)",
     )
     group.add_argument(
         "--no-reboot", action="store_true", default=None, help="end the run when the guest resets"
@@ -92,6 +96,7 @@ def machine_config(
         pit=_switch(keys, "pit", default=True),
         cpu_pm=_switch(keys, "cpu-pm", default=False),
         testdev=not args.no_testdev,
+        hyperv=_switch(keys, "hyperv", default=False) if "hyperv" in keys else None,
         reboot=not args.no_reboot,
         raw_address=raw_address,
     )
@@ -103,7 +108,7 @@ def _machine_keys(values: list[str]) -> dict[str, str]:
         if not item:
             continue
         key, equals, value = item.partition("=")
-        if not equals or key not in ("irqchip", "pit", "hugepages", "cpu-pm"):
+        if not equals or key not in ("irqchip", "pit", "hugepages", "cpu-pm", "hyperv"):
             raise ConfigError(f"--machine {item!r}: expected {_MACHINE_KEYS}")
         keys[key] = value
     return keys

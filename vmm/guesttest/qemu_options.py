@@ -35,7 +35,8 @@ NO_EFFECT_OPERANDS = {
     # In-kernel PIT without re-injection of lost ticks: what upstream's runner gives every guest.
     "global": {"kvm-pit.lost_tick_policy=discard"},
 }
-DEVICES_ON_BOARD = frozenset({"pc-testdev", "pci-testdev", "isa-debug-exit"})
+# hyperv-testdev is there as soon as `--cpu` asks for parts of the Hyper-V interface.
+DEVICES_ON_BOARD = frozenset({"pc-testdev", "pci-testdev", "isa-debug-exit", "hyperv-testdev"})
 DEBUG_EXIT_PROPERTIES = {"iobase": 0xF4, "iosize": 4}
 BOARD_TYPES = frozenset({"pc"})  # `vmm run` has one board; pc is QEMU's name for what it is closest to
 

@@ -13,6 +13,7 @@
 | 0xcf8, 0xcfc | PCI configuration | |
 | 0xcf9 | reset control | |
 | 0xe0, 0xe4, 0xe8, 0x2000, 0xf4, 0xff000000 | kvm-unit-tests' test devices | the lines under test |
+| 0xec, 0x3000 | the Hyper-V interface's hypercall page, hyperv-testdev: with that interface | |
 | 0x20, 0xa0, 0x40, 0x61, 0x4d0, 0xfec00000, 0xfee00000 | 8259s, PIT, IOAPIC, local APICs: KVM's or `split_irqchip` | |
 """
 
@@ -42,10 +43,19 @@ from vmm.outside import Buffer, Device, InterruptLine, MachineControl, Region
 
 if TYPE_CHECKING:
     from vmm.machine.split_irqchip import SplitIrqchip
+    from vmm.synic.connections import Connections, FindSynic
 
 PCI_TESTDEV_SLOT = 2
 
 Sink = Callable[[bytes], None]
+
+
+def _nobody(line: str) -> None:
+    """Nobody wants to know."""
+
+
+def _nothing() -> None:
+    """Ends that never wait have nothing to give up."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,8 @@ class BoardEnds:
 
 
 @dataclass(frozen=True)
+    notice: Callable[[str], None] = _nobody
+    give_up: Callable[[], object] = _nothing
 class Surroundings:
     """What the board is built into.
 
@@ -153,6 +165,14 @@ class Board:
     def _line(self, gsi: int) -> InterruptLine:
         if self._split is not None:
             return self._split.line(gsi)
+    def plug_hyperv_testdev(self, find_synic: FindSynic, connections: Connections) -> None:
+        """kvm-unit-tests' device for the SynIC. Once, before the processors start."""
+        from vmm.machine.devices import hyperv_testdev
+        from vmm.synic.test_routes import TestRoutes
+
+        device = hyperv_testdev.HypervTestdev(TestRoutes(find_synic, connections))
+        self._on_ports(device, hyperv_testdev.PORT, hyperv_testdev.PORT_COUNT)
+
         return GsiLine(self._around.vm, gsi)
 
     def _on_ports(self, device: PortDevice, base: int, count: int = 1) -> None:

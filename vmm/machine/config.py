@@ -24,7 +24,9 @@ class MachineConfig:
 
     cpu: QEMU's `-cpu` syntax. irqchip: "kernel" or "split" (only the local APICs in the kernel).
     cpu_pm: HLT, PAUSE and MWAIT do not leave the guest: each VP takes a host processor for itself.
-    testdev: kvm-unit-tests' pc-testdev and pci-testdev, and the isa-debug-exit port.
+    testdev: kvm-unit-tests' pc-testdev and pci-testdev, and the isa-debug-exit port; hyperv-testdev with the Hyper-V
+    interface. hyperv: the Hyper-V interface, all of it and instead of KVM's own (True), none of it (False), or what
+    `cpu` says (None).
     reboot: a reset starts the guest anew instead of ending the run.
     raw_address: load the kernel there as it is, instead of recognising its format.
     """
@@ -40,6 +42,7 @@ class MachineConfig:
     pit: bool = True
     cpu_pm: bool = False
     testdev: bool = True
+    hyperv: bool | None = None
     reboot: bool = True
     raw_address: int | None = None
 

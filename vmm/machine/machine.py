@@ -12,6 +12,7 @@ import queue
 import time
 from dataclasses import dataclass
 
+from typing import TYPE_CHECKING
 from kvmapi import Kvm, Vcpu
 from kvmapi.uapi import kvm as k
 from vmm.backend import vcpu_state
@@ -32,6 +33,11 @@ from vmm.machine.ram import PAGE_SIZE, GuestRam
 from vmm.outside import GuestMemoryError
 
 FACS_WAKING_VECTOR = 12  # offset in the FACS, u32 (ACPI 6.5, table 5.15)
+if TYPE_CHECKING:
+    from vmm.backend.hyperv.interface import HypervInterface
+    from vmm.backend.hyperv.offer import Offer
+
+LAST_OUTPUT_S = 1.0  # how long the end of a run waits for whoever reads the guest's output
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,8 @@ class Machine:
         self._vtl0 = own.enter_context(VtlVm(kvm, 0, self._vtl0_mapping, slots, self._options))
         self.clock = GuestClock(self._timer_failed)
         own.callback(self.clock.close)
+        self.hyperv: HypervInterface | None = None
+        own.callback(self._close_hyperv)  # when neither VPs nor timers use it any more
         self.ports, self.mmio = PortBus(), MmioBus()
         ioeventfds = KvmIoEventFds(self._vtl0.vm)
         own.callback(ioeventfds.close)
@@ -111,12 +119,36 @@ class Machine:
         self.board.connect_processors(self.vps)
         vcpu_setup.after_creation([vp.vcpu for vp in self.vps])
         self._at_reset = [vcpu_state.take(vp.vcpu, msr_indices) for vp in self.vps]
+        if cpus.hyperv is not None:
+            self.hyperv = self._hyperv_interface(cpus.hyperv, cpus.apic_ids, ends)
         chip_setup.as_firmware_leaves(self._vtl0.vm, self._options)
         self._chips_at_reset = take_chips(self._vtl0.vm, self._options)
         self._start_guest()
 
     @property
     def vps(self) -> list[VirtualProcessor]:
+    def _hyperv_interface(self, offer: Offer, apic_ids: list[int], ends: BoardEnds) -> HypervInterface:
+        from vmm.backend.hyperv import interface  # most machines have none
+
+        around = interface.Machine(
+            vm=self._vtl0.vm,
+            processors=self.vps,
+            apic_ids=apic_ids,
+            memory=self.ram,
+            clock=self.clock,
+            control=self.control,
+            ports=self.ports,
+            notice=ends.notice,
+        )
+        made = interface.HypervInterface(around, offer)
+        if self.config.testdev:
+            self.board.plug_hyperv_testdev(made.state.find_synic, made.state.connections)
+        return made
+
+    def _close_hyperv(self) -> None:
+        if self.hyperv is not None:
+            self.hyperv.close()
+
         """The virtual processors, by VP index."""
         return self.control.vps
 
@@ -190,10 +222,14 @@ class Machine:
         self.control.end(Outcome(OutcomeKind.ERROR, STATUS_BAD_INPUT, detail))
 
     def _drop_page(self, gpa: int) -> None:
+        if self.hyperv is not None:
+            self.hyperv.pause()
         """Take the host page at `gpa` out of VTL0's mapping; what is not RAM is ignored."""
         with contextlib.suppress(GuestMemoryError):
             self._vtl0_mapping.drop_page(self.ram.offset_of(gpa, 1))
 
+        if self.hyperv is not None:
+            self.hyperv.resume()
     # ---- start, reset, wake --------------------------------------------------------------------------
 
     def _start_guest(self) -> None:
@@ -213,6 +249,8 @@ class Machine:
         entry_registers.put(self.boot_processor, entry)
 
     def _reset_processors(self) -> None:
+        if self.hyperv is not None:
+            self.hyperv.reset()
         put_chips(self._vtl0.vm, self._chips_at_reset)
         self.board.reset_interrupt_controllers()
         for vp, state in zip(self.vps, self._at_reset, strict=True):

@@ -130,6 +130,10 @@ class GuestRam:
         listing = ", ".join(f"[{b.gpa:#x}, {b.gpa + b.size:#x})" for b in self.blocks)
         raise GuestMemoryError(f"[{gpa:#x}, {gpa + size:#x}) is not all guest RAM, which is {listing}")
 
+    def host_address(self, gpa: int, size: int) -> int:
+        """Where `[gpa, gpa + size)` lies in this process, in the VMM's own mapping."""
+        return self._own.address + self.offset_of(gpa, size)
+
     def read(self, gpa: int, size: int) -> bytes:
         """A copy of `size` bytes at `gpa`."""
         offset = self.offset_of(gpa, size)

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from kvmapi import Kvm, KvmError, Vcpu
 from kvmapi.uapi import kvm as k
@@ -12,8 +13,13 @@ from kvmapi.uapi import x86
 from vmm.backend.host_profile import probe
 from vmm.machine import open_files
 from vmm.machine.config import ConfigError, MachineConfig
-from vmm.machine.cpu import CpuidEntry, Topology, parse_cpu, resolve_cpu
+from vmm.machine.cpu import CpuidEntry, CpuSpec, Topology, parse_cpu, resolve_cpu
 from vmm.machine.cpu.cpuid import brand_entries
+from vmm.machine.cpu.resolved import ResolvedCpu
+
+if TYPE_CHECKING:
+    from vmm.backend.host_profile import HostProfile
+    from vmm.backend.hyperv.offer import Offer
 
 MSR_IA32_MISC_ENABLE = 0x1A0
 MISC_ENABLE_FAST_STRINGS = 1
@@ -37,7 +43,7 @@ class CpuPlan:
 
     cpuid: entries per processor, by number. apic_ids: theirs. msrs: `(index, value)` for each of them.
     tsc_khz: what to give to `KVM_SET_TSC_KHZ`, None to leave the host's. warnings: lines for the user.
-    mcg_cap: machine-check banks and features, 0 where this KVM has none.
+    mcg_cap: machine-check banks and features, 0 where this KVM has none. hyperv: the Hyper-V interface, if any.
     """
 
     apic_ids: list[int]
@@ -46,6 +52,7 @@ class CpuPlan:
     tsc_khz: int | None
     warnings: tuple[str, ...]
     mcg_cap: int
+    hyperv: Offer | None = None
 
 
 def plan(config: MachineConfig, kvm: Kvm) -> CpuPlan:
@@ -58,14 +65,27 @@ def plan(config: MachineConfig, kvm: Kvm) -> CpuPlan:
         raise ConfigError(f"{config.cpus} processors: this host's KVM allows 1 to {limit} in a machine")
     open_files.allow(config.cpus)
     host = probe(kvm)
+    spec = parse_cpu(config.cpu)
+    if config.hyperv:
+        spec = replace(spec, kvm=False)  # guests that know both interfaces would take KVM's
     cpu = resolve_cpu(
-        parse_cpu(config.cpu),
+        spec,
         [CpuidEntry(*leaf) for leaf in host.supported_cpuid],
         brand_entries(host.brand),
         feature_msrs=host.feature_msrs,
         tsc_deadline=host.has("tsc_deadline_timer"),
         tsc_khz=host.tsc_khz or None,
     )
+    known = cpu.tsc_khz in (None, host.tsc_khz) and kvm.check_extension(k.KVM_CAP_VCPU_ATTRIBUTES) > 0
+    hyperv = _hyperv(config, spec, cpu, host, tsc_known=known)
+    if hyperv is not None:
+        cpu = replace(
+            cpu,
+            hyperv=tuple(
+                CpuidEntry(leaf.leaf, eax=leaf.eax, ebx=leaf.ebx, ecx=leaf.ecx, edx=leaf.edx)
+                for leaf in hyperv.leaves
+            ),
+        )
     topology = Topology(config.cpus)
     apic_ids = topology.apic_ids()
     return CpuPlan(
@@ -75,7 +95,37 @@ def plan(config: MachineConfig, kvm: Kvm) -> CpuPlan:
         tsc_khz=cpu.tsc_khz,
         warnings=cpu.warnings,
         mcg_cap=kvm.mce_cap_supported() & MCG_CAP_FLAGS | MCE_BANKS if host.has("mce") else 0,
+        hyperv=hyperv,
     )
+
+
+def _hyperv(
+    config: MachineConfig, spec: CpuSpec, cpu: ResolvedCpu, host: HostProfile, *, tsc_known: bool
+) -> Offer | None:
+    """What of the Hyper-V interface the machine offers. tsc_known: the guest's TSC is the host's plus an offset."""
+    if config.hyperv is False or not (config.hyperv or spec.hyperv):
+        return None
+    from vmm.backend.hyperv import flags, offer  # most machines have none of it
+
+    try:
+        wanted = flags.wanted({flags.PASSTHROUGH: "on", **spec.hyperv} if config.hyperv else spec.hyperv)
+        if wanted is None:
+            return None
+        missing = [need for need in offer.HOST_NEEDS if not host.has(need)]
+        if missing:
+            raise ConfigError(
+                f"the Hyper-V interface needs a KVM with {', '.join(missing)}: use a Linux of 5.10 or later, or "
+                "leave it out"
+            )
+        return offer.offer(
+            wanted,
+            cpus=config.cpus,
+            gpa_bits=cpu.phys_bits,
+            tsc_hz=(cpu.tsc_khz or host.tsc_khz) * 1000,
+            tsc_known=tsc_known,
+        )
+    except flags.HypervFlagError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _kvm_entry(item: CpuidEntry) -> x86.kvm_cpuid_entry2:

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from tests.pure.cpu.recorded_hosts import RecordedHost
-from vmm.machine.cpu import CpuidTable, CpuSpecError, Topology
+from vmm.machine.cpu import CpuidEntry, CpuidTable, CpuSpecError, Topology
 from vmm.machine.cpu.cpuid import (
     KVM_FEATURES,
     KVM_SIGNATURE,
@@ -246,9 +248,15 @@ def test_vmx_comes_unlocked_by_a_locked_feature_control(intel_host: RecordedHost
     assert values == [0b101, None]
 
 
-def test_hyperv_is_not_offered_yet(any_host: RecordedHost) -> None:
-    warnings = any_host.resolve("max,hv_vpindex,hv-time").warnings
-    assert warnings == ("Hyper-V interface not offered yet, ignored: hv-time, hv-vpindex",)
+def test_kvms_own_leaves_make_room_for_those_of_hyperv(any_host: RecordedHost) -> None:
+    hyperv = (CpuidEntry(0x4000_0000, eax=0x4000_0001), CpuidEntry(0x4000_0001, eax=0x3123_7648))
+    cpu = dataclasses.replace(any_host.resolve("max"), hyperv=hyperv)
+
+    above = {e.function: e for e in cpu.entries(Topology(1), 0) if 0x4000_0000 <= e.function < 0x8000_0000}
+
+    assert list(above) == [0x4000_0000, 0x4000_0001, 0x4000_0100, 0x4000_0101]
+    assert above[0x4000_0001] == hyperv[1]
+    assert (above[0x4000_0100].eax, above[0x4000_0100].ebx) == (0x4000_0101, 0x4B4D_564B)  # "KVMK"
 
 
 def test_level_can_be_set(any_host: RecordedHost) -> None:

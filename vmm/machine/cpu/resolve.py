@@ -105,8 +105,6 @@ def resolve_cpu(
         brand, floor, xfloor, described = model.brand, model.level, model.xlevel, model.caches
 
     phys_bits, guest_phys_bits, warnings = _phys_bits(spec, table)
-    if spec.hyperv:
-        warnings.append(f"Hyper-V interface not offered yet, ignored: {', '.join(sorted(spec.hyperv))}")
     warnings += [f"CPU option '{item}' has no effect here" for item in spec.unsupported]
     has = selection.names.__contains__
     needed = [0x0, *([0xA] if pmu and table.get(0xA).eax else []), *([0xD] if has("xsave") else [])]

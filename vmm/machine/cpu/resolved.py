@@ -35,6 +35,7 @@ from vmm.machine.cpu.xsave import xsave_leaves
 EAX, EBX, ECX, EDX = Register.EAX, Register.EBX, Register.ECX, Register.EDX
 
 KVM_SIGNATURE_TEXT = "KVMKVMKVM"
+HYPERVISOR_STEP = 0x100  # between the leaves of one hypervisor interface and the next
 APIC_BUS_KHZ = 1_000_000  # KVM's local APIC timer counts nanoseconds
 CLFLUSH_QWORDS = caches.LINE_SIZE // 8
 FEATURE_HT = 1 << 28  # leaf 1 EDX: more than one logical processor per package
@@ -61,6 +62,7 @@ class ResolvedCpu:
     """A processor, decided: equal for all vCPUs of a machine.
 
     passthrough: the model is `host` or `max`. host_caches: the caches are the host's, not the model's.
+    hyperv: leaves from 0x40000000 on that announce the Hyper-V interface; KVM's own then begin 0x100 later.
     tsc_khz is what to give to KVM_SET_TSC_KHZ, None to leave the host's frequency.
     """
 
@@ -82,6 +84,7 @@ class ResolvedCpu:
     warnings: tuple[str, ...]
     tsc_khz: int | None
     announced_tsc_khz: int | None
+    hyperv: tuple[CpuidEntry, ...] = ()
 
     @property
     def amd(self) -> bool:
@@ -201,18 +204,19 @@ class ResolvedCpu:
         return [e for function in functions for e in self.supported.subleaves(function)]
 
     def _hypervisor(self) -> list[CpuidEntry]:
-        """KVM's own leaves. KVM finds its feature word through the signature (cpuid.rst)."""
+        """The Hyper-V interface's leaves, and KVM's own, which are found by their signature (cpuid.rst)."""
         if not self.kvm:
-            return []
+            return list(self.hyperv)
+        base = HYPERVISOR_STEP if self.hyperv else 0
         ebx, edx, ecx = vendor_words(KVM_SIGNATURE_TEXT)
         leaves = [
-            entry(KVM_SIGNATURE, eax=KVM_FEATURES, ebx=ebx, ecx=ecx, edx=edx),
-            entry(KVM_FEATURES, eax=self.word(KVM_FEATURES, EAX), edx=self.word(KVM_FEATURES, EDX)),
+            entry(KVM_SIGNATURE + base, eax=KVM_FEATURES + base, ebx=ebx, ecx=ecx, edx=edx),
+            entry(KVM_FEATURES + base, eax=self.word(KVM_FEATURES, EAX), edx=self.word(KVM_FEATURES, EDX)),
         ]
-        if self.announced_tsc_khz:
+        if self.announced_tsc_khz and not self.hyperv:
             leaves[0] = leaves[0].with_register(EAX, HYPERVISOR_TIMING)
             leaves.append(entry(HYPERVISOR_TIMING, eax=self.announced_tsc_khz, ebx=APIC_BUS_KHZ))
-        return leaves
+        return [*self.hyperv, *leaves]
 
 
 def _says_something(item: CpuidEntry) -> bool:

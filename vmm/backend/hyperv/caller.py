@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One VP in VTL0 as the Hyper-V interface sees it: its hypercalls and its MSR exits, on the VP's own thread.
+
+General and segment registers come with each exit (KVM_CAP_SYNC_REGS) and go back only if they changed, so that a
+hypercall costs the one exit that it is.
+"""
+
+from __future__ import annotations
+
+from ctypes import sizeof
+from typing import Final
+
+from kvmapi import run as run_page
+from kvmapi.uapi import kvm as k
+from kvmapi.uapi import x86
+from vmm.backend.hyperv import page_code
+from vmm.backend.hyperv.xmm import VcpuXmm
+from vmm.backend.vp import VirtualProcessor
+from vmm.hvmsr.hypercall_page import HypercallPage
+from vmm.hvmsr.msr_file import MsrFile
+from vmm.hypercall.convention import BITS_64, EFER_LMA, Outcome, caller_mode
+from vmm.hypercall.dispatcher import Dispatcher
+from vmm.hypercall.outside import CallerMemory
+
+SYNC: Final = x86.KVM_SYNC_X86_REGS | x86.KVM_SYNC_X86_SREGS
+_REGS: Final = x86.KVM_SYNC_X86_REGS
+_DIRTY_U64: Final = run_page.DIRTY_REGS // 8
+_RIP_U64: Final = (run_page.SYNC_REGS + x86.kvm_regs.rip.offset) // 8
+
+# struct kvm_run, KVM_EXIT_X86_RDMSR and _WRMSR: u8 error @32, u32 index @44, u64 data @48
+_MSR_ERROR_U8: Final = 32
+_MSR_INDEX_U32: Final = 44 // 4
+_MSR_DATA_U64: Final = 48 // 8
+
+# What decides about a 64-bit caller's mode, as bytes of the synchronised kvm_sregs: a third of the time that the
+# structure's fields take.
+_SREGS: Final = run_page.SYNC_REGS + sizeof(x86.kvm_regs)
+_SS_DPL: Final = _SREGS + x86.kvm_sregs.ss.offset + x86.kvm_segment.dpl.offset
+_CS_L: Final = _SREGS + x86.kvm_sregs.cs.offset + x86.kvm_segment.l.offset
+_EFER_15_8: Final = _SREGS + x86.kvm_sregs.efer.offset + 1
+_LMA: Final = EFER_LMA >> 8
+
+_COMPLETED: Final = Outcome.COMPLETED
+_ENTRIES: Final = {Outcome.RETRY: page_code.AGAIN, Outcome.INTERCEPT: page_code.AGAIN}
+
+
+class Caller:
+    """VP and VTL as `vmm.hypercall.outside.HypercallContext`, and the handlers of their exits.
+
+    Made before the VP's thread starts; `attach` puts the handlers in place.
+    """
+
+    def __init__(
+        self,
+        processor: VirtualProcessor,
+        vtl: int,
+        privileges: int,
+        page: HypercallPage,
+        msrs: MsrFile,
+        memory: CallerMemory,
+        dispatcher: Dispatcher[Caller],
+    ) -> None:
+        self.vp = processor.index
+        self.vtl = vtl
+        self.privileges = privileges
+        self.memory = memory
+        self.processor = processor
+        self.vcpu = processor.vcpu
+        self.xmm = VcpuXmm(processor.vcpu)
+        self._page = page
+        self._dispatch = dispatcher.dispatch
+        self._readers, self._writers = msrs.readers, msrs.writers
+        run = processor.vcpu.run
+        self._u8, self._u32, self._u64 = run.u8, run.u32, run.u64
+        self.regs, self.sregs = run.regs, run.sregs
+
+    @property
+    def hypercalls_enabled(self) -> bool:
+        """Whether this VTL has enabled its hypercall page."""
+        return self._page.enabled
+
+    def intercept_memory_access(self, gpa: int, write: bool) -> None:
+        """VTL0's memory has no protections of a higher VTL yet, so that nothing refuses an access."""
+        raise AssertionError(f"an intercept at {gpa:#x} without a VTL that could have asked for it")
+
+    def attach(self) -> None:
+        """Have the registers with each exit, and the MSR exits handled here. The VP's thread has not started."""
+        self.processor.vcpu.run.sync(SYNC)
+        self.processor.handlers[k.KVM_EXIT_X86_RDMSR] = self.read_msr
+        self.processor.handlers[k.KVM_EXIT_X86_WRMSR] = self.write_msr
+
+    # ---- on the VP's thread --------------------------------------------------------------------------
+
+    def hypercall(self) -> None:
+        """The VP wrote the hypercall port."""
+        rip = self._u64[_RIP_U64]
+        if not page_code.is_trap(rip):
+            return  # not the hypercall page: a write to a port that nobody decodes
+        regs = self.regs
+        outcome = self._dispatch(self, regs, self.mode())
+        if outcome is not _COMPLETED:
+            regs.rip = page_code.continue_at(rip, _ENTRIES.get(outcome, page_code.REFUSE))
+        self._u64[_DIRTY_U64] |= _REGS
+        self.xmm.forget()
+
+    def mode(self) -> int:
+        """What the processor was doing at the exit (a `CallerMode`)."""
+        u8 = self._u8
+        if u8[_SS_DPL] == 0 and u8[_CS_L] and u8[_EFER_15_8] & _LMA:
+            return BITS_64
+        sregs = self.sregs
+        return caller_mode(sregs.cr0, sregs.efer, self.regs.rflags, sregs.cs.l, sregs.ss.dpl)
+
+    def read_msr(self) -> None:
+        """KVM_EXIT_X86_RDMSR."""
+        read = self._readers.get(self._u32[_MSR_INDEX_U32])
+        if read is None:
+            self._u8[_MSR_ERROR_U8] = 1
+        else:
+            self._u64[_MSR_DATA_U64] = read()
+
+    def write_msr(self) -> None:
+        """KVM_EXIT_X86_WRMSR."""
+        write = self._writers.get(self._u32[_MSR_INDEX_U32])
+        if write is None or not write(self._u64[_MSR_DATA_U64]):
+            self._u8[_MSR_ERROR_U8] = 1

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`HypervInterface`: the Hyper-V interface of one machine, from its parts.
+
+Life: made with the VPs made and not started; `reset` before RAM is loaded anew; `pause` and `resume` beside the
+machine's clock, VPs stopped; `close` when no VP runs any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import get_ident
+from typing import Final, Protocol
+
+from kvmapi import MsrRange, Vm
+from kvmapi import run as run_page
+from kvmapi.uapi import kvm as k
+from vmm.backend.hyperv import page_code
+from vmm.backend.hyperv.caller import Caller
+from vmm.backend.hyperv.guest_tsc import guest_tsc
+from vmm.backend.hyperv.native import NativeCode
+from vmm.backend.hyperv.offer import Offer
+from vmm.backend.hyperv.services import KvmServices
+from vmm.backend.hyperv.tlbs import VpTlbs
+from vmm.backend.hyperv.vp_registers import RegisterCalls
+from vmm.backend.vp import VirtualProcessor
+from vmm.bus import PortBus
+from vmm.hv.call_codes import HypercallCode
+from vmm.hvcalls.handlers import handlers
+from vmm.hvmsr.state import HvState
+from vmm.hypercall.dispatcher import Dispatcher
+from vmm.hypercall.outside import UnprotectedMemory
+from vmm.outside import Clock, GuestMemory, MachineControl
+from vmm.overlay.copying import CopyingBackend
+
+VTL0: Final = 0
+SYNTHETIC_MSRS: Final = MsrRange(0x4000_0000, 0x200)
+"""What KVM leaves to the VMM: all that the TLFS gives MSRs in (4.2) and room behind them; those that nobody owns
+fault. KVM's own MSRs lie elsewhere."""
+
+
+class HostMemory(GuestMemory, Protocol):
+    """Guest RAM of which the host address can be had."""
+
+    def host_address(self, gpa: int, size: int) -> int:
+        """Where `[gpa, gpa + size)` lies in this process. Errors: `GuestMemoryError`."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the interface is built into. apic_ids: by VP index. notice: a line for the user."""
+
+    vm: Vm
+    processors: Sequence[VirtualProcessor]
+    apic_ids: Sequence[int]
+    memory: HostMemory
+    clock: Clock
+    control: MachineControl
+    ports: PortBus
+    notice: Callable[[str], None]
+
+
+class HypervInterface:
+    """See the module. Errors when made: `KvmError`, `BusConflictError`."""
+
+    def __init__(self, machine: Machine, offer: Offer) -> None:
+        self._machine = machine
+        vcpus = [processor.vcpu for processor in machine.processors]
+        self._native: NativeCode | None = None
+        with contextlib.suppress(OSError):  # no executable memory here: no TSC page, no atomic OR
+            self._native = NativeCode()
+        native = self._native
+        tsc = guest_tsc(vcpus, offer.msrs.tsc_hz, native.rdtsc) if native and offer.msrs.tsc_hz else None
+        self.services = KvmServices(
+            machine.vm,
+            machine.processors,
+            machine.apic_ids,
+            machine.clock,
+            machine.control,
+            machine.notice,
+        )
+        overlays = CopyingBackend(machine.memory, self._fetch_or(native))
+        self.state = HvState(offer.msrs, self.services, machine.memory, machine.clock, overlays, tsc)
+        self._tlbs = VpTlbs(machine.processors)
+        self.dispatcher: Dispatcher[Caller] = Dispatcher(
+            self._handlers(offer), features=offer.wanted.convention
+        )
+        self.callers = [
+            self._connect(processor, int(offer.msrs.privileges)) for processor in machine.processors
+        ]
+        machine.ports.add(page_code.PORT, 1, HypercallPort(self.callers), "hypercall page")
+        machine.vm.enable_cap(k.KVM_CAP_X86_USER_SPACE_MSR, k.KVM_MSR_EXIT_REASON_FILTER)
+        machine.vm.set_msr_filter([SYNTHETIC_MSRS])
+
+    def _fetch_or(self, native: NativeCode | None) -> Callable[[int, int], int] | None:
+        if native is None:
+            return None
+        fetch_or, host_address = native.fetch_or, self._machine.memory.host_address
+        return lambda gpa, mask: fetch_or(host_address(gpa, 1), mask)
+
+    def _handlers(self, offer: Offer) -> dict[int, Callable[..., object]]:
+        by_leaf = {leaf: eax | ebx << 32 | ecx << 64 | edx << 96 for leaf, eax, ebx, ecx, edx in offer.leaves}
+        registers = RegisterCalls(self.state, by_leaf)
+        known: dict[int, Callable[..., object]] = {
+            **handlers(self.state.connections, self.state.find_synic, self.services, self._tlbs),
+            HypercallCode.HvCallGetVpRegisters: registers.get,
+            HypercallCode.HvCallSetVpRegisters: registers.set,
+        }
+        return {int(code): known[code] for code in offer.wanted.codes}
+
+    def _connect(self, processor: VirtualProcessor, privileges: int) -> Caller:
+        state = self.state.enable_vtl(processor.index, VTL0)
+        shared = self.state.vtl(VTL0)
+        assert shared is not None  # enable_vtl has made it
+        memory = UnprotectedMemory(self._machine.memory)
+        caller = Caller(
+            processor, VTL0, privileges, shared.hypercall_page, state.msrs, memory, self.dispatcher
+        )
+        caller.attach()
+        processor.after_kick = AfterKick(
+            processor.index, self._tlbs, self.services.auto_eois[processor.index].look, processor.after_kick
+        )
+        return caller
+
+    def reset(self) -> None:
+        """The state after power-on. All VPs are frozen; guest RAM is written."""
+        self.state.reset()
+        self._tlbs.reset()
+        for auto_eoi in self.services.auto_eois:
+            auto_eoi.reset()
+        for processor in self._machine.processors:
+            processor.vcpu.run.u64[run_page.DIRTY_REGS // 8] = 0
+
+    def pause(self) -> None:
+        """Reference time stands still. VPs have stopped."""
+        self.state.reference.pause()
+
+    def resume(self) -> None:
+        """Reference time goes on. VPs do not run yet."""
+        self.state.reference.resume()
+
+    def close(self) -> None:
+        """Free what is not Python's. No VP runs, the clock's timers are over. Idempotent."""
+        if self._native is not None:
+            self._native.close()
+
+
+class HypercallPort:
+    """The port that the hypercall page writes: finds the VP by the thread that the exit came on."""
+
+    def __init__(self, callers: Sequence[Caller]) -> None:
+        self._callers = callers
+        self._by_thread: dict[int, Callable[[], None]] = {}
+
+    def read(self, offset: int, size: int) -> int:
+        """Nothing to read."""
+        return (1 << 8 * size) - 1
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """A VP makes a hypercall."""
+        hypercall = self._by_thread.get(get_ident())
+        if hypercall is None:
+            hypercall = self._find()
+        hypercall()
+
+    def _find(self) -> Callable[[], None]:
+        for caller in self._callers:
+            if caller.processor.is_current_thread():
+                self._by_thread[get_ident()] = caller.hypercall
+                return caller.hypercall
+        raise RuntimeError("a write to the hypercall port came on a thread that is no VP's")
+
+
+class AfterKick:
+    """What a VP does on its way into the guest again, before what others do there."""
+
+    def __init__(
+        self, vp: int, tlbs: VpTlbs, end_interrupts: Callable[[], None], then: Callable[[], None]
+    ) -> None:
+        self._vp = vp
+        self._flush = tlbs.after_kick
+        self._end_interrupts = end_interrupts
+        self._then = then
+
+    def __call__(self) -> None:
+        self._flush(self._vp)
+        self._end_interrupts()
+        self._then()

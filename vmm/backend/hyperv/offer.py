@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a machine announces to its guests: features and calls as CPUID leaves, and what the MSRs need to know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vmm.backend.hyperv.flags import HypervFlagError, Wanted
+from vmm.hvcpuid import HvCpuidEntry, HvFeature, HvLimits, leaves, words
+from vmm.hvmsr.state import HvOffer
+from vmm.hypercall.announce import announcement
+
+HOST_NEEDS = ("sync_regs", "x86_user_space_msr", "x86_msr_filter")
+"""KVM capabilities without which the interface cannot be."""
+APIC_TIMER_HZ = 1_000_000_000
+"""KVM's local APIC timer counts nanoseconds (APIC_BUS_CYCLE_NS)."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Decided before the vCPUs are made, since their CPUID says it."""
+
+    wanted: Wanted
+    leaves: Sequence[HvCpuidEntry]
+    msrs: HvOffer
+
+
+def offer(wanted: Wanted, *, cpus: int, gpa_bits: int, tsc_hz: int, tsc_known: bool) -> Offer:
+    """What to announce. tsc_known: whether the VMM can tell what a guest's RDTSC gives.
+
+    Errors: `HypervFlagError` for a feature without one that it needs.
+    """
+    if not tsc_known or not tsc_hz:
+        wanted = wanted.without(HvFeature.REFERENCE_TSC)
+    if not tsc_hz:
+        wanted = wanted.without(HvFeature.FREQUENCIES)
+    try:
+        said = words(wanted.features, announcement(wanted.codes, wanted.convention))
+    except ValueError as error:
+        raise HypervFlagError(str(error)) from error
+    limits = HvLimits(max_vps=cpus, gpa_bits=gpa_bits, spin_retries=wanted.spin_retries)
+    return Offer(
+        wanted,
+        leaves(said, limits),
+        HvOffer(said.privileges, said.features, gpa_bits, tsc_hz, APIC_TIMER_HZ),
+    )

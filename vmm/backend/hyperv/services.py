@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the Hyper-V state and the hypercalls ask of the machine: `PartitionServices` and `Processors` on KVM."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from kvmapi import Vm
+from kvmapi.uapi import kvm as k
+from vmm.backend.hyperv import page_code
+from vmm.backend.hyperv.auto_eoi import AutoEoi
+from vmm.backend.hyperv.local_apic import KvmLocalApic, msi_address, signal
+from vmm.backend.vp import VirtualProcessor
+from vmm.hvmsr.crash import CrashReport
+from vmm.hvmsr.outside import LocalApic
+from vmm.outside import Clock, MachineControl
+
+_VTL0: Final = 0
+_RFLAGS_IF: Final = 1 << 9
+_SPIN_YIELD_S: Final = 0.0
+
+
+class KvmServices:
+    """One machine's. Thread-safe but for what belongs to a VP's thread; see the package."""
+
+    def __init__(
+        self,
+        vm: Vm,
+        processors: Sequence[VirtualProcessor],
+        apic_ids: Sequence[int],
+        clock: Clock,
+        control: MachineControl,
+        notice: Callable[[str], None],
+    ) -> None:
+        """apic_ids: by VP index. notice: a line for the user."""
+        self._vm = vm
+        self._processors = processors
+        self._control = control
+        self._notice = notice
+        self._addresses = [msi_address(apic_id) for apic_id in apic_ids]
+        self._vp_of = {apic_id: vp for vp, apic_id in enumerate(apic_ids)}
+        self._all = (1 << len(processors)) - 1
+        self._apics = [KvmLocalApic(vm, processor.vcpu, apic_ids) for processor in processors]
+        self.auto_eois = [
+            AutoEoi(processor, apic, clock) for processor, apic in zip(processors, self._apics, strict=True)
+        ]
+
+    # ---- interrupts ----------------------------------------------------------------------------------
+
+    def request_interrupt(self, vp: int, vtl: int, vector: int, auto_eoi: bool) -> None:
+        """A fixed, edge-triggered interrupt; lost where the VP does not exist or its APIC is disabled."""
+        if vtl != _VTL0 or not 0 <= vp < len(self._addresses):
+            return
+        if signal(self._vm, self._addresses[vp], vector) and auto_eoi:
+            self.auto_eois[vp].requested(vector)
+
+    def local_apic(self, vp: int, vtl: int) -> LocalApic:
+        """The local APIC of VTL0: there is no other yet."""
+        return self._apics[vp]
+
+    # ---- processors ----------------------------------------------------------------------------------
+
+    def vp_mask(self, vtl: int) -> int:
+        """All VPs have VTL0, none has another."""
+        return self._all if vtl == _VTL0 else 0
+
+    def vp_of_apic_id(self, apic_id: int) -> int | None:
+        """VP index of a local APIC id."""
+        return self._vp_of.get(apic_id)
+
+    def spin_wait(self, vp: int, spins: int) -> None:
+        """Let other threads of the host run; whoever holds the lock may be one of them."""
+        time.sleep(_SPIN_YIELD_S)
+
+    def vp_runtime_100ns(self, vp: int) -> int:
+        """Processor time of the VP's thread, the VMM's part of it included."""
+        return self._processors[vp].run_time_ns() // 100
+
+    def guest_idle(self, vp: int, vtl: int) -> None:
+        """Halt the VP; one with interrupts disabled goes on at once, since KVM would not wake it."""
+        vcpu = self._processors[vp].vcpu
+        if vcpu.run.regs.rflags & _RFLAGS_IF:
+            vcpu.set_mp_state(k.KVM_MP_STATE_HALTED)
+
+    # ---- the partition -------------------------------------------------------------------------------
+
+    def hypercall_page(self, vtl: int) -> bytes:
+        """The hypercall page's code."""
+        return page_code.CODE
+
+    def reset_partition(self) -> None:
+        """The guest wrote the reset MSR."""
+        self._control.reset()
+
+    def guest_crashed(self, report: CrashReport) -> None:
+        """Tell the user; a guest's text is shown with its lines, and without what a terminal would obey."""
+        self._notice(str(report))
+        if report.message_error is not None:
+            self._notice(report.message_error)
+        for line in (report.message or b"").split(b"\0")[0].splitlines():
+            text = line.decode("utf-8", "replace")
+            self._notice("  " + "".join(c if c.isprintable() or c == "\t" else "?" for c in text))
