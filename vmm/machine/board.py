@@ -60,15 +60,18 @@ def _nothing() -> None:
 
 @dataclass(frozen=True)
 class BoardEnds:
-    """Where output goes: the first serial port's and the debug console's. Neither may raise."""
+    """Where output goes: the first serial port's and the debug console's, and lines for the user. None may raise.
+
+    give_up: no write may wait for its reader any longer.
+    """
 
     serial: Sink
     debug: Sink
+    notice: Callable[[str], None] = _nobody
+    give_up: Callable[[], object] = _nothing
 
 
 @dataclass(frozen=True)
-    notice: Callable[[str], None] = _nobody
-    give_up: Callable[[], object] = _nothing
 class Surroundings:
     """What the board is built into.
 
@@ -162,9 +165,6 @@ class Board:
         self._pci.add_function(PCI_TESTDEV_SLOT, pci_testdev.function)
         self._devices.append(pci_testdev)
 
-    def _line(self, gsi: int) -> InterruptLine:
-        if self._split is not None:
-            return self._split.line(gsi)
     def plug_hyperv_testdev(self, find_synic: FindSynic, connections: Connections) -> None:
         """kvm-unit-tests' device for the SynIC. Once, before the processors start."""
         from vmm.machine.devices import hyperv_testdev
@@ -173,6 +173,9 @@ class Board:
         device = hyperv_testdev.HypervTestdev(TestRoutes(find_synic, connections))
         self._on_ports(device, hyperv_testdev.PORT, hyperv_testdev.PORT_COUNT)
 
+    def _line(self, gsi: int) -> InterruptLine:
+        if self._split is not None:
+            return self._split.line(gsi)
         return GsiLine(self._around.vm, gsi)
 
     def _on_ports(self, device: PortDevice, base: int, count: int = 1) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import threading
 import time
 from dataclasses import dataclass
-
 from typing import TYPE_CHECKING
+
 from kvmapi import Kvm, Vcpu
 from kvmapi.uapi import kvm as k
 from vmm.backend import vcpu_state
@@ -32,12 +33,12 @@ from vmm.machine.memory_map import e820_map
 from vmm.machine.ram import PAGE_SIZE, GuestRam
 from vmm.outside import GuestMemoryError
 
-FACS_WAKING_VECTOR = 12  # offset in the FACS, u32 (ACPI 6.5, table 5.15)
 if TYPE_CHECKING:
     from vmm.backend.hyperv.interface import HypervInterface
     from vmm.backend.hyperv.offer import Offer
 
 LAST_OUTPUT_S = 1.0  # how long the end of a run waits for whoever reads the guest's output
+FACS_WAKING_VECTOR = 12  # offset in the FACS, u32 (ACPI 6.5, table 5.15)
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,11 @@ class Machine:
 
     def _build(self, kvm: Kvm, ends: BoardEnds) -> None:
         config, own = self.config, self._resources
+        self._ends = ends
         prepare_host()
         self._files = GuestFiles(
-            own.enter_context(open_image(str(config.kernel))),
-            own.enter_context(open_image(str(config.initrd))) if config.initrd else None,
+            open_image(str(config.kernel)),
+            open_image(str(config.initrd)) if config.initrd else None,
         )
         cpus = vcpu_setup.plan(config, kvm)
         self.warnings = cpus.warnings
@@ -89,10 +91,10 @@ class Machine:
             slots.append(Slot(boot_state.ROM_ALIAS_GPA, PAGE_SIZE, boot_state.ROM_GPA, readonly=True))
         self._vtl0_mapping = self.ram.map_for_kvm()
         self._vtl0 = own.enter_context(VtlVm(kvm, 0, self._vtl0_mapping, slots, self._options))
-        self.clock = GuestClock(self._timer_failed)
-        own.callback(self.clock.close)
         self.hyperv: HypervInterface | None = None
         own.callback(self._close_hyperv)  # when neither VPs nor timers use it any more
+        self.clock = GuestClock(self._timer_failed)
+        own.callback(self.clock.close)
         self.ports, self.mmio = PortBus(), MmioBus()
         ioeventfds = KvmIoEventFds(self._vtl0.vm)
         own.callback(ioeventfds.close)
@@ -117,16 +119,14 @@ class Machine:
             self.control.vps.append(vp)
             own.callback(vp.stop)
         self.board.connect_processors(self.vps)
-        vcpu_setup.after_creation([vp.vcpu for vp in self.vps])
-        self._at_reset = [vcpu_state.take(vp.vcpu, msr_indices) for vp in self.vps]
         if cpus.hyperv is not None:
             self.hyperv = self._hyperv_interface(cpus.hyperv, cpus.apic_ids, ends)
+        vcpu_setup.after_creation([vp.vcpu for vp in self.vps])
+        self._at_reset = [vcpu_state.take(vp.vcpu, msr_indices) for vp in self.vps]
         chip_setup.as_firmware_leaves(self._vtl0.vm, self._options)
         self._chips_at_reset = take_chips(self._vtl0.vm, self._options)
         self._start_guest()
 
-    @property
-    def vps(self) -> list[VirtualProcessor]:
     def _hyperv_interface(self, offer: Offer, apic_ids: list[int], ends: BoardEnds) -> HypervInterface:
         from vmm.backend.hyperv import interface  # most machines have none
 
@@ -149,6 +149,8 @@ class Machine:
         if self.hyperv is not None:
             self.hyperv.close()
 
+    @property
+    def vps(self) -> list[VirtualProcessor]:
         """The virtual processors, by VP index."""
         return self.control.vps
 
@@ -180,16 +182,27 @@ class Machine:
             except queue.Empty:
                 detail = f"the guest still ran after {time_limit:g} s"
                 event = End(Outcome(OutcomeKind.TIME_LIMIT, STATUS_TIME_LIMIT, detail))
+            if isinstance(event, End):
+                return self._finish(event.outcome)
             self._freeze()
             result = self._handle(event)
+        return self._finish(result)
+
+    def _finish(self, result: Outcome) -> Outcome:
+        """Stop the VPs and hand on their last output. Its reader has a moment; then nobody waits for it."""
+        patience = threading.Timer(LAST_OUTPUT_S, self._ends.give_up)
+        patience.daemon = True
+        patience.start()
+        self._freeze()
         self.board.flush()
+        patience.cancel()
         return result
 
     def _handle(self, event: Event) -> Outcome | None:
         """Do what `event` asks for, with all VPs frozen. The outcome when it ends the run."""
         match event:
             case End():
-                return event.outcome
+                return event.outcome  # `run` takes these itself; said here so that no event is forgotten
             case Reset():
                 if not self.config.reboot:
                     return Outcome(OutcomeKind.RESET, 0, "the guest reset the machine")
@@ -209,10 +222,14 @@ class Machine:
             vp.freeze()
         for vp in self.vps:
             vp.wait_frozen()
+        if self.hyperv is not None:
+            self.hyperv.pause()
         self.clock.pause()
 
     def _thaw(self) -> None:
         self.clock.resume()
+        if self.hyperv is not None:
+            self.hyperv.resume()
         if not self._suspended:
             for vp in self.vps:
                 vp.thaw()
@@ -222,20 +239,18 @@ class Machine:
         self.control.end(Outcome(OutcomeKind.ERROR, STATUS_BAD_INPUT, detail))
 
     def _drop_page(self, gpa: int) -> None:
-        if self.hyperv is not None:
-            self.hyperv.pause()
         """Take the host page at `gpa` out of VTL0's mapping; what is not RAM is ignored."""
         with contextlib.suppress(GuestMemoryError):
             self._vtl0_mapping.drop_page(self.ram.offset_of(gpa, 1))
 
-        if self.hyperv is not None:
-            self.hyperv.resume()
     # ---- start, reset, wake --------------------------------------------------------------------------
 
     def _start_guest(self) -> None:
         """Everything as after power-on, the guest's image loaded, the boot processor at its entry."""
         self._suspended = False
         self._reset_processors()
+        if self.hyperv is not None:
+            self.hyperv.reset()
         self.board.reset()
         boot_state.write(self.ram)
         request = BootRequest(
@@ -249,8 +264,6 @@ class Machine:
         entry_registers.put(self.boot_processor, entry)
 
     def _reset_processors(self) -> None:
-        if self.hyperv is not None:
-            self.hyperv.reset()
         put_chips(self._vtl0.vm, self._chips_at_reset)
         self.board.reset_interrupt_controllers()
         for vp, state in zip(self.vps, self._at_reset, strict=True):
