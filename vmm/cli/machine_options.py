@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from vmm.machine.config import DEFAULT_MEMORY_BYTES, ConfigError, MachineConfig, parse_size
 
 _MACHINE_KEYS = "irqchip=kernel|split, pit=on|off, hugepages=on|off, cpu-pm=on|off, hyperv=on|off"
+_WHOLE_NUMBER = re.compile("[+-]?[0-9]{1,9}")
 _SWITCH = {"on": True, "off": False}
 
 
@@ -31,6 +33,13 @@ class _CpuOption(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
+def whole_number(text: str) -> int:
+    """An option's decimal number, in ASCII digits. Errors: `argparse.ArgumentTypeError`."""
+    if not _WHOLE_NUMBER.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"expected a whole number, found {text!r}")
+    return int(text)
+
+
 def add_machine_options(parser: argparse.ArgumentParser) -> None:
     """Add the options. Each is absent (None) unless given, so that `machine_argv` hands on just what the user said."""
     group = parser.add_argument_group("machine")
@@ -40,7 +49,7 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="guest memory with a unit, such as 512M or 2G; a bare number is MiB (default: 128M)",
     )
-    group.add_argument("-c", "--cpus", metavar="N", type=int, help="number of processors (default: 1)")
+    group.add_argument("-c", "--cpus", metavar="N", type=whole_number, help="number of processors (default: 1)")
     group.add_argument(
         "--cpu",
         metavar="MODEL[,+F][,-F][,K=V]",
@@ -91,7 +100,7 @@ def machine_config(
         memory_bytes=DEFAULT_MEMORY_BYTES if args.memory is None else parse_size(args.memory),
         huge_pages=_switch(keys, "hugepages", default=False),
         cpus=1 if args.cpus is None else args.cpus,
-        cpu=args.cpu or "max",
+        cpu="max" if args.cpu is None else args.cpu,
         irqchip=keys.get("irqchip", "kernel"),
         pit=_switch(keys, "pit", default=True),
         cpu_pm=_switch(keys, "cpu-pm", default=False),
@@ -104,9 +113,7 @@ def machine_config(
 
 def _machine_keys(values: list[str]) -> dict[str, str]:
     keys: dict[str, str] = {}
-    for item in ",".join(values).split(","):
-        if not item:
-            continue
+    for item in (item for value in values for item in value.split(",")):
         key, equals, value = item.partition("=")
         if not equals or key not in ("irqchip", "pit", "hugepages", "cpu-pm", "hyperv"):
             raise ConfigError(f"--machine {item!r}: expected {_MACHINE_KEYS}")

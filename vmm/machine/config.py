@@ -11,7 +11,7 @@ DEFAULT_MEMORY_BYTES = 128 << 20  # as QEMU; every kvm-unit-test but a few runs 
 MAXIMUM_CPUS = 1024  # what the MADT's area and the APIC ids of this board are made for
 
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([bkmgt]?)(?:i?b)?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([bkmgt]?)(?:i?b)?", re.ASCII | re.IGNORECASE)
 
 
 class ConfigError(ValueError):

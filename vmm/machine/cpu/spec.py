@@ -56,9 +56,15 @@ class CpuSpec:
 
 
 def _number(text: str, low: int, high: int) -> int:
-    value = int(text, 0)
+    expected = f"expected {low:#x} to {high:#x}, found {text!r}"
+    if not text.isascii():  # int() takes the digits of every script
+        raise ValueError(expected)
+    try:
+        value = int(text, 0)
+    except ValueError:
+        raise ValueError(expected) from None
     if not low <= value <= high:
-        raise ValueError(f"expected {low:#x} to {high:#x}")
+        raise ValueError(expected)
     return value
 
 
@@ -68,7 +74,7 @@ def _switch(text: str) -> bool:
             return True
         case "off" | "no" | "false" | "n":
             return False
-    raise ValueError("expected on or off")
+    raise ValueError(f"expected on or off, found {text!r}")
 
 
 def _vendor(text: str) -> str:
@@ -80,9 +86,15 @@ def _vendor(text: str) -> str:
 def _hertz(text: str) -> int:
     """A frequency with an optional decimal suffix k, M or G."""
     scale = {"k": 10**3, "m": 10**6, "g": 10**9}.get(text[-1:].lower(), 1)
-    value = int(float(text[:-1]) * scale) if scale > 1 else int(text, 0)
+    expected = f"expected 1M to 100G hertz, found {text!r}"
+    if not text.isascii():
+        raise ValueError(expected)
+    try:
+        value = int(float(text[:-1]) * scale) if scale > 1 else int(text, 0)
+    except (ValueError, OverflowError):  # OverflowError: infinity
+        raise ValueError(expected) from None
     if not 10**6 <= value <= 10**11:
-        raise ValueError("expected 1M to 100G hertz")
+        raise ValueError(expected)
     return value
 
 
