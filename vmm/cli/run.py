@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from vmm.backend.outcome import Outcome, OutcomeKind
 from vmm.cli.errors import STATUS_BAD_INPUT, UserError
 from vmm.cli.machine_options import add_machine_options, machine_config
+from vmm.cli.output_file import check_writable
 from vmm.cli.run_signals import RunInterruptedError, RunSignals
 
 if TYPE_CHECKING:
@@ -72,18 +73,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Run the guest; the process status."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    if args.result is not None:
+        check_writable("--result", args.result)
     try:
         result = _run(args)
     except UserError as error:
         result = Outcome(OutcomeKind.ERROR, STATUS_BAD_INPUT, str(error))
     except RunInterruptedError as interruption:
         result = interruption.outcome
-    if args.result:
-        _write_result(args.result, result)
-    if result.kind not in (OutcomeKind.DEBUG_EXIT, OutcomeKind.POWER_OFF):
-        _tell(result.detail)
-    if result.report:
-        print(result.report, file=sys.stderr, flush=True)
+    try:
+        if result.kind not in (OutcomeKind.DEBUG_EXIT, OutcomeKind.POWER_OFF):
+            _tell(result.detail)
+        if result.report:
+            print(result.report, file=sys.stderr, flush=True)
+    finally:
+        if args.result is not None:
+            _write_result(args.result, result)
     return result.status
 
 

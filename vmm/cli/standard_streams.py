@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from io import BufferedWriter, FileIO, TextIOWrapper
+from io import BufferedWriter, FileIO, TextIOWrapper, UnsupportedOperation
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -86,13 +86,19 @@ def watch() -> None:
         )
 
 
-def refuses_output() -> OSError | None:
-    """Why standard output will not take what is written to it, as far as the system tells beforehand."""
+def check_output() -> None:
+    """Find out whether standard output will take what is written to it later, as far as the system tells now.
+
+    Errors: `OutputError`.
+    """
     try:
-        os.write(sys.stdout.fileno(), b"")
-    except OSError as error:  # a stream of a test's has no descriptor either: UnsupportedOperation is one
-        return error if error.errno is not None else None
-    return None
+        fd = sys.stdout.fileno()
+    except UnsupportedOperation:  # a stream in memory
+        return
+    try:
+        os.write(fd, b"")
+    except OSError as error:
+        raise OutputError(error.errno, error.strerror) from error
 
 
 def give_up_output() -> None:

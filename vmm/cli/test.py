@@ -10,7 +10,9 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from vmm.cli.errors import UserError
-from vmm.cli.machine_options import add_machine_options, machine_argv, machine_config
+from vmm.cli.machine_options import add_machine_options, machine_argv, machine_config, whole_number
+from vmm.cli.output_file import check_writable
+from vmm.cli.standard_streams import OutputError, check_output
 from vmm.guesttest.config import ConfigError, parse_duration
 from vmm.guesttest.guests import Collection, Guest, Selection, SelectionError, collect, find_guests
 from vmm.guesttest.junit import write_junit
@@ -20,6 +22,7 @@ from vmm.guesttest.targets import VmmTarget
 from vmm.guesttest.verdict import VERDICT_MEANINGS, Verdict
 from vmm.machine.config import ConfigError as MachineConfigError
 from vmm.machine.cpu.spec import CpuSpecError, parse_cpu
+from vmm.machine.ram import RamError, check_size
 
 STATUS_PASSED = 0
 STATUS_NOT_PASSED = 1
@@ -82,7 +85,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "-j",
         "--jobs",
         metavar="N",
-        type=int,
+        type=whole_number,
         help="guests at a time (default: as many as this host's processors carry, each guest counting its own)",
     )
     how.add_argument(
@@ -97,7 +100,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="one JSON document on standard output, no table")
-    output.add_argument("--junit", metavar="FILE", type=Path, help="write the results as JUnit XML too")
+    output.add_argument("--junit", metavar="FILE", help="write the results as JUnit XML too")
     output.add_argument(
         "--log-dir", metavar="DIR", type=Path, help="write what each guest printed to DIR/NAME.log"
     )
@@ -123,6 +126,9 @@ def run(args: argparse.Namespace) -> int:
     except (ConfigError, SelectionError) as error:
         raise UserError(str(error)) from error
 
+    if args.junit is not None:
+        check_writable("--junit", args.junit)
+    check_output()
     runner, results, logs = _run_guests(args, collection, timeout_s)
     passed = all_passed(results, allow_unsupported=args.allow_unsupported)
     _report(args, results, passed, logs)
@@ -141,10 +147,11 @@ def all_passed(results: list[GuestResult], *, allow_unsupported: bool) -> bool:
 def _check_machine_options(args: argparse.Namespace) -> None:
     """A mistake in an option is one line here, not the failure of every guest."""
     try:
-        machine_config(args, Path(), initrd=None, cmdline="", raw_address=None)
+        config = machine_config(args, Path(), initrd=None, cmdline="", raw_address=None)
+        check_size(config.memory_bytes, huge_pages=config.huge_pages)
         if args.cpu is not None:
             parse_cpu(args.cpu)
-    except (MachineConfigError, CpuSpecError) as error:
+    except (MachineConfigError, CpuSpecError, RamError) as error:
         raise UserError(str(error)) from error
 
 
@@ -190,11 +197,26 @@ def _os_error_text(error: OSError) -> str:
 def _report(
     args: argparse.Namespace, results: list[GuestResult], passed: bool, logs: dict[Guest, Path]
 ) -> None:
+    """Tell the results in every way asked for; one that fails costs none of the others."""
+    failure: UserError | None = None
+    if args.junit is not None:
+        try:
+            write_junit(Path(args.junit), results, allow_unsupported=args.allow_unsupported)
+        except OSError as error:
+            failure = UserError(f"--junit {args.junit}: {error.strerror}")
     try:
-        if args.junit is not None:
-            write_junit(args.junit, results, allow_unsupported=args.allow_unsupported)
-    except OSError as error:
-        raise UserError(_os_error_text(error)) from error
+        _print_results(args, results, passed, logs)
+        sys.stdout.flush()
+    except OutputError:
+        sys.stderr.write(table(results))
+        raise
+    if failure is not None:
+        raise failure
+
+
+def _print_results(
+    args: argparse.Namespace, results: list[GuestResult], passed: bool, logs: dict[Guest, Path]
+) -> None:
     if args.json:
         sys.stdout.write(json_text(results, passed, logs))
     elif args.quiet:

@@ -33,12 +33,13 @@ def allow(processors: int) -> None:
     Errors: `ConfigError` if the hard limit is too low as well.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = len(os.listdir("/proc/self/fd")) + files_for(processors)
+    others = len(os.listdir("/proc/self/fd"))
+    needed = others + files_for(processors)
     if soft == resource.RLIM_INFINITY or needed <= soft:
         return
     if hard != resource.RLIM_INFINITY and needed > hard:
         raise ConfigError(
             f"{processors} processors need {needed} open files, this process may have {hard} (hard limit): raise "
-            f"it, such as with 'ulimit -n {needed}' as root, or ask for at most {processors_for(hard)} processors"
+            f"it, such as with 'ulimit -n {needed}' as root, or ask for at most {processors_for(hard - others)} processors"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -34,12 +34,19 @@ def one_line(result: subprocess.CompletedProcess[str]) -> str:
         (["--memory", f"{psutil.virtual_memory().total * 2 >> 20}M"], "more than this host's"),
         (["--memory", "plenty"], "expected a number and a unit"),
         (["--memory", "-1"], "expected a number and a unit"),
+        (["--memory", "\uff11\uff12\uff18"], "expected a number and a unit"),  # digits, but no ASCII
         (["--cpus", "0"], "1 to 1024"),
         (["--cpus", "1000000"], "1 to 1024"),
         (["--cpu", "no-such-model"], "no-such-model"),
+        (["--cpu", ""], "no CPU model is called ''"),
+        (["--cpu", "max,level=abc"], "expected 0x1 to 0xff, found 'abc'"),
         (["--cpu", "max,+no-such-feature"], "no-such-feature"),
         (["--machine", "irqchip=none"], "irqchip"),
         (["--machine", "colour=red"], "colour=red"),
+        (["--machine", ",,,"], "irqchip=kernel|split"),
+        (["--result", ""], "expected the name of a file"),
+        (["--result", "/no/such/directory/result"], "No such file or directory"),
+        (["--result", "/"], "Is a directory"),
         (["--machine", "pit=maybe"], "pit=on or pit=off"),
         (["--serial", "carrier-pigeon"], "stdio, file:PATH, pty, unix:PATH or none"),
         (["--serial", "file:/no/such/directory/log"], "No such file or directory"),
@@ -131,6 +138,39 @@ def test_usage_errors_have_status_2_too() -> None:
 
     assert result.returncode == 2
     assert "FILE" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_result_that_cannot_be_written_in_the_end_is_one_line() -> None:
+    result = vmm_run(guest(DUMMY), "--result", "/dev/full")
+
+    assert (result.returncode, result.stderr) == (2, "vmm: --result /dev/full: No space left on device\n")
+
+
+def limited(limits: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`vmm run` of a guest under these `ulimit`s."""
+    return subprocess.run(
+        ["sh", "-c", f'{limits}; exec "$@"', "sh", *command("run", guest(DUMMY), *arguments)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_too_little_address_space() -> None:
+    line = one_line(limited("ulimit -v 1024000", "-m", "512M"))  # for one mapping of the memory, not for two
+
+    assert "512 MiB cannot be mapped" in line
+
+
+def test_too_few_files() -> None:
+    line = one_line(limited("ulimit -n 64", "--cpus", "20"))
+
+    assert "20 processors need 1" in line and "ulimit -n" in line
+
+
+def test_a_soft_limit_of_files_is_raised() -> None:
+    assert limited("ulimit -S -n 64", "--cpus", "20").returncode == 1  # debug exit with code 0
 
 
 def test_a_reader_that_leaves_ends_the_run(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.pure.guesttest.standin_guests import FAILED, PASSED, SKIPPED, STANDIN_COMMAND, MakeGuest
+from vmm.cli import standard_streams
 from vmm.cli import test as cli
 from vmm.cli.main import main
 from vmm.guesttest.targets import VmmTarget
@@ -71,6 +73,13 @@ def test_exit_status_is_0_only_if_all_pass(
         (["good.flat", "--jobs", "0"], "--jobs 0: expected 1 to 1024"),
         (["good.flat", "--timeout", "soon"], "--timeout: expected a duration"),
         (["good.flat", "--memory", "lots"], "size 'lots'"),
+        (["good.flat", "--memory", "64K"], "at least 2 MiB"),
+        (["good.flat", "--memory", "1000T"], "more than this host's"),
+        (["good.flat", "--machine", ",,,"], "--machine ''"),
+        (["good.flat", "--cpu", ""], "no CPU model is called ''"),
+        (["good.flat", "--jobs", "\u0661"], "expected a whole number"),
+        (["good.flat", "--junit", ""], "--junit '': expected the name of a file"),
+        (["good.flat", "--junit", "."], "--junit .: Is a directory"),
         (["good.flat", "--cpu", "z80"], "no CPU model is called 'z80'"),
         (["good.flat", "--machine", "pit=maybe"], "pit=maybe"),
         (["good.flat", "--junit", "no/such/dir.xml"], "no/such/dir.xml: No such file or directory"),
@@ -116,6 +125,53 @@ def test_junit_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["test", "--junit", str(folder / "r.xml"), str(folder / "unittests.cfg")])
     suite = ElementTree.parse(folder / "r.xml").getroot()[0]
     assert (suite.attrib["tests"], suite.attrib["failures"], suite.attrib["errors"]) == ("5", "1", "1")
+
+
+@pytest.mark.parametrize("junit", ["no/such/dir.xml", "", "."])
+def test_a_junit_file_that_cannot_be_written_is_said_before_a_guest_runs(
+    make_guest: MakeGuest, tmp_path: Path, junit: str
+) -> None:
+    guest = make_guest("a", *PASSED)
+    assert main(["test", str(guest.image), "--log-dir", str(tmp_path / "logs"), "--junit", junit]) == 2
+    assert not (tmp_path / "logs").exists()
+
+
+def test_results_are_printed_although_the_junit_file_fails_in_the_end(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["test", "-q", str(folder / "good.flat"), "--junit", "/dev/full"]) == 2
+    output, errors = capsys.readouterr()
+    assert (output, errors) == (
+        "1 guests: 1 PASS\n",
+        "vmm: --junit /dev/full: No space left on device\n",
+    )
+
+
+def test_a_standard_output_that_is_full_is_said_before_a_guest_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        monkeypatch.setattr(standard_streams, "give_up_output", lambda: None)
+        status = main(["test", "--json", "--log-dir", str(folder / "logs"), str(folder / "good.flat")])
+    assert (status, capsys.readouterr().err) == (2, "vmm: standard output: No space left on device\n")
+    assert not (folder / "logs").exists()
+
+
+def test_a_table_goes_to_standard_error_when_standard_output_fails_in_the_end(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*results: object) -> str:
+        raise standard_streams.OutputError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cli, "json_text", fail)
+    monkeypatch.setattr(standard_streams, "give_up_output", lambda: None)
+    assert main(["test", "-q", "--json", str(folder)]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[-2:] == [
+        "3 guests: 1 PASS, 1 FAIL, 1 SKIP",
+        "vmm: standard output: No space left on device",
+    ]
 
 
 def test_quiet_shows_what_did_not_pass_and_the_sums(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
