@@ -43,7 +43,7 @@ FACS_WAKING_VECTOR = 12  # offset in the FACS, u32 (ACPI 6.5, table 5.15)
 
 @dataclass(frozen=True)
 class GuestFiles:
-    """The opened kernel and initrd. They stay open: a reset loads them again."""
+    """The kernel and initrd, read whole: a reset loads them again."""
 
     kernel: Image
     initrd: Image | None

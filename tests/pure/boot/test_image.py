@@ -29,32 +29,31 @@ def refusal(path: Path | str) -> str:
     return message
 
 
-def test_file_is_mapped_whole(tmp_path: Path) -> None:
+def test_file_is_read_whole(tmp_path: Path) -> None:
     file = tmp_path / "kernel"
     file.write_bytes(bytes(range(256)) * 100)
-    with open_image(str(file)) as image:
-        assert image.path == str(file)
-        assert image.size == 25600
-        assert bytes(image.part(0x100, 3, "three bytes")) == b"\0\1\2"
-
-
-def test_closing_twice_leaves_no_descriptor(tmp_path: Path) -> None:
-    file = tmp_path / "kernel"
-    file.write_bytes(b"x")
     before = open_descriptors()
     image = open_image(str(file))
-    image.close()
-    image.close()
+    assert image.path == str(file)
+    assert image.size == 25600
+    assert bytes(image.part(0x100, 3, "three bytes")) == b"\0\1\2"
     assert open_descriptors() == before
 
 
-def test_closing_with_a_part_still_held_does_not_fail(tmp_path: Path) -> None:
+def test_a_file_that_is_cut_short_later_changes_nothing(tmp_path: Path) -> None:
+    """A mapping would end the process with SIGBUS here, at the guest's next reset."""
     file = tmp_path / "kernel"
-    file.write_bytes(b"abc")
+    file.write_bytes(b"a kernel")
     image = open_image(str(file))
-    part = image.part(0, 3, "all")
-    image.close()
-    assert bytes(part) == b"abc"
+    os.truncate(file, 0)
+    assert bytes(image.part(0, 8, "all")) == b"a kernel"
+
+
+def test_a_file_beyond_the_limit_is_refused_unread(tmp_path: Path) -> None:
+    file = tmp_path / "kernel"
+    with file.open("wb") as sparse:
+        sparse.truncate((4 << 30) + 1)
+    assert "at most 4096 MiB" in refusal(file)
 
 
 def test_pipe_is_read_to_its_end() -> None:
@@ -63,20 +62,19 @@ def test_pipe_is_read_to_its_end() -> None:
     thread = threading.Thread(target=lambda: (os.write(writer, data), os.close(writer)))
     thread.start()
     try:
-        with open_image(f"/dev/fd/{reader}") as image:
-            assert image.size == len(data)
+        assert open_image(f"/dev/fd/{reader}").size == len(data)
     finally:
         thread.join()
         os.close(reader)
 
 
 def test_endless_pipe_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_module, "PIPE_LIMIT_BYTES", 16)
+    monkeypatch.setattr(image_module, "LIMIT_BYTES", 16)
     reader, writer = os.pipe()
     os.write(writer, bytes(17))
     os.close(writer)
     try:
-        assert "use a file" in refusal(f"/dev/fd/{reader}")
+        assert "at most" in refusal(f"/dev/fd/{reader}")
     finally:
         os.close(reader)
 
@@ -90,7 +88,7 @@ def test_missing_file_is_refused(tmp_path: Path) -> None:
     [
         ("os.open", errno.EACCES, "cannot be opened: Permission denied"),
         ("os.open", errno.ELOOP, "cannot be opened: Too many levels of symbolic links"),
-        ("mmap.mmap", errno.ENODEV, "cannot be read: No such device"),
+        ("builtins.open", errno.EIO, "cannot be read: Input/output error"),
     ],
 )
 def test_failing_system_call_is_refused(

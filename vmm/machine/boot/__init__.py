@@ -4,8 +4,8 @@
 Pure: an image and guest RAM go in, the boot processor's `EntryState` comes out. No KVM here, and no file
 access outside `open_image`.
 
-    with open_image("kernel.flat") as kernel:
-        entry = load(BootRequest(kernel, name="kernel.flat"), memory, e820, rsdp_gpa)
+    kernel = open_image("kernel.flat")
+    entry = load(BootRequest(kernel, name="kernel.flat"), memory, e820, rsdp_gpa)
 """
 
 from vmm.machine.boot.entry import EntryState, Segment

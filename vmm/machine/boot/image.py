@@ -6,18 +6,15 @@ Every offset and size a file's header names is checked against the file in `Imag
 
 from __future__ import annotations
 
-import mmap
 import os
 import stat
 import struct
-from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
+from dataclasses import dataclass
 
 from vmm.outside import Buffer
 
-PIPE_LIMIT_BYTES = 1 << 30
-"""Most bytes read from a pipe (`--initrd <(...)`), whose length is not known beforehand."""
+LIMIT_BYTES = 4 << 30
+"""Most bytes of one file: a kernel and its initrd lie below 4 GiB. Bounds what a pipe can make us read, too."""
 
 
 class BootError(Exception):
@@ -33,12 +30,11 @@ def printable(name: str) -> str:
 class Image:
     """The bytes of a file. `path` is what the user typed; it is also a multiboot guest's `argv[0]`.
 
-    A context manager; `close` unmaps the file. An image must outlive the `load` it is given to, not the VM.
+    A copy, not a mapping: a file that is rebuilt or cut short under a running guest changes nothing.
     """
 
     path: str
     data: Buffer
-    _mapping: mmap.mmap | None = field(default=None, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -81,31 +77,12 @@ class Image:
         """The little-endian 64-bit number at `offset`. Errors: as `part`."""
         return int.from_bytes(self.part(offset, 8, what), "little")
 
-    def close(self) -> None:
-        """Unmap the file. May be called more than once; the image cannot be read afterwards."""
-        if isinstance(self.data, memoryview):
-            self.data.release()
-        if self._mapping is not None:
-            try:
-                self._mapping.close()
-            except BufferError:
-                # A part is still referenced (a debugger, a kept traceback). The map goes with the last one.
-                return
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 def open_image(path: str) -> Image:
-    """The file at `path`, mapped read-only; a pipe is read to its end. A mapped file must not shrink while open.
+    """The file at `path`, read whole; a pipe is read to its end.
 
-    Errors: `BootError` when it is missing, unreadable, empty, neither a file nor a pipe, or a pipe that gives
-    more than `PIPE_LIMIT_BYTES`.
+    Errors: `BootError` when it is missing, unreadable, empty, neither a file nor a pipe, or has more than
+    `LIMIT_BYTES`.
     """
     name = printable(path)
     try:
@@ -126,18 +103,14 @@ def _open_descriptor(path: str, name: str, descriptor: int) -> Image:
     status = os.fstat(descriptor)
     if stat.S_ISDIR(status.st_mode):
         raise BootError(f"{name}: is a directory: name a kernel or initrd file")
-    if stat.S_ISFIFO(status.st_mode):
-        with os.fdopen(os.dup(descriptor), "rb") as pipe:
-            data = pipe.read(PIPE_LIMIT_BYTES + 1)
-        if len(data) > PIPE_LIMIT_BYTES:
-            raise BootError(f"{name}: the pipe gives more than {PIPE_LIMIT_BYTES >> 20} MiB: use a file")
-    elif not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISFIFO(status.st_mode) and not stat.S_ISREG(status.st_mode):
         raise BootError(f"{name}: is a device or a socket: name a kernel or initrd file")
-    elif status.st_size:
-        mapping = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-        return Image(path, memoryview(mapping), mapping)
-    else:
-        data = b""
+    if status.st_size > LIMIT_BYTES:
+        raise BootError(f"{name}: has {status.st_size >> 20} MiB, at most {LIMIT_BYTES >> 20} MiB are loaded")
+    with open(descriptor, "rb", closefd=False) as file:
+        data = file.read(LIMIT_BYTES + 1)
+    if len(data) > LIMIT_BYTES:
+        raise BootError(f"{name}: gives more than {LIMIT_BYTES >> 20} MiB, at most that is loaded")
     if not data:
         raise BootError(f"{name}: is empty: a kernel or initrd was expected")
     return Image(path, data)
