@@ -34,3 +34,11 @@ def guest(name: str) -> Path:
     if not path.exists():
         raise BenchError(f"{path.relative_to(ROOT)} is not built: run 'make firmware'")
     return path
+
+
+def run_program(command: list[str], limit_s: float) -> subprocess.CompletedProcess[bytes]:
+    """Run to the end, output captured. Errors: `BenchError` when it does not end in time."""
+    try:
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        raise BenchError(f"{' '.join(command)} did not end within {limit_s:g} s") from None

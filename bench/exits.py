@@ -2,20 +2,22 @@
 """Port-write exits per second: our whole machine against a minimal C loop (`bench/c/exit_loop.c`).
 
 Both run the same three bytes of guest code on the same `/dev/kvm`, in turns. Our side is the machine as
-`vmm run` makes it; each write goes through the port bus to a device method that counts it.
+`vmm run` makes it, with its interpreter settings; each write goes through the port bus to a device method that
+counts it.
 """
 
 from __future__ import annotations
 
-import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
-from bench.build import BenchError, c_program
+from bench.build import BenchError, c_program, run_program
 from bench.figure import Figure, Side
 from kvmapi import Kvm, KvmError
 from kvmapi.uapi import kvm as k
+from vmm.cli.run import SWITCH_INTERVAL_S
 from vmm.machine.board import BoardEnds
 from vmm.machine.config import MachineConfig
 from vmm.machine.entry_registers import put_real_mode
@@ -56,6 +58,7 @@ class CountingPort:
 
 def ours(cpus: int) -> float:
     """Exits per second of all vCPUs of one of our machines."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     with tempfile.TemporaryDirectory() as directory, Kvm.open() as kvm:
         code = Path(directory, "code.bin")
         code.write_bytes(CODE)
@@ -80,9 +83,9 @@ def ours(cpus: int) -> float:
 def reference(cpus: int) -> float:
     """Exits per second of the C loop."""
     command = [str(c_program("exit_loop")), str(cpus), str(EXITS)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=WATCHDOG_S)
+    result = run_program(command, WATCHDOG_S)
     if result.returncode:
-        raise BenchError(f"the C loop failed: {result.stderr.strip()}")
+        raise BenchError(f"the C loop failed: {result.stderr.decode(errors='replace').strip()}")
     return float(result.stdout)
 
 

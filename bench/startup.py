@@ -6,13 +6,14 @@
 | first-instruction | the process is spawned | the first byte that a multiboot guest's first instructions send arrives |
 | dummy-guest | the process is spawned | the process has ended, having run a whole guest |
 
-The first guest's first instructions are `mov` and `out` to the debug console, so on QEMU's side its BIOS is included:
-that is what the user waits for.
+The first guest's first instructions are `mov` and `out` to the serial port. On QEMU's side its BIOS is included: that
+is what the user waits for.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import struct
 import subprocess
@@ -21,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.build import BenchError, guest
+from bench.build import BenchError, guest, run_program
 from bench.figure import Figure, Side
 
 WATCHDOG_S = 60
@@ -63,6 +64,8 @@ def first_byte_ms(command: list[str]) -> float:
     ) as child:
         assert child.stdout is not None
         try:
+            if not select.select([child.stdout], [], [], WATCHDOG_S)[0]:
+                raise BenchError(f"{' '.join(command)} printed nothing within {WATCHDOG_S} s")
             byte = os.read(child.stdout.fileno(), 1)
             elapsed = time.perf_counter() - begin
             _, stderr = child.communicate(timeout=WATCHDOG_S)
@@ -77,7 +80,7 @@ def first_byte_ms(command: list[str]) -> float:
 def whole_run_ms(command: list[str]) -> float:
     """Milliseconds of a whole run that must end with debug-exit code 0."""
     begin = time.perf_counter()
-    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=WATCHDOG_S)
+    result = run_program(command, WATCHDOG_S)
     elapsed = time.perf_counter() - begin
     if result.returncode != 1:
         raise BenchError(f"{' '.join(command)} ended with {result.returncode}, expected 1")

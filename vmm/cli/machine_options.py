@@ -71,7 +71,8 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
         "--no-testdev",
         action="store_true",
         default=None,
-        help="leave out isa-debug-exit (port 0xf4) and kvm-unit-tests' pc-testdev and pci-testdev",
+        help="leave out isa-debug-exit (port 0xf4) and kvm-unit-tests' pc-testdev, pci-testdev and "
+        "hyperv-testdev; port 0xe9, which pc-testdev covers, is a debug console on standard error then",
     )
 
 
