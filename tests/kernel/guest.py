@@ -83,7 +83,7 @@ class Guest:
     def __init__(self, vm: Vm, flags: int = 0) -> None:
         self.vm = vm
         # A hugepage needs the same offset into it on both sides.
-        self._mapping = mmap.mmap(-1, RAM_SIZE + HUGEPAGE)
+        self._mapping = mmap.mmap(-1, RAM_SIZE + HUGEPAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._mapping.madvise(mmap.MADV_HUGEPAGE)
         self._pin = ctypes.c_char.from_buffer(self._mapping)
         start = ctypes.addressof(self._pin)
