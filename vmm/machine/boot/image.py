@@ -10,11 +10,13 @@ import os
 import stat
 import struct
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from vmm.outside import Buffer
 
 LIMIT_BYTES = 4 << 30
 """Most bytes of one file: a kernel and its initrd lie below 4 GiB. Bounds what a pipe can make us read, too."""
+CHUNK_BYTES = 1 << 20  # of a FIFO, at a time
 
 
 class BootError(Exception):
@@ -108,12 +110,23 @@ def _open_descriptor(path: str, name: str, descriptor: int) -> Image:
     if status.st_size > LIMIT_BYTES:
         raise BootError(f"{name}: has {status.st_size >> 20} MiB, at most {LIMIT_BYTES >> 20} MiB are loaded")
     with open(descriptor, "rb", closefd=False) as file:
-        data = file.read(LIMIT_BYTES + 1)
+        # Not read(LIMIT_BYTES + 1), which takes that much address space before it reads anything.
+        data = file.read() if stat.S_ISREG(status.st_mode) else _read_bounded(file)
     if len(data) > LIMIT_BYTES:
         raise BootError(f"{name}: gives more than {LIMIT_BYTES >> 20} MiB, at most that is loaded")
     if not data:
         raise BootError(f"{name}: is empty: a kernel or initrd was expected")
     return Image(path, data)
+
+
+def _read_bounded(file: BinaryIO) -> bytes:
+    """All of a FIFO, or just more than `LIMIT_BYTES`."""
+    chunks: list[bytes] = []
+    size = 0
+    while size <= LIMIT_BYTES and (chunk := file.read(CHUNK_BYTES)):
+        chunks.append(chunk)
+        size += len(chunk)
+    return b"".join(chunks)
 
 
 def cstring(text: str, limit: int, what: str) -> bytes:
