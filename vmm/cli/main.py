@@ -85,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except standard_streams.OutputError as error:
         standard_streams.give_up_output()
         _tell(f"standard output: {error.strerror}")
+    except MemoryError:
+        _tell("out of memory: raise the limit of address space (ulimit -v), or ask for less")
     except Exception as error:
         if os.environ.get("VMM_TRACEBACK"):
             raise

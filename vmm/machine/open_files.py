@@ -40,6 +40,7 @@ def allow(processors: int) -> None:
     if hard != resource.RLIM_INFINITY and needed > hard:
         raise ConfigError(
             f"{processors} processors need {needed} open files, this process may have {hard} (hard limit): raise "
-            f"it, such as with 'ulimit -n {needed}' as root, or ask for at most {processors_for(hard - others)} processors"
+            f"it, such as with 'ulimit -n {needed}' as root, or ask for {processors_for(hard - others)} processors "
+            "at most"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -43,6 +43,16 @@ def test_help_is_status_0(capsys: pytest.CaptureFixture[str]) -> None:
     assert "vmm run FILE" in capsys.readouterr().out
 
 
+def test_no_memory_is_no_defect(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(arguments: list[str]) -> int:
+        raise MemoryError
+
+    monkeypatch.setattr(command_line, "_run", refused)
+
+    assert main(["run", "kernel"]) == 2
+    assert capsys.readouterr().err.startswith("vmm: out of memory: ")
+
+
 def test_a_second_ctrl_c_is_ignored_while_the_first_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
