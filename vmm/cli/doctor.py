@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import json
 import shutil
 import signal
@@ -64,6 +65,8 @@ examples:
 MARKS = {Severity.OK: "ok  ", Severity.NOTE: "note", Severity.PROBLEM: "BAD "}
 HEADINGS = ("found", "what it means", "what to change")
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+NO_MODULE = (errno.ENODEV, errno.ENXIO)  # a device node with no driver behind it
+FORBIDDEN = (errno.EACCES, errno.EPERM)
 NARROWEST, WIDEST = 72, 150  # characters of the table
 
 
@@ -190,10 +193,19 @@ def _explained(facts: HostFacts, error: KvmUnavailableError) -> Finding:
     """The finding for a device that cannot be used. A node that looks fine but is not KVM is for the error
     to say.
     """
-    if facts.device.exists and facts.device.permitted:
-        found = f"{facts.device.path}: {error.strerror}"
-        return Finding("device", Severity.PROBLEM, found, "it is not a usable KVM", error.hint)
-    return unavailable(facts)
+    if not (facts.device.exists and facts.device.permitted) or error.errno in NO_MODULE:
+        return unavailable(facts)
+    path = facts.device.path
+    found = f"{path}: {error.strerror}"
+    if error.errno in FORBIDDEN:
+        meaning = "the permissions of the file allow it, so something else forbids it"
+        change = (
+            f"in a container pass --device {path}; elsewhere look for a mount with 'nodev' and for what a security "
+            "module says in dmesg"
+        )
+        return Finding("device", Severity.PROBLEM, found, meaning, change)
+    change = error.hint or f"name KVM's device, {DEVICE} on most hosts"
+    return Finding("device", Severity.PROBLEM, found, "it is not a usable KVM", change)
 
 
 def as_json(report: Report) -> dict[str, Any]:

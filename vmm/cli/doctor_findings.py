@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from vmm.cli.doctor_host import TOOLS, HostFacts
+from vmm.machine import open_files
+from vmm.machine.config import MAXIMUM_CPUS
 
 GIB = 1 << 30
 MIB = 1 << 20
 MIN_MEMORY = 256 * MIB  # a 128 MiB guest (the default), Python and some room
-MIN_OPEN_FILES = 1024  # a VM takes 2 + cpus files, plus the event files of its devices
+MIN_OPEN_FILES = 1024  # usual; the hard limit is most often far above
 MIN_PYTHON = (3, 11)
 
 
@@ -45,7 +47,7 @@ def unavailable(facts: HostFacts) -> Finding:
             "KVM is there, but not for this user",
             f"{_permission(facts)}; in a container pass --device {device.path}",
         )
-    found = f"{device.path}: no such device" if not device.exists else f"{device.path}: cannot be opened"
+    found = f"{device.path}: no such device" if not device.exists else f"{device.path}: no driver behind it"
     if facts.virtualization:
         module = {"svm": "kvm_amd", "vmx": "kvm_intel"}[facts.virtualization]
         return Finding(
@@ -66,6 +68,11 @@ def unavailable(facts: HostFacts) -> Finding:
 
 
 def _permission(facts: HostFacts) -> str:
+    if facts.user == "root":  # no permission bits stop a root that may act on this file
+        return (
+            "this root is that of a user namespace (a rootless container): outside, give the user who started it "
+            f"access to {facts.device.path}"
+        )
     group = facts.device.group
     if group in ("root", ""):
         path = facts.device.path
@@ -125,12 +132,18 @@ def _huge_pages(facts: HostFacts) -> Finding:
 
 
 def _open_files(facts: HostFacts) -> Finding:
-    limit = facts.open_files
-    found = f"{'no limit on' if limit < 0 else limit} open files"
-    if 0 <= limit < MIN_OPEN_FILES:
-        meaning = "enough for a few guests only: each takes a file per processor and per event"
-        return Finding("open_files", Severity.NOTE, found, meaning, f"ulimit -n {MIN_OPEN_FILES * 4}")
-    return Finding("open_files", Severity.OK, found, "enough for many guests in one process")
+    limit = facts.open_files_hard
+    if limit < 0:
+        meaning = f"enough for the most processors a guest can have, {MAXIMUM_CPUS}"
+        return Finding("open_files", Severity.OK, "no hard limit on open files", meaning)
+    processors = min(open_files.processors_for(limit), MAXIMUM_CPUS)
+    found = f"{facts.open_files} open files, which guests may raise to {limit}"
+    each = f"each takes {open_files.FILES_PER_PROCESSOR}"
+    meaning = f"enough for a guest with up to {processors} processors: {each}"
+    if limit < MIN_OPEN_FILES:
+        change = f"as root: ulimit -n {open_files.files_for(MAXIMUM_CPUS)} (of a service: LimitNOFILE=)"
+        return Finding("open_files", Severity.NOTE, found, meaning, change)
+    return Finding("open_files", Severity.OK, found, meaning)
 
 
 def _locked_memory(facts: HostFacts) -> Finding:

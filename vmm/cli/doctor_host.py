@@ -38,7 +38,8 @@ class HostFacts:
     """Sizes are bytes. `virtualization` is svm, vmx or "". Limits are -1 when there is none.
 
     virtualized: the host is itself a virtual machine. huge_pages: (total, free, bytes per page) of the
-    default size. xsave: the processor has XSAVE.
+    default size. open_files: the soft limit, which `vmm run` raises to open_files_hard as needed. xsave: the
+    processor has XSAVE.
     """
 
     kernel: str
@@ -57,6 +58,7 @@ class HostFacts:
     locked_memory: int
     device: DeviceFacts
     xsave: bool = True
+    open_files_hard: int = -1
     tools: dict[str, str] = field(default_factory=dict)
 
 
@@ -79,6 +81,7 @@ def host_facts(device: Path = DEVICE) -> HostFacts:
         huge_pages=huge_pages(_text(Path("/proc/meminfo"))),
         transparent_huge_pages=_chosen(_text(Path("/sys/kernel/mm/transparent_hugepage/enabled"))),
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        open_files_hard=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         locked_memory=resource.getrlimit(resource.RLIMIT_MEMLOCK)[0],
         device=device_facts(device),
         tools={tool: shutil.which(tool) or "" for tool in TOOLS},

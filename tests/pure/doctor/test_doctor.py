@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from kvmapi import KvmUnavailableError
 from tests.pure.doctor.fake_hosts import EMULATED, FACTS, NATIVE, bare, patched, profile, upstream, without
 from vmm.backend.host_profile import HostProfile
 from vmm.backend.ring0 import Ring0
@@ -106,8 +108,10 @@ def test_nested_virtualization_can_be_turned_on() -> None:
         (replace(FACTS, memory_available=100 << 20), "memory", Severity.NOTE, "--memory"),
         (replace(FACTS, huge_pages=(512, 100, 2 << 20)), "huge_pages", Severity.OK, ""),
         (FACTS, "huge_pages", Severity.OK, "vm.nr_hugepages"),
-        (replace(FACTS, open_files=256), "open_files", Severity.NOTE, "ulimit -n"),
-        (replace(FACTS, open_files=-1), "open_files", Severity.OK, ""),
+        # 1024 processors with two files each, and 64 others
+        (replace(FACTS, open_files=256, open_files_hard=256), "open_files", Severity.NOTE, "ulimit -n 2112"),
+        (replace(FACTS, open_files=256, open_files_hard=20000), "open_files", Severity.OK, ""),
+        (replace(FACTS, open_files=-1, open_files_hard=-1), "open_files", Severity.OK, ""),
         (replace(FACTS, locked_memory=-1), "locked_memory", Severity.OK, ""),
         (
             replace(FACTS, tools={"gcc": "/usr/bin/gcc"}),
@@ -128,6 +132,8 @@ def test_host_findings(facts: HostFacts, key: str, severity: Severity, change: s
     [
         (DeviceFacts("/dev/kvm", False, False), "svm", False, "no such device", "modprobe kvm_amd"),
         (DeviceFacts("/dev/kvm", False, False), "vmx", False, "no such device", "modprobe kvm_intel"),
+        (DeviceFacts("/dev/kvm", True, True), "svm", False, "no driver behind it", "modprobe kvm_amd"),
+        (DeviceFacts("/dev/kvm", True, True), "vmx", False, "no driver behind it", "modprobe kvm_intel"),
         (DeviceFacts("/dev/kvm", False, False), "", True, "no such device", "in the hypervisor"),
         (DeviceFacts("/dev/kvm", False, False), "", False, "no such device", "in the firmware"),
         (
@@ -173,6 +179,51 @@ def test_a_file_that_is_not_kvm_is_status_2(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "kvm").write_text("")
     assert main(["doctor", "--device", str(tmp_path / "kvm")]) == 2
     assert "not a usable KVM" in capsys.readouterr().err
+
+
+def test_a_directory_is_not_kvm_and_what_to_do_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", "--device", str(tmp_path)]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert "Is a directory" in first
+    assert second == "what to do: name KVM's device, /dev/kvm on most hosts"
+
+
+@pytest.mark.parametrize(
+    ("number", "change"),
+    [
+        (errno.EACCES, "in a container pass --device {}; elsewhere look for a mount with 'nodev'"),
+        (errno.EPERM, "in a container pass --device {}; elsewhere look for a mount with 'nodev'"),
+        (errno.ENODEV, "modprobe kvm_"),
+    ],
+)
+def test_a_device_whose_permissions_are_fine_is_not_a_matter_of_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, change: str
+) -> None:
+    (tmp_path / "kvm").write_text("")
+
+    def refuse(path: str) -> None:
+        raise KvmUnavailableError(number, "open", {"path": path})
+
+    monkeypatch.setattr(doctor.Kvm, "open", staticmethod(refuse))
+    monkeypatch.setattr(
+        doctor, "host_facts", lambda path: replace(FACTS, device=device_facts(path), user="root")
+    )
+    finding = examine(tmp_path / "kvm", None).findings[0]
+    assert change.format(tmp_path / "kvm") in finding.change
+    assert "usermod" not in finding.change
+
+
+def test_root_is_not_told_to_join_a_group() -> None:
+    device = DeviceFacts("/dev/kvm", True, False, "crw-rw----", "nobody", "nogroup")
+    finding = unavailable(replace(FACTS, device=device, user="root"))
+    assert "usermod" not in finding.change and "user namespace" in finding.change
+
+
+def test_open_files_are_told_in_processors() -> None:
+    facts = replace(FACTS, open_files=1024, open_files_hard=1264)
+    assert "up to 600 processors: each takes 2" in findings(patched(), facts=facts)["open_files"].meaning
 
 
 def test_json_without_kvm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
