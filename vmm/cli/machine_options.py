@@ -49,7 +49,9 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="guest memory with a unit, such as 512M or 2G; a bare number is MiB (default: 128M)",
     )
-    group.add_argument("-c", "--cpus", metavar="N", type=whole_number, help="number of processors (default: 1)")
+    group.add_argument(
+        "-c", "--cpus", metavar="N", type=whole_number, help="number of processors (default: 1)"
+    )
     group.add_argument(
         "--cpu",
         metavar="MODEL[,+F][,-F][,K=V]",
