@@ -37,6 +37,19 @@ def doctor_with_its_experiment() -> tuple[subprocess.Popen[str], psutil.Process]
     raise AssertionError("the doctor started no experiment")
 
 
+def ended(process: psutil.Process) -> bool:
+    """Whether `process` ends soon; one that nobody has waited for has ended."""
+    deadline = time.monotonic() + WATCHDOG_S
+    while time.monotonic() < deadline:
+        try:
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.005)
+    return False
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_doctor_and_experiment(number: signal.Signals) -> None:
     doctor, experiment = doctor_with_its_experiment()
@@ -45,7 +58,8 @@ def test_a_signal_ends_doctor_and_experiment(number: signal.Signals) -> None:
 
     output, errors = doctor.communicate(timeout=WATCHDOG_S)
     assert (doctor.returncode, output, errors) == (128 + number, "", f"vmm: ended by {number.name}\n")
-    assert not experiment.is_running()
+    # Where the signal came while the child was being started, it is the kernel that ends it, a moment later.
+    assert ended(experiment)
 
 
 def test_a_killed_doctor_leaves_no_experiment() -> None:
@@ -54,5 +68,4 @@ def test_a_killed_doctor_leaves_no_experiment() -> None:
     doctor.kill()
 
     doctor.communicate(timeout=WATCHDOG_S)
-    gone, _ = psutil.wait_procs([experiment], timeout=WATCHDOG_S)
-    assert gone == [experiment] or experiment.status() == psutil.STATUS_ZOMBIE
+    assert ended(experiment)
