@@ -8,12 +8,16 @@ import json
 import sys
 from collections.abc import Callable
 
-from bench import exits, startup
+from bench import exits, hypercall, startup
 from bench.build import BenchError
 from bench.figure import Figure
 
 BENCHMARKS: dict[str, tuple[Callable[[int], list[Figure]], str]] = {
     "exits": (exits.run, "port-write exits per second, 1 and 2 vCPUs, against a minimal C loop"),
+    "hypercall": (
+        hypercall.run,
+        "null-like hypercall and GetVpRegisters of one register, slow and fast, against a bare port write",
+    ),
     "startup": (
         startup.run,
         "from command to first guest instruction, and a whole dummy guest, against QEMU",

@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The Hyper-V interface as a guest finds it: CPUID, MSRs, hypercalls, SynIC, timers, reference time, IPIs and TLB
  * flushes. Needs two processors for the last two. Structures: TLFS.
+ *
+ * crash     no checks, but a crash report with a text
+ * reset     no checks, but a reset by MSR, and a look at what is left after it
+ * user      no checks, but a hypercall from ring 3
+ * bench=N   no checks, but N hypercalls of each kind and N port writes: a line "NAME: CYCLES cycles" for each
  */
 #include "runtime.h"
 
@@ -12,6 +17,7 @@
 #define MSR_GUEST_OS_ID 0x40000000
 #define MSR_HYPERCALL 0x40000001
 #define MSR_VP_INDEX 0x40000002
+#define MSR_RESET 0x40000003
 #define MSR_VP_RUNTIME 0x40000010
 #define MSR_TIME_REF_COUNT 0x40000020
 #define MSR_REFERENCE_TSC 0x40000021
@@ -28,6 +34,8 @@
 #define MSR_SINT0 0x40000090
 #define MSR_STIMER0_CONFIG 0x400000b0
 #define MSR_STIMER0_COUNT 0x400000b1
+#define MSR_CRASH_P0 0x40000100
+#define MSR_CRASH_CTL 0x40000105
 
 #define CALL_FLUSH_SPACE 0x02
 #define CALL_SPIN_WAIT 0x08
@@ -48,6 +56,8 @@
 #define REGISTER_GUEST_OS_ID 0x00090002
 #define REGISTER_CR3 0x00040002
 #define REGISTER_RBX 0x00020003
+
+#define CR4_OSFXSR (1u << 9)
 
 #define OS_ID 0x8f00123400000000ull
 #define SINT 3
@@ -214,7 +224,7 @@ static void check_fast_registers(void)
     static uint64_t in[4] __attribute__((aligned(16))), out[4] __attribute__((aligned(16)));
     uint64_t rax, rcx = CALL_GET_REGISTERS | FAST | REPS(1), rdx = SELF_PARTITION;
     register uint64_t r8 asm("r8") = SELF_VP;
-    write_cr4(read_cr4() | 1 << 9); /* OSFXSR */
+    write_cr4(read_cr4() | CR4_OSFXSR);
     in[0] = REGISTER_GUEST_OS_ID;
     in[2] = in[3] = ~0ull;
     asm volatile("movdqu (%[in]), %%xmm0\n\t"
@@ -429,6 +439,152 @@ static void check_processors(void)
     check_flush();
 }
 
+static uint64_t port_cycles(uint64_t count)
+{
+    uint64_t left = count, start = rdtsc();
+    asm volatile("1: outb %%al, %%dx\n"
+                 "   decq %0\n"
+                 "   jnz 1b"
+                 : "+r"(left)
+                 : "a"(0), "d"(0x80)
+                 : "cc");
+    return (rdtsc() - start) / count;
+}
+
+/* A call changes no register but RAX, so nothing is loaded anew. */
+static uint64_t call_cycles(uint64_t count, uint64_t control, uint64_t first, uint64_t second, uint64_t wanted)
+{
+    uint64_t left = count, start = rdtsc(), rax;
+    register uint64_t r8 asm("r8") = second;
+    asm volatile("1: call *%[page]\n"
+                 "   decq %[left]\n"
+                 "   jnz 1b"
+                 : "=a"(rax), [left] "+r"(left), "+c"(control), "+d"(first), "+r"(r8)
+                 : [page] "r"(page_entry_point)
+                 : "memory", "cc", "r9", "r10", "r11");
+    uint64_t cycles = (rdtsc() - start) / count;
+    if (rax != wanted)
+        abort_run("a call answers 0x%lx instead of 0x%lx", rax, wanted);
+    return cycles;
+}
+
+static void measure(uint64_t count)
+{
+    wrmsr(MSR_GUEST_OS_ID, OS_ID);
+    wrmsr(MSR_HYPERCALL, (uint64_t)(uintptr_t)call_page | 1);
+    write_cr4(read_cr4() | CR4_OSFXSR);
+    input[0] = SELF_PARTITION;
+    input[1] = SELF_VP;
+    input[2] = REGISTER_VP_INDEX;
+    uint64_t first = (uintptr_t)input, second = (uintptr_t)output, get = CALL_GET_REGISTERS | REPS(1);
+    port_cycles(count / 4 + 1); /* warm */
+    printf("port: %lu cycles\n", port_cycles(count));
+    /* An IPI to no processor: the least that a call with a handler can do. */
+    printf("null-fast: %lu cycles\n", call_cycles(count, CALL_SEND_IPI | FAST, IPI_VECTOR, 0, 0));
+    printf("get-register-slow: %lu cycles\n", call_cycles(count, get, first, second, REPS(1)));
+    asm volatile("movdqu (%0), %%xmm0" : : "r"(input + 2) : "memory");
+    printf("get-register-fast: %lu cycles\n",
+           call_cycles(count, get | FAST, SELF_PARTITION, SELF_VP, REPS(1)));
+}
+
+static void report_crash(void)
+{
+    static const char text[] = "something\tbroke\033[2J\nin two lines";
+    static const char plain[] = "something broke";
+    wrmsr(MSR_CRASH_P0, 0xbad);
+    wrmsr(MSR_CRASH_P0 + 1, 2);
+    wrmsr(MSR_CRASH_P0 + 3, (uintptr_t)plain);
+    wrmsr(MSR_CRASH_P0 + 4, sizeof plain);
+    wrmsr(MSR_CRASH_CTL, rdmsr(MSR_CRASH_CTL));
+    wrmsr(MSR_CRASH_P0 + 3, (uintptr_t)text);
+    wrmsr(MSR_CRASH_P0 + 4, sizeof text);
+    wrmsr(MSR_CRASH_CTL, rdmsr(MSR_CRASH_CTL));
+    report(true, "the guest goes on");
+}
+
+/* RAM keeps its contents over a reset, except what the loader writes: the image, this variable with it. */
+#define MARK (*(volatile uint64_t *)0x1800000)
+#define MARK_VALUE 0x5a5a1234u
+
+static void reset_once(void)
+{
+    if (MARK == MARK_VALUE) {
+        MARK = 0;
+        report(!rdmsr(MSR_GUEST_OS_ID) && !rdmsr(MSR_HYPERCALL) && !rdmsr(MSR_SIMP) &&
+                   !rdmsr(MSR_STIMER0_CONFIG) && rdmsr(MSR_SINT0 + SINT) == 1 << 16,
+               "all is as after power-on");
+        return;
+    }
+    MARK = MARK_VALUE;
+    wrmsr(MSR_GUEST_OS_ID, OS_ID);
+    wrmsr(MSR_HYPERCALL, (uint64_t)(uintptr_t)call_page | 1);
+    wrmsr(MSR_SIMP, (uint64_t)(uintptr_t)message_page | 1);
+    wrmsr(MSR_SINT0 + SINT, SINT_VECTOR);
+    wrmsr(MSR_STIMER0_CONFIG, STIMER_AUTO_ENABLE | STIMER_PERIODIC | STIMER_DIRECT(DIRECT_VECTOR));
+    wrmsr(MSR_STIMER0_COUNT, MS_100NS);
+    printf("before the reset\n");
+    console_drain();
+    wrmsr(MSR_RESET, 1);
+    abort_run("the reset did not come");
+}
+
+/* Ring 3 with IOPL 3, so that nothing but the VMM stands between it and the hypercall page's port. A KVM that runs
+ * ring 3 on the host's own takes IOPL away: #GP at the port write then.
+ */
+static volatile uint64_t user_cs, user_vector;
+static uint8_t user_stack[4096] __attribute__((aligned(16)));
+static uint8_t handler_stack[4096] __attribute__((aligned(16)));
+static uint64_t kernel_stack;
+
+static void refused_in_user_mode(struct frame *frame)
+{
+    user_cs = frame->cs, user_vector = frame->vector;
+    frame->cs = SELECTOR_CODE64, frame->ss = SELECTOR_DATA;
+    frame->rip = *(uint64_t *)frame->rsp; /* behind the call */
+    frame->rsp = kernel_stack;
+}
+
+static void allow_user_mode(void)
+{
+    uint64_t *level = (uint64_t *)(read_cr3() & PTE_ADDRESS);
+    level[0] |= PTE_USER;
+    level = (uint64_t *)(level[0] & PTE_ADDRESS);
+    level[0] |= PTE_USER;
+    level = (uint64_t *)(level[0] & PTE_ADDRESS);
+    for (unsigned i = 0; i < 512; i++)
+        level[i] |= PTE_USER;
+    tlb_flush();
+}
+
+static void call_from_user_mode(void)
+{
+    wrmsr(MSR_GUEST_OS_ID, OS_ID);
+    wrmsr(MSR_HYPERCALL, (uint64_t)(uintptr_t)call_page | 1);
+    interrupt_set_handler(VECTOR_UD, refused_in_user_mode);
+    interrupt_set_handler(VECTOR_GP, refused_in_user_mode);
+    allow_user_mode();
+    this_cpu()->tss.rsp[0] = (uintptr_t)handler_stack + sizeof handler_stack; /* this one is in use */
+    uint64_t rax = 0x1234;
+    asm volatile("push %%rbx\n\t"
+                 "push %%rbp\n\t"
+                 "mov %%rsp, %[kernel]\n\t"
+                 "push %[ss]\n\t"
+                 "push %[stack]\n\t"
+                 "push $0x3002\n\t" /* IOPL 3 */
+                 "push %[cs]\n\t"
+                 "push $1f\n\t"
+                 "iretq\n"
+                 "1: call *%[page]\n\t" /* #UD comes back to the next instruction, in ring 0 */
+                 "pop %%rbp\n\t"
+                 "pop %%rbx"
+                 : "+a"(rax), [kernel] "=m"(kernel_stack)
+                 : "c"(CALL_SPIN_WAIT | FAST), "d"(0), [ss] "i"(SELECTOR_USER_DATA | 3), [cs] "i"(SELECTOR_USER_CODE64 | 3),
+                   [stack] "r"(user_stack + sizeof user_stack), [page] "r"(page_entry_point)
+                 : "memory", "cc");
+    report(user_cs == (SELECTOR_USER_CODE64 | 3) && rax == 0x1234, "a call from ring 3 is refused, exception %lu",
+           user_vector);
+}
+
 int main(int argc, char **argv)
 {
     (void)argc, (void)argv;
@@ -436,6 +592,19 @@ int main(int argc, char **argv)
                "Microsoft Hv", 12)) {
         report_skip("no Hyper-V interface");
         return report_summary();
+    }
+    if (argument_given("crash"))
+        report_crash();
+    else if (argument_given("reset"))
+        reset_once();
+    else if (argument_given("user"))
+        call_from_user_mode();
+    if (argument_given("crash") || argument_given("reset") || argument_given("user"))
+        return report_summary();
+    uint64_t bench = argument_number("bench", 0);
+    if (bench) {
+        measure(bench);
+        return EXIT_PASS;
     }
     check_cpuid();
     check_msrs();

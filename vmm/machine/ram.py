@@ -134,6 +134,11 @@ class GuestRam:
         """Where `[gpa, gpa + size)` lies in this process, in the VMM's own mapping."""
         return self._own.address + self.offset_of(gpa, size)
 
+    def view(self, gpa: int, size: int) -> memoryview:
+        """The bytes of `[gpa, gpa + size)`, to be read and written. To be dropped before `close`."""
+        offset = self.offset_of(gpa, size)
+        return self._view[offset : offset + size]
+
     def read(self, gpa: int, size: int) -> bytes:
         """A copy of `size` bytes at `gpa`."""
         offset = self.offset_of(gpa, size)

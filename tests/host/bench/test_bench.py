@@ -25,13 +25,24 @@ def test_list_names_every_benchmark() -> None:
     result = bench("--list")
 
     assert result.returncode == 0
-    assert [line.partition(":")[0] for line in result.stdout.splitlines()] == ["exits", "startup"]
+    assert [line.partition(":")[0] for line in result.stdout.splitlines()] == [
+        "exits",
+        "hypercall",
+        "startup",
+    ]
 
 
 @pytest.mark.host
 @pytest.mark.parametrize(
     ("name", "figures"),
-    [("exits", ["exits-1-vcpu", "exits-2-vcpu"]), ("startup", ["first-instruction", "dummy-guest"])],
+    [
+        ("exits", ["exits-1-vcpu", "exits-2-vcpu"]),
+        (
+            "hypercall",
+            ["hypercall-null-fast", "hypercall-get-register-slow", "hypercall-get-register-fast"],
+        ),
+        ("startup", ["first-instruction", "dummy-guest"]),
+    ],
 )
 def test_each_figure_is_one_json_object(name: str, figures: list[str]) -> None:
     result = bench(name, "--json", "--runs", "1")

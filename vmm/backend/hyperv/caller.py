@@ -94,20 +94,19 @@ class Caller:
     def hypercall(self) -> None:
         """The VP wrote the hypercall port."""
         rip = self._u64[_RIP_U64]
-        if not page_code.is_trap(rip):
+        if rip & page_code.IN_PAGE not in page_code.AT_TRAP:
             return  # not the hypercall page: a write to a port that nobody decodes
-        regs = self.regs
-        outcome = self._dispatch(self, regs, self.mode())
+        u8, regs = self._u8, self.regs
+        bits_64 = u8[_SS_DPL] == 0 and u8[_CS_L] and u8[_EFER_15_8] & _LMA
+        outcome = self._dispatch(self, regs, BITS_64 if bits_64 else self._rare_mode())
         if outcome is not _COMPLETED:
             regs.rip = page_code.continue_at(rip, _ENTRIES.get(outcome, page_code.REFUSE))
         self._u64[_DIRTY_U64] |= _REGS
-        self.xmm.forget()
+        if self.xmm.area is not None:
+            self.xmm.area = None  # the guest runs on
 
-    def mode(self) -> int:
-        """What the processor was doing at the exit (a `CallerMode`)."""
-        u8 = self._u8
-        if u8[_SS_DPL] == 0 and u8[_CS_L] and u8[_EFER_15_8] & _LMA:
-            return BITS_64
+    def _rare_mode(self) -> int:
+        """What a processor was doing that is not in 64-bit ring 0 (a `CallerMode`)."""
         sregs = self.sregs
         return caller_mode(sregs.cr0, sregs.efer, self.regs.rflags, sregs.cs.l, sregs.ss.dpl)
 

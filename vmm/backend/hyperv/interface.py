@@ -19,6 +19,7 @@ from kvmapi.uapi import kvm as k
 from vmm.backend.hyperv import page_code
 from vmm.backend.hyperv.caller import Caller
 from vmm.backend.hyperv.guest_tsc import guest_tsc
+from vmm.backend.hyperv.memory import DirectMemory
 from vmm.backend.hyperv.native import NativeCode
 from vmm.backend.hyperv.offer import Offer
 from vmm.backend.hyperv.services import KvmServices
@@ -30,7 +31,6 @@ from vmm.hv.call_codes import HypercallCode
 from vmm.hvcalls.handlers import handlers
 from vmm.hvmsr.state import HvState
 from vmm.hypercall.dispatcher import Dispatcher
-from vmm.hypercall.outside import UnprotectedMemory
 from vmm.outside import Clock, GuestMemory, MachineControl
 from vmm.overlay.copying import CopyingBackend
 
@@ -40,11 +40,18 @@ SYNTHETIC_MSRS: Final = MsrRange(0x4000_0000, 0x200)
 fault. KVM's own MSRs lie elsewhere."""
 
 
+BLOCK_BELOW_GPA: Final = 1 << 32
+"""Guests put what they share with a hypervisor low, whatever RAM there is above."""
+
+
 class HostMemory(GuestMemory, Protocol):
     """Guest RAM of which the host address can be had."""
 
     def host_address(self, gpa: int, size: int) -> int:
         """Where `[gpa, gpa + size)` lies in this process. Errors: `GuestMemoryError`."""
+
+    def view(self, gpa: int, size: int) -> memoryview:
+        """The bytes of `[gpa, gpa + size)`, to be read and written. Errors: `GuestMemoryError`."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,8 @@ class HypervInterface:
         self.dispatcher: Dispatcher[Caller] = Dispatcher(
             self._handlers(offer), features=offer.wanted.convention
         )
+        block = max(machine.memory.ranges(), key=lambda block: (block[0] < BLOCK_BELOW_GPA, block[1]))
+        self._memory = DirectMemory(machine.memory, block, machine.memory.view(*block))
         self.callers = [
             self._connect(processor, int(offer.msrs.privileges)) for processor in machine.processors
         ]
@@ -113,9 +122,8 @@ class HypervInterface:
         state = self.state.enable_vtl(processor.index, VTL0)
         shared = self.state.vtl(VTL0)
         assert shared is not None  # enable_vtl has made it
-        memory = UnprotectedMemory(self._machine.memory)
         caller = Caller(
-            processor, VTL0, privileges, shared.hypercall_page, state.msrs, memory, self.dispatcher
+            processor, VTL0, privileges, shared.hypercall_page, state.msrs, self._memory, self.dispatcher
         )
         caller.attach()
         processor.after_kick = AfterKick(
@@ -142,6 +150,7 @@ class HypervInterface:
 
     def close(self) -> None:
         """Free what is not Python's. No VP runs, the clock's timers are over. Idempotent."""
+        self._memory.close()
         if self._native is not None:
             self._native.close()
 

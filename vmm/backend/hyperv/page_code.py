@@ -14,6 +14,9 @@ bytes mean the same in 32-bit and 64-bit code; what lies between the entries is 
 After the exit RIP is at the port write or behind it, depending on the KVM (hardware virtualization or emulated
 ring 0), and KVM steps over the instruction only if RIP is still there. Continuing somewhere else in the page is right
 in both cases; a finished call leaves RIP alone.
+
+Where this differs from a trap instruction: #UD points into the page, not at the call's entry; ring 3 gets #GP
+instead of #UD, unless it has I/O rights.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ CALL: Final = 0x00
 AGAIN: Final = 0x08
 REFUSE: Final = 0x10
 
-_IN_PAGE: Final = HV_PAGE_SIZE - 1
+IN_PAGE: Final = HV_PAGE_SIZE - 1
 _FILLER: Final = b"\xcc"  # INT3, as behind the code
 
 
@@ -51,14 +54,9 @@ def _lay_out() -> bytes:
 CODE: Final = _lay_out()
 
 AT_TRAP: Final = frozenset({CALL, CALL + len(_OUT)})
-"""Offsets of RIP in the page at the exit of a hypercall."""
-
-
-def is_trap(rip: int) -> bool:
-    """Whether a port write that left RIP at this linear address may be the page's: its place in the page fits."""
-    return rip & _IN_PAGE in AT_TRAP
+"""Offsets of RIP in the page (`IN_PAGE`) at the exit of a hypercall."""
 
 
 def continue_at(rip: int, offset: int) -> int:
     """RIP for going on at `offset` (`AGAIN`, `REFUSE`) of the page in which RIP is at the trap."""
-    return (rip & ~_IN_PAGE) + offset
+    return (rip & ~IN_PAGE) + offset

@@ -22,27 +22,24 @@ _SSE: Final = 1 << 1
 class VcpuXmm:
     """The registers of one vCPU. Used on its VP's thread, between two `KVM_RUN`s."""
 
-    __slots__ = ("_area", "_vcpu")
+    __slots__ = ("_vcpu", "area")
 
     def __init__(self, vcpu: Vcpu) -> None:
         self._vcpu = vcpu
-        self._area: Any = None  # what `read` got; the guest does not run before `write` uses it
+        self.area: Any = None
+        """What `read` got, for `write`. Its owner forgets it before the guest runs on."""
 
     def read(self, size: int) -> bytes:
         """The first `size` bytes, 96 at most."""
-        self._area = self._vcpu.get_xsave()
-        return ctypes.string_at(ctypes.addressof(self._area) + _XMM0, size)
+        self.area = self._vcpu.get_xsave()
+        return ctypes.string_at(ctypes.addressof(self.area) + _XMM0, size)
 
     def write(self, offset: int, data: Buffer) -> None:
         """Replace `data`'s length of bytes from `offset` on."""
         # A call with output in XMM registers has read its input from them, except one with 16 bytes of input.
-        area = self._area if self._area is not None else self._vcpu.get_xsave()
-        self._area = None
+        area = self.area if self.area is not None else self._vcpu.get_xsave()
+        self.area = None
         address = ctypes.addressof(area)
         ctypes.memmove(address + _XMM0 + offset, bytes(data), len(data))
         ctypes.c_uint8.from_address(address + _XSTATE_BV).value |= _SSE
         self._vcpu.set_xsave(area)
-
-    def forget(self) -> None:
-        """The guest ran on since `read`."""
-        self._area = None
