@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A flush is done when no VP can use a stale translation, and not before."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from kvmapi import Kvm
+from kvmapi.fake import FakeKvm
+from vmm.backend import kick
+from vmm.backend.hyperv.tlbs import VpTlbs
+from vmm.backend.outcome import Outcome
+from vmm.backend.vp import VirtualProcessor
+from vmm.bus import MmioBus, PortBus
+from vmm.hvcalls.outside import TlbFlush
+
+IMMEDIATE_EXIT = 1
+WATCHDOG_S = 10.0
+
+
+def flush_of(vps: int, space: int = 0x1000) -> TlbFlush:
+    return TlbFlush(vtl=0, vps=vps, address_space=space, global_too=True, ranges=None)
+
+
+class Rig:
+    """Three VPs, none of which runs; `carry_out` does what a kicked VP's thread would do."""
+
+    def __init__(self, fake: FakeKvm, kvm: Kvm) -> None:
+        self.fake = fake
+        vm = kvm.create_vm()
+        self.vps = [
+            VirtualProcessor(number, vm.create_vcpu(number), PortBus(), MmioBus(), self.ended)
+            for number in range(3)
+        ]
+        self.tlbs = VpTlbs(self.vps)
+
+    def ended(self, outcome: Outcome) -> None:
+        raise AssertionError(outcome)
+
+    def kicked(self) -> list[int]:
+        return [vp.index for vp in self.vps if vp.vcpu.run.u8[IMMEDIATE_EXIT]]
+
+    def carry_out(self, vp: int) -> None:
+        self.vps[vp].vcpu.run.u8[IMMEDIATE_EXIT] = 0
+        self.tlbs.after_kick(vp)
+
+    def flushes(self) -> int:
+        """TLBs flushed so far: each takes CR4 there and back."""
+        sets = len(self.fake.called("KVM_SET_SREGS"))
+        assert sets % 2 == 0
+        return sets // 2
+
+
+@contextmanager
+def a_rig() -> Iterator[Rig]:
+    kick.install()
+    fake = FakeKvm()
+    with Kvm.open(seam=fake) as kvm:
+        yield Rig(fake, kvm)
+    assert fake.leaks() == []
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    with a_rig() as made:
+        yield made
+
+
+def test_ones_own_tlb_is_flushed_at_once(rig: Rig) -> None:
+    cr4_before = rig.vps[0].vcpu.get_sregs().cr4
+
+    assert rig.tlbs.flush(0, flush_of(0b001))
+
+    assert rig.flushes() == 1
+    assert rig.kicked() == []
+    assert rig.vps[0].vcpu.get_sregs().cr4 == cr4_before
+
+
+def test_another_vps_flush_is_waited_for_and_asked_for_once(rig: Rig) -> None:
+    request = flush_of(0b010)
+
+    assert not rig.tlbs.flush(0, request)
+    assert rig.kicked() == [1]
+    assert not rig.tlbs.flush(0, request)
+    assert rig.flushes() == 0
+    rig.carry_out(1)
+
+    assert rig.tlbs.flush(0, request)
+    assert rig.flushes() == 1
+
+
+def test_all_targets_must_be_done(rig: Rig) -> None:
+    request = flush_of(0b110)
+    assert not rig.tlbs.flush(0, request)
+    rig.carry_out(1)
+
+    assert not rig.tlbs.flush(0, request)
+    rig.carry_out(2)
+
+    assert rig.tlbs.flush(0, request)
+
+
+def test_an_equal_call_from_an_interrupt_handler_is_a_call_of_its_own(rig: Rig) -> None:
+    request = flush_of(0b010)
+    regs = rig.vps[0].vcpu.run.regs
+    regs.rsp = 0x8000
+    assert not rig.tlbs.flush(0, request)
+    rig.carry_out(1)
+    regs.rsp = 0x7000  # the handler changed a mapping, after VP 1 flushed
+
+    assert not rig.tlbs.flush(0, request)
+    rig.carry_out(1)
+
+    assert rig.flushes() == 2
+
+
+def test_a_repeated_request_is_not_the_finished_one(rig: Rig) -> None:
+    request = flush_of(0b010)
+    assert not rig.tlbs.flush(0, request)
+    rig.carry_out(1)
+    assert rig.tlbs.flush(0, request)
+
+    assert not rig.tlbs.flush(0, request)
+
+
+def test_a_vp_that_waits_itself_counts_as_done_and_flushes_before_it_goes_on(rig: Rig) -> None:
+    """Two VPs that flush each other's TLB must not wait for each other's patience to end."""
+    results = []
+    begin = threading.Barrier(2)
+
+    def flush(vp: int) -> None:
+        begin.wait()
+        while not rig.tlbs.flush(vp, flush_of(0b11)):
+            rig.carry_out(vp)
+        rig.carry_out(vp)
+        results.append(vp)
+
+    threads = [threading.Thread(target=flush, args=(vp,)) for vp in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WATCHDOG_S)
+
+    assert sorted(results) == [0, 1]
+    # Each has at least carried out its own request and cannot have skipped the other's.
+    assert rig.flushes() >= 2
+
+
+def test_reset_forgets_unfinished_calls(rig: Rig) -> None:
+    assert not rig.tlbs.flush(0, flush_of(0b010))
+
+    rig.tlbs.reset()
+
+    rig.carry_out(1)
+    assert rig.flushes() == 0
