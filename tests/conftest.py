@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from hypothesis import settings
 
@@ -14,5 +16,10 @@ settings.load_profile("untimed")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the recorder, whose files `make spec` reads."""
+    """Register the recorder, whose files `make spec` reads; let children take signals as from a terminal."""
+    # A job in the background of a shell inherits SIGINT and SIGQUIT ignored, and so would every program under test.
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            handler = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, handler)
     config.pluginmanager.register(SpecRecorder(config), "spec-recorder")
