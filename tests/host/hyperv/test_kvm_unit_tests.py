@@ -40,4 +40,4 @@ def test_passes(name: str, tests: int, limit: int) -> None:
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=limit + 30)
 
     assert result.returncode == 0, result.stdout + result.stderr
-    assert f"PASS {name} | {tests} tests, 0 failed" in result.stdout
+    assert f"PASS {name} | {tests} tests, 0 failed" in result.stderr
