@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""kvm-unit-tests' Hyper-V tests; collected where KVM_UNIT_TESTS names a built tree (conftest.py). hyperv_connections takes minutes where ring 0
-is emulated: it waits by counting to sixty million.
+"""kvm-unit-tests' Hyper-V tests; collected where KVM_UNIT_TESTS names a built tree (conftest.py).
+
+hyperv_connections takes minutes where ring 0 is emulated: it waits by counting to sixty million.
 """
 
 from __future__ import annotations
