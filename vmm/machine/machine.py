@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from vmm.backend.hyperv.interface import HypervInterface
     from vmm.backend.hyperv.offer import Offer
 
+# A signal that arrives just before the control thread goes to sleep, or on another thread, does not wake it: Python runs
+# the handler when that thread next wakes. So it looks up this often.
+LOOK_UP_S = 0.1
 LAST_OUTPUT_S = 1.0  # how long the end of a run waits for whoever reads the guest's output
 FACS_WAKING_VECTOR = 12  # offset in the FACS, u32 (ACPI 6.5, table 5.15)
 
@@ -176,10 +179,12 @@ class Machine:
         self._thaw()
         result: Outcome | None = None
         while result is None:
+            left = LOOK_UP_S if deadline is None else deadline - time.monotonic()
             try:
-                timeout = None if deadline is None else max(deadline - time.monotonic(), 0)
-                event = self.control.events.get(timeout=timeout)
+                event = self.control.events.get(timeout=max(min(left, LOOK_UP_S), 0))
             except queue.Empty:
+                if left > LOOK_UP_S or deadline is None:
+                    continue
                 detail = f"the guest still ran after {time_limit:g} s"
                 event = End(Outcome(OutcomeKind.TIME_LIMIT, STATUS_TIME_LIMIT, detail))
             if isinstance(event, End):
