@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from vmm.backend.hyperv.interface import HypervInterface
     from vmm.backend.hyperv.offer import Offer
 
-# A signal that arrives just before the control thread goes to sleep, or on another thread, does not wake it: Python runs
-# the handler when that thread next wakes. So it looks up this often.
+# A signal that arrives just before the control thread goes to sleep, or on another thread, does not wake it: Python
+# runs the handler when that thread next wakes. So it looks up this often.
 LOOK_UP_S = 0.1
 LAST_OUTPUT_S = 1.0  # how long the end of a run waits for whoever reads the guest's output
 FACS_WAKING_VECTOR = 12  # offset in the FACS, u32 (ACPI 6.5, table 5.15)
