@@ -19,6 +19,7 @@ from kvmapi.uapi.kvm_run import (
 )
 from kvmapi.uapi.vsm import (
     KVM_MEMORY_EXIT_FLAG_EXEC,
+    KVM_MEMORY_EXIT_FLAG_PAGE_WALK,
     KVM_MEMORY_EXIT_FLAG_READ,
     KVM_MEMORY_EXIT_FLAG_WRITE,
 )
@@ -39,6 +40,7 @@ _ACCESSES = {
     KVM_MEMORY_EXIT_FLAG_WRITE: "write",
     KVM_MEMORY_EXIT_FLAG_EXEC: "execute",
     KVM_MEMORY_ATTRIBUTE_PRIVATE: "private",
+    KVM_MEMORY_EXIT_FLAG_PAGE_WALK: "page walk",
 }
 
 
@@ -384,12 +386,23 @@ class MemoryFaultExit(Exit):
 
     `fault_flags` is KVM_MEMORY_EXIT_FLAG_*; READ, WRITE, EXEC and `insn_len` (0 when unknown) come only from a
     kernel with VSM. The instruction was not executed.
+
+    Only with KVM_X86_VSM_FAULT_INSN of KVM_CAP_X86_VSM, elsewhere what lay there: `access_gpa`, the address of the
+    access within the page at `gpa`, and `insn_bytes`, the bytes at RIP (empty when unknown), more than the
+    instruction has.
     """
 
     fault_flags: int
     gpa: int
     size: int
     insn_len: int
+    access_gpa: int = field(repr=False)
+    insn_bytes: bytes = field(repr=False)
+
+    @property
+    def is_page_walk(self) -> bool:
+        """The access was a walk of the guest's page tables, and `access_gpa` is that of an entry."""
+        return bool(self.fault_flags & KVM_MEMORY_EXIT_FLAG_PAGE_WALK)
 
     def detail(self) -> str:
         access = _bits(_ACCESSES, self.fault_flags, "access of unknown kind")

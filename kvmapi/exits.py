@@ -193,7 +193,13 @@ def _notify(state: Any, view: memoryview) -> Exit:
 def _memory_fault(state: Any, view: memoryview) -> Exit:
     fault = kvm_run_memory_fault_vsm.from_buffer_copy(view, EXIT_UNION)
     return exits.MemoryFaultExit(
-        **_head(state), fault_flags=fault.flags, gpa=fault.gpa, size=fault.size, insn_len=fault.insn_len
+        **_head(state),
+        fault_flags=fault.flags,
+        gpa=fault.gpa,
+        size=fault.size,
+        insn_len=fault.insn_len,
+        access_gpa=fault.access_gpa,
+        insn_bytes=bytes(fault.insn_bytes[: fault.nr_insn_bytes]),
     )
 
 

@@ -14,7 +14,7 @@ from kvmapi.uapi import kvm_run as uapi
 Step = Callable[[memoryview], int]
 
 
-def exit_with(reason: int, form: str = "", *values: int, result: int = 0) -> Step:
+def exit_with(reason: int, form: str = "", *values: int | bytes, result: int = 0) -> Step:
     """Any exit: `form` is the struct format of what follows in the exit union (byte 32 of kvm_run)."""
 
     def step(view: memoryview) -> int:
@@ -78,6 +78,14 @@ def hypercall(control: int, first: int = 0, second: int = 0) -> Step:
     return exit_with(uapi.KVM_EXIT_HYPERV, "IIQQQQ", uapi.KVM_EXIT_HYPERV_HCALL, 0, control, 0, first, second)
 
 
-def memory_fault(gpa: int, flags: int, size: int = PAGE_SIZE, insn_len: int = 0) -> Step:
+def memory_fault(
+    gpa: int,
+    flags: int,
+    size: int = PAGE_SIZE,
+    insn_len: int = 0,
+    access_gpa: int = 0,
+    insn_bytes: bytes = b"",
+) -> Step:
     """KVM_EXIT_MEMORY_FAULT with KVM_MEMORY_EXIT_FLAG_*; KVM_RUN returns EFAULT."""
-    return exit_with(uapi.KVM_EXIT_MEMORY_FAULT, "QQQB", flags, gpa, size, insn_len, result=errno.EFAULT)
+    fields = (flags, gpa, size, insn_len, len(insn_bytes), insn_bytes, access_gpa)
+    return exit_with(uapi.KVM_EXIT_MEMORY_FAULT, "QQQBB15s7xQ", *fields, result=errno.EFAULT)

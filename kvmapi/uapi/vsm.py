@@ -30,6 +30,13 @@ KVM_X86_VSM_IPI = 1 << 5
 # KVM_MP_STATE_HV_INACTIVE_VTL.
 KVM_X86_VSM_INACTIVE_VTL = 1 << 6
 
+# Leaf 0x40000003 of KVM_GET_SUPPORTED_HV_CPUID (TLFS 2.4.4); XMM output is the series' addition to 6.12.
+HV_FEATURES = 0x4000_0003
+HV_ACCESS_VSM = 1 << 16  # EBX
+HV_ACCESS_VP_REGISTERS = 1 << 17  # EBX
+HV_START_VIRTUAL_PROCESSOR = 1 << 21  # EBX
+HV_XMM_OUTPUT = 1 << 15  # EDX
+
 # Ours: a `result` that raises #UD at the instruction, in place of completing the hypercall.
 KVM_HYPERV_HCALL_UD = 1 << 63
 

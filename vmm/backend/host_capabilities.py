@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from kvmapi.uapi import kvm as k
+from kvmapi.uapi import vsm
 
 
 class Need(StrEnum):
@@ -118,6 +119,7 @@ CAPABILITIES: tuple[Capability, ...] = (
         ("HYPERV_ENFORCE_CPUID", O, "Hyper-V features that a guest was not given stay closed"),
         ("EXIT_HYPERCALL", O, "KVM's own hypercalls handled by the VMM"),
     ),
+    Capability("x86_vsm", vsm.KVM_CAP_X86_VSM, "hyperv", O, "VTLs by the means of our kernel series"),
     *_group(
         "memory",
         ("READONLY_MEM", W, "ROM, and memory a VTL may only read"),

@@ -16,7 +16,8 @@ from types import MappingProxyType
 
 from kvmapi import Kvm, KvmError, Vcpu, Vm
 from kvmapi.uapi import x86
-from kvmapi.uapi.vsm import KVM_MEMORY_ATTRIBUTE_NR, KVM_MEMORY_ATTRIBUTE_NW, KVM_MEMORY_ATTRIBUTE_NX
+from kvmapi.uapi.vsm import HV_ACCESS_VP_REGISTERS, HV_ACCESS_VSM, HV_FEATURES
+from kvmapi.vsm_support import RWX_ATTRIBUTES, VsmSupport, vsm_support_of
 from vmm.backend.host_capabilities import CAPABILITIES, Need
 
 # function, index, flags, EAX, EBX, ECX, EDX of a struct kvm_cpuid_entry2
@@ -24,15 +25,6 @@ CpuidLeaf = tuple[int, int, int, int, int, int, int]
 
 MSR_ARCH_CAPABILITIES = 0x10A
 MSR_UCODE_REV = 0x8B
-HYPERV_FEATURES = 0x4000_0003
-RWX_ATTRIBUTES = KVM_MEMORY_ATTRIBUTE_NR | KVM_MEMORY_ATTRIBUTE_NW | KVM_MEMORY_ATTRIBUTE_NX
-
-# Leaf 0x40000003 of a kernel with the VSM series (TLFS 2.4.4; the last one is the series' XMM output).
-ACCESS_VSM = 1 << 16  # EBX
-ACCESS_VP_REGISTERS = 1 << 17  # EBX
-START_VIRTUAL_PROCESSOR = 1 << 21  # EBX
-XMM_INPUT = 1 << 4  # EDX
-XMM_OUTPUT = 1 << 15  # EDX
 
 HARDWARE_MODULES = ("kvm_intel", "kvm_amd")
 
@@ -103,13 +95,20 @@ class HostProfile:
     @property
     def hyperv_features(self) -> tuple[int, int]:
         """(EBX, EDX) of Hyper-V leaf 0x40000003 as the kernel offers it; zeros without Hyper-V."""
-        return next(((leaf[4], leaf[6]) for leaf in self.hyperv_cpuid if leaf[0] == HYPERV_FEATURES), (0, 0))
+        return next(((leaf[4], leaf[6]) for leaf in self.hyperv_cpuid if leaf[0] == HV_FEATURES), (0, 0))
 
     @property
     def vsm(self) -> bool:
         """Whether the kernel brings VSM hypercalls to the VMM and has the inactive-VTL wait."""
-        needed = ACCESS_VSM | ACCESS_VP_REGISTERS
+        needed = HV_ACCESS_VSM | HV_ACCESS_VP_REGISTERS
         return self.hyperv_features[0] & needed == needed
+
+    @property
+    def vsm_support(self) -> VsmSupport:
+        """Which series of patches brought VSM to this kernel, and what of it can be used."""
+        return vsm_support_of(
+            self.capabilities["x86_vsm"], *self.hyperv_features, self.vm_capabilities["memory_attributes"]
+        )
 
     @property
     def vendor(self) -> str:

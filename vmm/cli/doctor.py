@@ -13,7 +13,8 @@
 | `kvm` | null when `status` is 2; `kind` (bare, upstream, patched), `engine`, `hardware`, `module_parameters`, |
 | | `capabilities` and `vm_capabilities` (name without KVM_CAP_, lower case -> answer), `missing` by importance, |
 | | `max_vcpus`, `max_memslots`, `sync_regs`, `memory_attributes`, `rwx_attributes`, `hyperv`, `tsc_khz`, |
-| | `feature_msrs`, `strategies` (need of VSM -> how it is met) |
+| | `vsm_series` (`series`: none, original, ours; `features` by name), `feature_msrs`, |
+| | `strategies` (need of VSM -> how it is met) |
 | `ring0` | null when not measured; `instructions_per_second`, `emulated`, `outcomes`, `error` |
 | `findings` | list of `key`, `severity` (ok, note, problem), `found`, `meaning`, `change` |
 """
@@ -240,6 +241,7 @@ def _kvm_json(host: HostProfile) -> dict[str, Any]:
         "memory_attributes": host.memory_attributes,
         "rwx_attributes": host.rwx_attributes,
         "hyperv": {"ebx": features, "edx": extras, "vsm": host.vsm},
+        "vsm_series": {"series": host.vsm_support.series, "features": list(host.vsm_support.feature_names)},
         "tsc_khz": host.tsc_khz,
         "feature_msrs": {f"{index:#x}": value for index, value in host.feature_msrs.items()},
         "strategies": host.strategies(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kvmapi.vsm_support import VSM_FEATURES, VsmSeries
 from vmm.backend.host_capabilities import BY_NAME, Need
 from vmm.backend.host_profile import HostKind, HostProfile
 from vmm.backend.ring0 import Outcome, Ring0
@@ -15,6 +16,7 @@ from vmm.cli.doctor_host import HostFacts
 def kvm_findings(facts: HostFacts, host: HostProfile, ring0: Ring0 | None) -> Iterator[Finding]:
     """What KVM's answers mean. ring0 None: not measured."""
     yield _kind(host)
+    yield from _series(host)
     yield _engine(facts, host)
     if ring0 is not None:
         yield _ring0_speed(ring0, host.modules.hardware)
@@ -41,6 +43,31 @@ def _kind(host: HostProfile) -> Finding:
             )
     meaning = "has no Hyper-V emulation: the whole Hyper-V interface is the VMM's own"
     return Finding("kind", Severity.OK, found, meaning, "optional: a kernel with the series in kernel/")
+
+
+def _series(host: HostProfile) -> Iterator[Finding]:
+    support = host.vsm_support
+    match support.series:
+        case VsmSeries.OURS:
+            found = f"kernel series of this project, features {support.features:#x}"
+            missing = [name for name, bit in VSM_FEATURES.items() if not support.features & bit]
+            if missing:
+                meaning = f"an older state of the series, without: {', '.join(missing)}"
+                yield Finding(
+                    "vsm_series", Severity.NOTE, found, meaning, "build the kernel with kernel/series"
+                )
+            else:
+                yield Finding(
+                    "vsm_series", Severity.OK, found, "complete; `make test` tests it on this host's /dev/kvm"
+                )
+        case VsmSeries.ORIGINAL:
+            yield Finding(
+                "vsm_series",
+                Severity.NOTE,
+                "VSM of the original series (18 patches of June 2024)",
+                "works, with holes: KVM's own accesses and changed page tables get round VTL protections",
+                "a kernel with the series in kernel/, whose README lists the differences",
+            )
 
 
 def _engine(facts: HostFacts, host: HostProfile) -> Finding:

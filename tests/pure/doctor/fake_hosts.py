@@ -24,7 +24,8 @@ NEEDED = {c.name: 1 for c in CAPABILITIES if c.need is not Need.OPTIONAL} | {
     "nr_memslots": 32764,
     "sync_regs": 7,
 }
-HYPERV = {c.name: 1 for c in CAPABILITIES if c.group == "hyperv"} | {"memory_fault_info": 1}
+HYPERV = {c.name: 1 for c in CAPABILITIES if c.group == "hyperv"} | {"memory_fault_info": 1, "x86_vsm": 0}
+OUR_SERIES = 0x7F  # all seven KVM_X86_VSM_*
 
 
 def profile(
@@ -53,7 +54,13 @@ def upstream() -> HostProfile:
     return profile(extra=HYPERV, hyperv=(UPSTREAM_HYPERV,))
 
 
-def patched() -> HostProfile:
+def patched(features: int = OUR_SERIES) -> HostProfile:
+    """A kernel with our series."""
+    return profile(extra=HYPERV | {"memory_attributes": 7, "x86_vsm": features}, hyperv=(PATCHED_HYPERV,))
+
+
+def original() -> HostProfile:
+    """A kernel with the original series, which has no capability of its own."""
     return profile(extra=HYPERV | {"memory_attributes": 7}, hyperv=(PATCHED_HYPERV,))
 
 

@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 
 from kvmapi import KvmUnavailableError
-from tests.pure.doctor.fake_hosts import EMULATED, FACTS, NATIVE, bare, patched, profile, upstream, without
+from tests.pure.doctor.fake_hosts import (
+    EMULATED,
+    FACTS,
+    NATIVE,
+    bare,
+    original,
+    patched,
+    profile,
+    upstream,
+    without,
+)
 from vmm.backend.host_profile import HostProfile
 from vmm.backend.ring0 import Ring0
 from vmm.cli import doctor
@@ -39,6 +49,42 @@ def findings(host: HostProfile, ring0: Ring0 | None = NATIVE, facts: HostFacts =
 )
 def test_the_kind_of_host_is_explained(host: HostProfile, words: str) -> None:
     assert words in findings(host)["kind"].meaning
+
+
+@pytest.mark.parametrize(
+    ("host", "severity", "words"),
+    [
+        (patched(), Severity.OK, "on this host's /dev/kvm"),
+        (patched(features=0x3F), Severity.NOTE, "without: inactive_vtl"),
+        (original(), Severity.NOTE, "with holes"),
+    ],
+)
+def test_a_vsm_series_in_the_kernel_is_told(host: HostProfile, severity: Severity, words: str) -> None:
+    finding = findings(host)["vsm_series"]
+
+    assert (finding.severity, words in finding.meaning) == (severity, True)
+
+
+def test_a_kernel_without_vsm_has_no_series_to_tell_of() -> None:
+    assert "vsm_series" not in findings(upstream())
+
+
+@pytest.mark.parametrize(
+    ("host", "series", "features"),
+    [
+        (upstream(), "none", []),
+        (
+            original(),
+            "original",
+            ["fault_access", "rwx_attributes", "hcall_xmm", "hcalls", "ipi", "inactive_vtl"],
+        ),
+        (patched(features=0x03), "ours", ["fault_access", "fault_insn"]),
+    ],
+)
+def test_json_names_the_series(host: HostProfile, series: str, features: list[str]) -> None:
+    told = json.loads(json.dumps(as_json(examined(FACTS, host, NATIVE))))["kvm"]["vsm_series"]
+
+    assert told == {"series": series, "features": features}
 
 
 @pytest.mark.parametrize("host", [bare(), upstream(), patched()])

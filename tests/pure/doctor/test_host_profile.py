@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from kvmapi import Kvm
+from kvmapi.vsm_support import VsmSeries, VsmSupport
 from tests.pure.doctor.fake_hosts import (
     HYPERV,
     NEEDED,
@@ -16,6 +18,7 @@ from tests.pure.doctor.fake_hosts import (
     UPSTREAM_HYPERV,
     FakeKvm,
     bare,
+    original,
     patched,
     upstream,
     without,
@@ -35,12 +38,31 @@ def probed(**answers: Any) -> HostProfile:
         (bare(), HostKind.BARE),
         (upstream(), HostKind.UPSTREAM),
         (patched(), HostKind.PATCHED),
+        (original(), HostKind.PATCHED),
         (without(patched(), "memory_attributes"), HostKind.UPSTREAM),
         (without(upstream(), "hyperv"), HostKind.BARE),
     ],
 )
 def test_kinds(host: HostProfile, kind: HostKind) -> None:
     assert host.kind is kind
+
+
+@pytest.mark.parametrize(
+    ("host", "series", "features"),
+    [
+        (bare(), VsmSeries.NONE, 0),
+        (upstream(), VsmSeries.NONE, 0),
+        # 0x56534D means nothing there, and 236, the original's number, is another capability on 6.12.
+        (without(original(), "memory_attributes"), VsmSeries.NONE, 0),
+        (replace(original(), hyperv_cpuid=(UPSTREAM_HYPERV,)), VsmSeries.NONE, 0),
+        # The original, but for the fault's details.
+        (original(), VsmSeries.ORIGINAL, 0x7D),
+        (patched(), VsmSeries.OURS, 0x7F),
+        (patched(features=0x07), VsmSeries.OURS, 0x07),
+    ],
+)
+def test_the_series_of_a_kernel(host: HostProfile, series: VsmSeries, features: int) -> None:
+    assert host.vsm_support == VsmSupport(series, features)
 
 
 def test_private_memory_alone_is_no_protection() -> None:

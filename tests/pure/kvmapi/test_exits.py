@@ -188,6 +188,20 @@ CASES = [
         "MEMORY_FAULT: write at gpa 0x5000, 4096 bytes",
     ),
     (
+        # kvm_run_memory_fault_vsm: two bytes of instruction, the access at 0x5ff8; a walk of page tables
+        page(39, pack("<QQQBB15s7xQ", 1 | 1 << 32, 0x5000, 4096, 0, 2, b"\x8a\x07" + b"\xee" * 13, 0x5FF8)),
+        exits.MemoryFaultExit,
+        {"access_gpa": 0x5FF8, "insn_bytes": b"\x8a\x07", "is_page_walk": True},
+        "MEMORY_FAULT: read, page walk at gpa 0x5000, 4096 bytes",
+    ),
+    (
+        # A count that a kernel without VSM left behind cannot reach beyond the field.
+        page(39, pack("<QQQBB15s7xQ", 1, 0x5000, 4096, 0, 255, b"\xaa" * 15, 0)),
+        exits.MemoryFaultExit,
+        {"insn_bytes": b"\xaa" * 15, "is_page_walk": False},
+        "MEMORY_FAULT: read at gpa 0x5000, 4096 bytes",
+    ),
+    (
         page(39, pack("<QQQB", 0x8 | 0x100, 0x5000, 4096, 0)),
         exits.MemoryFaultExit,
         {"fault_flags": 0x108},
