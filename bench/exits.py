@@ -36,6 +36,7 @@ class CountingPort:
     def __init__(self, machine: Machine, others: list[CountingPort]) -> None:
         self.count = 0
         self.begin = self.end = 0.0
+        self._next_event = 1
         self._machine = machine
         self._others = others
 
@@ -44,9 +45,14 @@ class CountingPort:
 
     def write(self, offset: int, size: int, value: int) -> None:
         count = self.count = self.count + 1
-        if count == 1:
+        if count == self._next_event:
+            self._take_time()
+
+    def _take_time(self) -> None:
+        if not self.begin:
             self.begin = time.perf_counter()
-        elif count == EXITS + 1:
+            self._next_event = EXITS + 1
+        else:
             self.end = time.perf_counter()
             if all(port.end for port in self._others):
                 self._machine.control.power_off()

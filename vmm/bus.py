@@ -3,6 +3,9 @@
 
 A port is looked up in a dict (ports are few and each look-up must be flat), an MMIO address by bisection
 over sorted ranges. Neither raises for an address nobody decodes: reads give all ones, as on a PC.
+
+A VP's loop looks a single IN or OUT up by the eight bytes with which KVM describes it, whole: the interpreter is
+held meanwhile, and what one VP saves there no other VP waits for.
 """
 
 from __future__ import annotations
@@ -16,17 +19,30 @@ ReadMethod = Callable[[int, int], int]
 WriteMethod = Callable[[int, int, int], None]
 MmioEntry = tuple[int, int, Region, str]
 PORT_COUNT = 0x10000
+SIZES = (1, 2, 4)
 
 
 class BusConflictError(ValueError):
     """Two regions claim the same address; says which and where."""
 
 
+def access(is_out: bool, size: int, port: int) -> int:
+    """The first eight bytes of kvm_run's `io` for one item: (direction u8, size u8, port u16, count u32 = 1)."""
+    return is_out | size << 8 | port << 16 | 1 << 32
+
+
 class PortBus:
-    """I/O ports 0..0xffff. `ports[port]` is `(read, write, offset, name)` of whoever decodes the port."""
+    """I/O ports 0..0xffff.
+
+    `ports[port]` is `(read, write, offset, name)` of whoever decodes the port; `ins[access]` is
+    `(read, offset, size, mask)` and `outs[access]` `(write, offset, size, mask)` for each `access` of one item to
+    such a port.
+    """
 
     def __init__(self) -> None:
         self.ports: dict[int, tuple[ReadMethod, WriteMethod, int, str]] = {}
+        self.ins: dict[int, tuple[ReadMethod, int, int, int]] = {}
+        self.outs: dict[int, tuple[WriteMethod, int, int, int]] = {}
 
     def add(self, base: int, count: int, region: Region, name: str) -> None:
         """Let `region` decode ports `base .. base + count - 1`.
@@ -40,11 +56,18 @@ class PortBus:
                 raise BusConflictError(f"{name}: port {port:#x} already belongs to {self.ports[port][3]}")
         for port in range(base, base + count):
             self.ports[port] = (region.read, region.write, port - base, name)
+            for size in SIZES:
+                mask = (1 << 8 * size) - 1
+                self.ins[access(False, size, port)] = (region.read, port - base, size, mask)
+                self.outs[access(True, size, port)] = (region.write, port - base, size, mask)
 
     def remove(self, base: int, count: int) -> None:
         """Nobody decodes `base .. base + count - 1` any more (a PCI BAR moved)."""
         for port in range(base, base + count):
             self.ports.pop(port, None)
+            for size in SIZES:
+                self.ins.pop(access(False, size, port), None)
+                self.outs.pop(access(True, size, port), None)
 
     def read(self, port: int, size: int) -> int:
         """The value of a `size`-byte (1, 2, 4) IN; all ones where nobody decodes `port`."""

@@ -17,7 +17,9 @@ from struct import Struct
 from typing import TYPE_CHECKING
 
 from kvmapi import Vcpu
+from kvmapi.run import PAGE_SIZE
 from kvmapi.uapi import kvm as k
+from kvmapi.uapi.x86_board import KVM_PIO_PAGE_OFFSET
 from vmm.backend import kick, vp_report
 from vmm.backend.outcome import STATUS_BAD_INPUT, Outcome, OutcomeKind
 from vmm.bus import MmioBus, PortBus
@@ -33,6 +35,8 @@ _MMIO = Struct("<QQIB").unpack_from
 _EXIT_PAYLOAD = 32
 _EXIT_REASON_U32 = 2  # exit_reason is at byte 8
 _MMIO_DATA_U64 = 5  # mmio.data is at byte 40
+_IO_ACCESS_U64 = 4  # io.direction, size, port and count are bytes 32 to 39
+_IO_DATA_U32 = KVM_PIO_PAGE_OFFSET * PAGE_SIZE // 4  # where KVM has the data of every IN and OUT
 _IMMEDIATE_EXIT = 1
 
 Handler = Callable[[], None]
@@ -150,12 +154,11 @@ class VirtualProcessor:
 
     def _loop(self) -> None:
         run = self.vcpu.run_call
-        kvm_run = self.vcpu.run
-        u8, u32 = kvm_run.u8, kvm_run.u32
-        ports = self._ports.ports
+        u32, u64 = self.vcpu.run.u32, self.vcpu.run.u64
+        ins, outs = self._ports.ins, self._ports.outs
         handlers = self.handlers
-        unpack_io = _IO
-        exit_io, out = k.KVM_EXIT_IO, k.KVM_EXIT_IO_OUT
+        # Names of the loop's own are the fastest to read.
+        exit_io, at_reason, at_access, at_data = k.KVM_EXIT_IO, _EXIT_REASON_U32, _IO_ACCESS_U64, _IO_DATA_U32
         while True:
             try:
                 run()
@@ -163,31 +166,19 @@ class VirtualProcessor:
                 if not self._run_failed(error.errno or 0):
                     return
                 continue
-            reason = u32[_EXIT_REASON_U32]
+            reason = u32[at_reason]
             if reason != exit_io:
                 handlers[reason]()
                 continue
-            direction, size, port, count, at = unpack_io(u8, _EXIT_PAYLOAD)
-            entry = ports.get(port)
-            if count != 1:
-                self._string_io(direction, size, port, count, at)
-            elif direction == out:
-                if entry is not None:
-                    if size == 1:
-                        entry[1](entry[2], 1, u8[at])
-                    elif size == 4:
-                        entry[1](entry[2], 4, u32[at >> 2])
-                    else:
-                        entry[1](entry[2], 2, u8[at] | u8[at + 1] << 8)
+            access = u64[at_access]
+            if out := outs.get(access):
+                write, offset, size, mask = out
+                write(offset, size, u32[at_data] & mask)
+            elif in_ := ins.get(access):
+                read, offset, size, mask = in_
+                u32[at_data] = read(offset, size) & mask
             else:
-                value = entry[0](entry[2], size) if entry is not None else 0xFFFFFFFF
-                if size == 1:
-                    u8[at] = value & 0xFF
-                elif size == 4:
-                    u32[at >> 2] = value & 0xFFFFFFFF
-                else:
-                    u8[at] = value & 0xFF
-                    u8[at + 1] = value >> 8 & 0xFF
+                self._other_io()
 
     def _run_failed(self, error: int) -> bool:
         """`KVM_RUN` returned an error number. True: go on."""
@@ -226,9 +217,10 @@ class VirtualProcessor:
 
     # ---- exits ---------------------------------------------------------------------------------------
 
-    def _string_io(self, direction: int, size: int, port: int, count: int, at: int) -> None:
-        """INS/OUTS: `count` items of `size` bytes lie at byte `at` of the kvm_run mapping."""
+    def _other_io(self) -> None:
+        """INS/OUTS of `count` items of `size` bytes at byte `at` of the kvm_run mapping, and ports of nobody."""
         u8 = self.vcpu.run.u8
+        direction, size, port, count, at = _IO(u8, _EXIT_PAYLOAD)
         for position in range(at, at + size * count, size):
             if direction == k.KVM_EXIT_IO_OUT:
                 self._ports.write(port, size, int.from_bytes(u8[position : position + size], "little"))
