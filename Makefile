@@ -10,7 +10,8 @@ RUN_PACKAGES := gcc make binutils python3 python3-venv libatomic1
 TEST_PACKAGES := $(RUN_PACKAGES) acpica-tools qemu-system-x86 linux-source-6.12 libc6-dev \
 	flex bison bc libelf-dev patch perl tar xz-utils gzip zstd lz4 busybox-static ccache
 
-.PHONY: help run test test-pure test-host test-lab lab-shell kernel-upstream lint bench spec setup firmware clean
+.PHONY: help run test test-pure test-host test-lab lab-test lab-shell kernel kernel-upstream kernel-debug lint bench \
+	spec setup firmware clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -31,11 +32,21 @@ test-host: setup-test firmware ## what runs on this machine's /dev/kvm (in the l
 test-lab: setup-test firmware ## what boots kernels of its own under software emulation
 	$(BIN)/pytest tests/lab
 
+lab-test: setup-test firmware ## the tests that need /dev/kvm, in the lab on both kernels; results in build/lab-test
+	scripts/lab test
+
 lab-shell: setup-test ## a shell on Linux 6.12 with a working /dev/kvm, under software emulation
 	scripts/lab shell --kernel upstream
 
-kernel-upstream: setup-test ## build the lab's unpatched kernel (the tests do it when they need it)
+kernel: setup-test ## build the lab's kernel with our series (the tests do it when they need it)
+	scripts/lab kernel patched
+
+kernel-upstream: setup-test ## build the lab's unpatched kernel (likewise)
 	scripts/lab kernel upstream
+
+kernel-debug: setup-test ## our series under KASAN, lockdep and more; the kernel tests have to leave its log clean
+	scripts/lab run --kernel debug --clean-log --time-limit 3600 --results build/lab-test/debug -- \
+		$(BIN)/pytest tests/kernel --timeout 600 --junitxml=build/lab-test/debug/junit.xml
 
 lint: setup ## ruff and mypy alone
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

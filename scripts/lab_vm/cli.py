@@ -9,16 +9,20 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from scripts.lab_vm.errors import LabError
+from scripts.lab_vm.forwarding import forward_signals
 from scripts.lab_vm.kernel_build import ensure_kernel
-from scripts.lab_vm.lab import Lab, LabResult, Outcome, Output, Run
+from scripts.lab_vm.lab import STATUS_LAB_FAILED, Lab, LabResult, Outcome, Output
 from scripts.lab_vm.machine import CPU_MODEL
 from scripts.lab_vm.measure import measure
+from scripts.lab_vm.places import LAB_RESULTS
 from scripts.lab_vm.progress import Progress
 from scripts.lab_vm.recipe import VARIANTS
+from scripts.lab_vm.suite import HOST_RING, test_kernels
 from scripts.lab_vm.terminal import RawTerminal
+
+DEFAULT_TEST_KERNELS = ("upstream", "patched")
 
 DESCRIPTION = """\
 Boot a Linux kernel with a working /dev/kvm (kvm_amd, nested paging) in QEMU's software emulation and run a command
@@ -34,6 +38,7 @@ examples:
   scripts/lab run --kernel ~/linux/arch/x86/boot/bzImage --results out -- sh -c 'dmesg > "$LAB_RESULTS/dmesg"'
   scripts/lab shell --kernel upstream
   scripts/lab kernel upstream --jobs 2
+  scripts/lab test --kernel ~/linux/arch/x86/boot/bzImage -- .venv/bin/pytest tests/kernel
 
 exit status: the command's (128 plus the number for a signal); 124 when the time limit was reached; 125 when the lab
 failed (the kernel crashed or hung, QEMU ended); 2 for a wrong command line or a missing package.
@@ -54,6 +59,27 @@ def make_parser() -> argparse.ArgumentParser:
     shell = actions.add_parser("shell", help="an interactive shell")
     _add_machine_options(shell)
     shell.add_argument("command", nargs="*", metavar="CMD", help="instead of a shell, after --")
+    tests = actions.add_parser("test", help="run the tests that need /dev/kvm on several kernels at once")
+    tests.add_argument(
+        "--kernel",
+        action="append",
+        metavar="KERNEL",
+        help="repeated: as for run (default: upstream, patched)",
+    )
+    tests.add_argument("--cpus", type=int, default=2, metavar="N", help="processors of each (default: 2)")
+    tests.add_argument("--memory", default="3G", metavar="SIZE", help="of each (default: 3G)")
+    tests.add_argument(
+        "--time-limit", type=float, default=3600.0, metavar="S", help="seconds for each (default: 3600)"
+    )
+    tests.add_argument(
+        "--results", type=Path, default=LAB_RESULTS, metavar="DIR", help="(default: build/lab-test)"
+    )
+    tests.add_argument(
+        "command",
+        nargs="*",
+        metavar="CMD",
+        help=f"after --: a command that takes --junitxml=FILE (default: {HOST_RING})",
+    )
     kernel = actions.add_parser("kernel", help="build a kernel, or find it built; prints its bzImage")
     kernel.add_argument("variant", choices=list(VARIANTS))
     kernel.add_argument(
@@ -99,6 +125,11 @@ def _add_machine_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="ARG",
         help="added to QEMU's (--qemu-arg=-device ...)",
+    )
+    parser.add_argument(
+        "--clean-log",
+        action="store_true",
+        help="a complaint of the kernel makes the status 125, whatever the command's is",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress, no closing remarks")
 
@@ -152,20 +183,12 @@ def make_lab(arguments: argparse.Namespace, progress: Progress, default_limit: f
     )
 
 
-def _forward_signals(run: Run) -> None:
-    def forward(number: int, _frame: FrameType | None) -> None:
-        run.signal(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, forward)
-
-
 def _run(arguments: argparse.Namespace, progress: Progress) -> int:
     lab = make_lab(arguments, progress, default_limit=900.0)
     output: Output = Passthrough()
     run = lab.start(arguments.command, environment=extra_environment(arguments.env), output=output)
-    _forward_signals(run)
-    return _conclude(run.finish(), arguments.quiet)
+    forward_signals([run])
+    return _conclude(run.finish(), arguments)
 
 
 def _shell(arguments: argparse.Namespace, progress: Progress) -> int:
@@ -177,21 +200,34 @@ def _shell(arguments: argparse.Namespace, progress: Progress) -> int:
             output=Passthrough(),
             console=terminal,
         )
-        _forward_signals(run)
+        forward_signals([run])
         result = run.finish()
-    return _conclude(result, arguments.quiet)
+    return _conclude(result, arguments)
 
 
-def _conclude(result: LabResult, quiet: bool) -> int:
+def _conclude(result: LabResult, arguments: argparse.Namespace) -> int:
     if result.outcome is not Outcome.EXITED:
         print(f"lab: {result.report}", file=sys.stderr)
-    elif result.warnings and not quiet:
+        return result.exit_status
+    if result.warnings and (arguments.clean_log or not arguments.quiet):
         print(
             f"lab: the kernel complained {len(result.warnings)} times (log: {result.log}):", file=sys.stderr
         )
         for trouble in result.warnings:
             print(f"lab:   {trouble.headline}", file=sys.stderr)
-    return result.exit_status
+    return STATUS_LAB_FAILED if result.warnings and arguments.clean_log else result.exit_status
+
+
+def _test(arguments: argparse.Namespace, progress: Progress) -> int:
+    return test_kernels(
+        arguments.kernel or DEFAULT_TEST_KERNELS,
+        results=arguments.results.resolve(),
+        time_limit=arguments.time_limit,
+        cpus=arguments.cpus,
+        memory=arguments.memory,
+        command=arguments.command or [HOST_RING],
+        progress=progress,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -203,6 +239,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if arguments.action == "measure":
             return measure(make_lab(arguments, progress, default_limit=900.0))
+        if arguments.action == "test":
+            return _test(arguments, progress)
         return _shell(arguments, progress) if arguments.action == "shell" else _run(arguments, progress)
     except LabError as error:
         progress.clear()

@@ -40,6 +40,7 @@ VARIANTS = {
     for variant in (
         Variant("upstream", has_series=False, fragments=("config",)),
         Variant("patched", has_series=True, fragments=("config",)),
+        Variant("debug", has_series=True, fragments=("config", "config-debug")),
     )
 }
 

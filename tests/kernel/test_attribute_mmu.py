@@ -37,8 +37,9 @@ from tests.kernel.guest import (
 
 pytestmark = [
     pytest.mark.host,
-    pytest.mark.vsm_feature(KVM_X86_VSM_FAULT_ACCESS, KVM_X86_VSM_FAULT_INSN, KVM_X86_VSM_RWX_ATTRIBUTES),
+    pytest.mark.vsm_feature(KVM_X86_VSM_FAULT_ACCESS, KVM_X86_VSM_RWX_ATTRIBUTES),
 ]
+DETAILS = pytest.mark.vsm_feature(KVM_X86_VSM_FAULT_INSN)
 
 NR, NW, NX = KVM_MEMORY_ATTRIBUTE_NR, KVM_MEMORY_ATTRIBUTE_NW, KVM_MEMORY_ATTRIBUTE_NX
 NONE = NR | NW | NX
@@ -46,6 +47,7 @@ LAST_PAGE = DATA + HUGEPAGE - PAGE
 NO_RAM = RAM_SIZE
 
 
+@DETAILS
 def test_a_page_table_that_must_not_be_read(vm: Vm) -> None:
     """Whoever walks it, the processor or KVM, the exit is about the entry that was needed."""
     with Guest(vm) as guest:
@@ -59,6 +61,7 @@ def test_a_page_table_that_must_not_be_read(vm: Vm) -> None:
         assert fault.flags == KVM_MEMORY_EXIT_FLAG_PAGE_WALK | (WRITE if nested_paging() else READ)
 
 
+@DETAILS
 def test_a_page_table_that_must_not_be_written(vm: Vm) -> None:
     """NPT takes each walk for a write. KVM's own walk leaves the accessed bit alone."""
     with Guest(vm) as guest:
@@ -75,6 +78,7 @@ def test_a_page_table_that_must_not_be_written(vm: Vm) -> None:
         assert guest.peek(PT, PAGE) == before
 
 
+@pytest.mark.original_fails("it judges MMIO, too")
 @pytest.mark.parametrize("kind", ["read", "write"])
 def test_mmio_stays_mmio(vm: Vm, kind: str) -> None:
     with Guest(vm) as guest:
@@ -152,6 +156,7 @@ def test_a_hugepage_is_split_and_recovered(vm: Vm) -> None:
         assert (uniform, mixed, uniform_again) == (True, False, True)
 
 
+@pytest.mark.original_fails("trap 1")
 @pytest.mark.parametrize("kind", ["write", "execute"])
 def test_a_restricted_hugepage_is_restricted_everywhere(vm: Vm, kind: str) -> None:
     with Guest(vm) as guest:
@@ -164,6 +169,7 @@ def test_a_restricted_hugepage_is_restricted_everywhere(vm: Vm, kind: str) -> No
         assert guest.access(kind, DATA + HUGEPAGE) is None
 
 
+@pytest.mark.original_fails("trap 1")
 @pytest.mark.parametrize(("mask", "kind"), [(NX, "execute"), (NW, "write")])
 def test_dirty_logging_does_not_lift_a_restriction(vm: Vm, mask: int, kind: str) -> None:
     """It splits hugepages; their parts must not be allowed more than the whole (kvm.nx_huge_pages=force)."""
@@ -181,6 +187,7 @@ def test_dirty_logging_does_not_lift_a_restriction(vm: Vm, mask: int, kind: str)
         assert not dirty[page // 8] >> page % 8 & 1
 
 
+@pytest.mark.original_fails("trap 1, and with shadow paging trap 2")
 def test_small_pages_of_the_guest_in_one_table(vm: Vm) -> None:
     """Shadow paging maps neighbours ahead of time: not the one that cannot be read, nor one with too many rights."""
     with Guest(vm) as guest:

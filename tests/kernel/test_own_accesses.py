@@ -17,12 +17,16 @@ from kvmapi.uapi.vsm import (
     KVM_MEMORY_ATTRIBUTE_NR,
     KVM_MEMORY_ATTRIBUTE_NW,
     KVM_MEMORY_ATTRIBUTE_NX,
+    KVM_X86_VSM_FAULT_INSN,
     KVM_X86_VSM_RWX_ATTRIBUTES,
 )
 from tests.kernel.guest import DATA, EXEC, PAGE, RAM_SIZE, READ, WRITE, Fault, Guest
 from tests.kernel.hypercall_guest import DONE, GP_VECTOR, HypercallGuest
 
 pytestmark = [pytest.mark.host, pytest.mark.vsm_feature(KVM_X86_VSM_RWX_ATTRIBUTES)]
+
+OPEN = pytest.mark.original_fails("trap 3")
+DETAILS = pytest.mark.vsm_feature(KVM_X86_VSM_FAULT_INSN)
 
 NW = KVM_MEMORY_ATTRIBUTE_NW
 NX = KVM_MEMORY_ATTRIBUTE_NX
@@ -61,6 +65,7 @@ def test_without_restriction_kvm_writes_the_page(vm: Vm, msr: int, value: Callab
         assert guest.peek(DATA, PAGE) != FILL
 
 
+@OPEN
 @pytest.mark.parametrize("mask", [NW, NONE], ids=["nw", "none"])
 @pytest.mark.parametrize(("msr", "value"), PAGES.values(), ids=PAGES)
 def test_a_page_that_must_not_be_written(vm: Vm, msr: int, value: Callable[[int], int], mask: int) -> None:
@@ -74,6 +79,7 @@ def test_a_page_that_must_not_be_written(vm: Vm, msr: int, value: Callable[[int]
         assert guest.peek(DATA, PAGE) == FILL
 
 
+@OPEN
 @pytest.mark.parametrize(("msr", "value"), PAGES.values(), ids=PAGES)
 def test_a_page_that_is_restricted_while_in_use(vm: Vm, msr: int, value: Callable[[int], int]) -> None:
     vm.create_irqchip()
@@ -87,6 +93,7 @@ def test_a_page_that_is_restricted_while_in_use(vm: Vm, msr: int, value: Callabl
         assert guest.peek(DATA, PAGE) == FILL
 
 
+@OPEN
 def test_hypercall_input_that_must_not_be_read(vm: Vm) -> None:
     """HvCallSendSyntheticClusterIpi, slow: the guest would learn what it must not read."""
     vm.create_irqchip()
@@ -108,6 +115,7 @@ def fault_of(guest: Guest) -> Fault:
 MOVSB = b"\xa4\xf4"
 
 
+@DETAILS
 def test_an_emulated_write(vm: Vm) -> None:
     with Guest(vm) as guest:
         guest.poke(DATA, FILL)
@@ -126,6 +134,7 @@ def test_an_emulated_write(vm: Vm) -> None:
         assert (registers.rsi, registers.rdi) == (NO_RAM, DATA + 8)
 
 
+@DETAILS
 def test_an_emulated_read(vm: Vm) -> None:
     with Guest(vm) as guest:
         guest.restrict(DATA, NONE)
@@ -136,6 +145,7 @@ def test_an_emulated_read(vm: Vm) -> None:
         assert (fault.flags, fault.gpa, fault.access_gpa) == (READ, DATA, DATA + 8)
 
 
+@OPEN
 def test_an_emulated_access_goes_on_when_it_is_allowed(vm: Vm) -> None:
     with Guest(vm) as guest:
         guest.poke(DATA + 8, b"\x42")
@@ -150,6 +160,7 @@ def test_an_emulated_access_goes_on_when_it_is_allowed(vm: Vm) -> None:
         assert exit_.data == b"\x42"
 
 
+@OPEN
 def test_the_instruction_behind_an_emulated_one(vm: Vm) -> None:
     """KVM fetches as many bytes as it can get; those that must not be executed are none of the instruction's."""
     with Guest(vm) as guest:
@@ -164,6 +175,7 @@ def test_the_instruction_behind_an_emulated_one(vm: Vm) -> None:
         assert (fault.flags, fault.gpa) == (EXEC, end)
 
 
+@OPEN
 def test_translations_do_not_go_through_what_cannot_be_read(vm: Vm) -> None:
     with Guest(vm) as guest:
         guest.start(b"\xf4")
