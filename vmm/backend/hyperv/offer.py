@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a machine announces to its guests: features and calls as CPUID leaves, and what the MSRs need to know."""
+"""What a machine announces to its guests: features and calls as CPUID leaves, and what the MSRs need to know.
+
+Implements: LNX-001, LNX-002, LNX-004
+"""
 
 from __future__ import annotations
 
