@@ -15,7 +15,11 @@ from __future__ import annotations
 from typing import Final
 
 from vmm.hv.call_codes import HypercallCode as Code
-from vmm.hv.cpuid import HV_ENLIGHTENMENT_INFORMATION_EAX, HV_PARTITION_PRIVILEGE_MASK
+from vmm.hv.cpuid import (
+    HV_ENLIGHTENMENT_INFORMATION_EAX,
+    HV_HYPERVISOR_FEATURES_EDX,
+    HV_PARTITION_PRIVILEGE_MASK,
+)
 from vmm.hv.inputs import (
     HV_INPUT_ASSERT_VIRTUAL_INTERRUPT,
     HV_INPUT_CHECK_SPARSE_GPA_PAGE_VTL_ACCESS,
@@ -64,8 +68,8 @@ CALLS: Final[tuple[Call, ...]] = (
         Code.HvCallSwitchVirtualAddressSpace,
         "TLFS 9.4",
         header=HV_INPUT_SWITCH_VIRTUAL_ADDRESS_SPACE,
-        announces=(Recommendation.UseHypercallForAddressSpaceSwitch,),
         items=("TLB-006",),
+        notes="never recommended: MOV to CR3 needs no exit",
     ),
     Call(
         Code.HvCallFlushVirtualAddressSpace,
@@ -234,7 +238,8 @@ CALLS: Final[tuple[Call, ...]] = (
         output=Structures(HV_OUTPUT_TRANSLATE_VIRTUAL_ADDRESS),
         requires=(Privilege.AccessVpRegisters,),
         target_vtl=TargetVtl("ControlFlags", VtlForm.IN_FLAGS),
-        items=("VP-020",),
+        announces=(HV_HYPERVISOR_FEATURES_EDX.TranslateGvaFlagsAvailable,),
+        items=("VP-020", "VP-021", "VP-022", "VP-023", "VP-024"),
         notes="the caller's own VTL may be translated (DIS-16)",
     ),
     Call(
@@ -268,7 +273,7 @@ CALLS: Final[tuple[Call, ...]] = (
         requires=(Privilege.StartVirtualProcessor,),
         target_vtl=TargetVtl("TargetVtl", VtlForm.PLAIN),
         announces=(Privilege.StartVirtualProcessor,),
-        items=("VP-001",),
+        items=("VP-001", "VP-002", "VP-003", "VP-005"),
     ),
     Call(
         Code.HvCallGetVpIndexFromApicId,
@@ -290,7 +295,8 @@ CALLS: Final[tuple[Call, ...]] = (
         output=Structures(HV_OUTPUT_TRANSLATE_VIRTUAL_ADDRESS_EX),
         requires=(Privilege.AccessVpRegisters,),
         target_vtl=TargetVtl("ControlFlags", VtlForm.IN_FLAGS),
-        items=("VP-025",),
+        announces=(HV_HYPERVISOR_FEATURES_EDX.TranslateGvaFlagsAvailable,),
+        items=("VP-021", "VP-022", "VP-023", "VP-024", "VP-025"),
         notes="64 bytes of output (DIS-13)",
     ),
     Call(

@@ -103,10 +103,9 @@ def test_everything_is_announced_when_all_calls_have_handlers() -> None:
         StartVirtualProcessor=1,
     )
     assert announced.features == HV_HYPERVISOR_FEATURES_EDX.make(
-        XmmRegistersForFastHypercallAvailable=1, FastHypercallOutputAvailable=1
+        XmmRegistersForFastHypercallAvailable=1, FastHypercallOutputAvailable=1, TranslateGvaFlagsAvailable=1
     )
     assert announced.recommendations == HV_ENLIGHTENMENT_INFORMATION_EAX.make(
-        UseHypercallForAddressSpaceSwitch=1,
         UseHypercallForLocalFlush=1,
         UseHypercallForRemoteFlushAndLocalFlushEntire=1,
         UseSyntheticClusterIpi=1,

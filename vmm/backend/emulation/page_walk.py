@@ -10,7 +10,7 @@ in `Paging` what the registers hold.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from vmm.backend.emulation import registers as r
@@ -27,6 +27,8 @@ ERROR_PRESENT, ERROR_WRITE, ERROR_USER, ERROR_RESERVED, ERROR_FETCH, ERROR_KEY =
 
 _FRAME = 0x000F_FFFF_FFFF_F000  # bits 51:12, what an entry can address at all
 _PTE_KEY_SHIFT = 59
+_CACHE_BITS_SHIFT = 3  # PWT, PCD
+_SMALL_PAT_SHIFT, _LARGE_PAT_SHIFT = 7, 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +85,23 @@ class Denial(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """`gpa` of the very byte asked for, inside a page of `page_size` bytes."""
+    """`gpa` of the very byte asked for, inside a page of `page_size` bytes.
+
+    pat_index: what the last entry's PAT, PCD and PWT bits select in IA32_PAT (SDM volume 3, 12.12.3).
+    """
 
     gpa: int
     page_size: int
+    pat_index: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The walk failed; `error_code` is the page fault's."""
+    """The walk failed; `error_code` is the page fault's, `entry_gpa` where the entry lies that ended it."""
 
     denial: Denial
     error_code: int
+    entry_gpa: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +159,13 @@ def walk(
         try:
             entry = int.from_bytes(memory.read(at, entry_size), "little")
         except GuestMemoryError:
-            return Refusal(Denial.TABLE_NOT_RAM, _error_code(paging, access, 0))
+            return Refusal(Denial.TABLE_NOT_RAM, _error_code(paging, access, 0), at)
         if not entry & PRESENT:
-            return Refusal(Denial.NOT_PRESENT, _error_code(paging, access, 0))
+            return Refusal(Denial.NOT_PRESENT, _error_code(paging, access, 0), at)
         leaf = level is levels[-1] or bool(level.large and entry & LARGE)
         if entry & _reserved(paging, level, leaf, entry_size):
             error_code = _error_code(paging, access, ERROR_PRESENT | ERROR_RESERVED)
-            return Refusal(Denial.RESERVED_BITS, error_code)
+            return Refusal(Denial.RESERVED_BITS, error_code, at)
         if level.rights:
             rights &= entry
             no_execute |= entry & NO_EXECUTE
@@ -168,14 +175,21 @@ def walk(
         table = entry & _FRAME
     denied = _denied(paging, access, rights, no_execute, entry)
     if denied is not None:
-        return Refusal(Denial.PRIVILEGE, _error_code(paging, access, ERROR_PRESENT | denied))
+        return Refusal(Denial.PRIVILEGE, _error_code(paging, access, ERROR_PRESENT | denied), at)
     if set_bits:
         _mark(memory, path, access)
     page_size = 1 << level.shift
     frame = entry & _FRAME
     if entry_size == 4 and page_size > 4096:
         frame = entry & 0xFFC0_0000 | (entry >> 13 & 0xFF) << 32  # PSE-36
-    return Translation(frame & -page_size | linear_address & page_size - 1, page_size)
+    return Translation(
+        frame & -page_size | linear_address & page_size - 1, page_size, _pat_index(entry, page_size)
+    )
+
+
+def _pat_index(leaf: int, page_size: int) -> int:
+    high = leaf >> (_LARGE_PAT_SHIFT if page_size > 4096 else _SMALL_PAT_SHIFT) & 1
+    return high << 2 | leaf >> _CACHE_BITS_SHIFT & 3
 
 
 def _reserved(paging: Paging, level: _Level, leaf: bool, entry_size: int) -> int:

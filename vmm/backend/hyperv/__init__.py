@@ -14,7 +14,10 @@ Here is the way to and from a guest:
 | `services` | interrupts, run time, reset, crash reports |
 | `local_apic`, `auto_eoi` | EOI, ICR and TPR of the kernel's local APIC; interrupts without EOI |
 | `tlbs` | flushing the TLBs of several VPs |
-| `vp_registers`, `register_access` | HvCallGetVpRegisters, HvCallSetVpRegisters |
+| `vp_registers` | HvCallGetVpRegisters, HvCallSetVpRegisters |
+| `register_access`, `fpu_registers`, `event_registers`, `apic_registers` | their registers, by kind |
+| `address_spaces`, `starts` | page tables of VPs; starting a VP with a given state |
+| `errands` | what one VP has done on another one's thread |
 | `xmm` | XMM registers of a vCPU |
 | `guest_tsc`, `native` | the guest's TSC, atomic OR: the few instructions that Python does not have |
 

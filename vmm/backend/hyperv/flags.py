@@ -9,7 +9,9 @@ HvCallPostMessage and HvCallSignalEvent with the SynIC, come with any of them as
 | `hv-passthrough` | all there is; further flags take parts away (`hv-tlbflush=off`) |
 | `hv-vapic` | the MSRs, without the recommendation to use them: the kernel's local APIC is faster |
 | `hv-spinlocks=N` | tries before a guest tells that it spins |
-| `hv-vp-registers` | ours: HvCallGetVpRegisters, HvCallSetVpRegisters |
+| `hv-vp-registers` | ours: HvCallGetVpRegisters, HvCallSetVpRegisters, HvCallTranslateVirtualAddress, Ex |
+| `hv-start-vp` | ours: HvCallStartVirtualProcessor |
+| `hv-switch-space` | ours: HvCallSwitchVirtualAddressSpace; never recommended, MOV CR3 needs no exit |
 | `hv-frequencies`, `hv-reset`, `hv-crash`, `hv-runtime`, `hv-vpindex`, `hv-synic`, `hv-stimer` ... | as in QEMU |
 """
 
@@ -34,7 +36,16 @@ _TLB: Final = frozenset(
     }
 )
 _IPI: Final = frozenset({Code.HvCallSendSyntheticClusterIpi, Code.HvCallSendSyntheticClusterIpiEx})
-_REGISTERS: Final = frozenset({Code.HvCallGetVpRegisters, Code.HvCallSetVpRegisters})
+_REGISTERS: Final = frozenset(
+    {
+        Code.HvCallGetVpRegisters,
+        Code.HvCallSetVpRegisters,
+        Code.HvCallTranslateVirtualAddress,
+        Code.HvCallTranslateVirtualAddressEx,
+    }
+)
+_START: Final = frozenset({Code.HvCallStartVirtualProcessor})
+_SWITCH: Final = frozenset({Code.HvCallSwitchVirtualAddressSpace})
 _SYNIC: Final = frozenset({Code.HvCallPostMessage, Code.HvCallSignalEvent})
 _ALWAYS: Final = frozenset({Code.HvCallNotifyLongSpinWait, Code.HvCallGetVpIndexFromApicId})
 
@@ -56,6 +67,8 @@ CALL_FLAGS: Final[dict[str, frozenset[Code]]] = {
     "hv-tlbflush": _TLB,
     "hv-ipi": _IPI,
     "hv-vp-registers": _REGISTERS,
+    "hv-start-vp": _START,
+    "hv-switch-space": _SWITCH,
 }
 XMM_FLAGS: Final = ("hv-xmm-input", "hv-xmm-output")
 PASSTHROUGH: Final = "hv-passthrough"
@@ -90,7 +103,7 @@ class Wanted:
 
 EVERYTHING: Final = Wanted(
     DEFAULT_FEATURES,
-    _ALWAYS | _SYNIC | _TLB | _IPI | _REGISTERS | {Code.HvExtCallQueryCapabilities},
+    _ALWAYS | _SYNIC | _TLB | _IPI | _REGISTERS | _START | _SWITCH | {Code.HvExtCallQueryCapabilities},
     Features(),
 )
 

@@ -17,18 +17,24 @@ from kvmapi import MsrRange, Vm
 from kvmapi import run as run_page
 from kvmapi.uapi import kvm as k
 from vmm.backend.hyperv import page_code
+from vmm.backend.hyperv.address_spaces import VpAddressSpaces
 from vmm.backend.hyperv.caller import Caller
+from vmm.backend.hyperv.errands import Errands
 from vmm.backend.hyperv.guest_tsc import guest_tsc
 from vmm.backend.hyperv.memory import DirectMemory
 from vmm.backend.hyperv.native import NativeCode
 from vmm.backend.hyperv.offer import Offer
 from vmm.backend.hyperv.services import KvmServices
+from vmm.backend.hyperv.starts import VpStarts
 from vmm.backend.hyperv.tlbs import VpTlbs
 from vmm.backend.hyperv.vp_registers import RegisterCalls
 from vmm.backend.vp import VirtualProcessor
 from vmm.bus import PortBus
 from vmm.hv.call_codes import HypercallCode
 from vmm.hvcalls.handlers import handlers
+from vmm.hvcalls.register_values import Widths
+from vmm.hvcalls.start import StartCalls
+from vmm.hvcalls.translate import TranslateCalls
 from vmm.hvmsr.state import HvState
 from vmm.hypercall.dispatcher import Dispatcher
 from vmm.outside import Clock, GuestMemory, MachineControl
@@ -90,6 +96,7 @@ class HypervInterface:
         overlays = CopyingBackend(machine.memory, self._fetch_or(native))
         self.state = HvState(offer.msrs, self.services, machine.memory, machine.clock, overlays, tsc)
         self._tlbs = VpTlbs(machine.processors)
+        self._errands = Errands(machine.processors)
         self.dispatcher: Dispatcher[Caller] = Dispatcher(
             self._handlers(offer), features=offer.wanted.convention
         )
@@ -110,11 +117,19 @@ class HypervInterface:
 
     def _handlers(self, offer: Offer) -> dict[int, Callable[..., object]]:
         by_leaf = {leaf: eax | ebx << 32 | ecx << 64 | edx << 96 for leaf, eax, ebx, ecx, edx in offer.leaves}
-        registers = RegisterCalls(self.state, by_leaf)
+        machine, state, errands = self._machine, self.state, self._errands
+        vps, widths = machine.processors, Widths(physical=offer.msrs.gpa_bits)
+        registers = RegisterCalls(state, by_leaf, vps, errands, widths)
+        starts = StartCalls(VpStarts(vps, errands, state), widths)
+        translations = TranslateCalls(VpAddressSpaces(vps, errands, machine.memory, state))
         known: dict[int, Callable[..., object]] = {
-            **handlers(self.state.connections, self.state.find_synic, self.services, self._tlbs),
+            **handlers(state.connections, state.find_synic, self.services, self._tlbs),
             HypercallCode.HvCallGetVpRegisters: registers.get,
             HypercallCode.HvCallSetVpRegisters: registers.set,
+            HypercallCode.HvCallStartVirtualProcessor: starts.start_virtual_processor,
+            HypercallCode.HvCallTranslateVirtualAddress: translations.translate,
+            HypercallCode.HvCallTranslateVirtualAddressEx: translations.translate_ex,
+            HypercallCode.HvCallSwitchVirtualAddressSpace: registers.switch_address_space,
         }
         return {int(code): known[code] for code in offer.wanted.codes}
 
@@ -127,7 +142,11 @@ class HypervInterface:
         )
         caller.attach()
         processor.after_kick = AfterKick(
-            processor.index, self._tlbs, self.services.auto_eois[processor.index].look, processor.after_kick
+            processor.index,
+            self._tlbs,
+            self._errands,
+            self.services.auto_eois[processor.index].look,
+            processor.after_kick,
         )
         return caller
 
@@ -135,6 +154,7 @@ class HypervInterface:
         """The state after power-on. All VPs are frozen; guest RAM is written."""
         self.state.reset()
         self._tlbs.reset()
+        self._errands.reset()
         for auto_eoi in self.services.auto_eois:
             auto_eoi.reset()
         for processor in self._machine.processors:
@@ -185,14 +205,21 @@ class AfterKick:
     """What a VP does on its way into the guest again, before what others do there."""
 
     def __init__(
-        self, vp: int, tlbs: VpTlbs, end_interrupts: Callable[[], None], then: Callable[[], None]
+        self,
+        vp: int,
+        tlbs: VpTlbs,
+        errands: Errands,
+        end_interrupts: Callable[[], None],
+        then: Callable[[], None],
     ) -> None:
         self._vp = vp
         self._flush = tlbs.after_kick
+        self._do_errands = errands.after_kick
         self._end_interrupts = end_interrupts
         self._then = then
 
     def __call__(self) -> None:
+        self._do_errands(self._vp)
         self._flush(self._vp)
         self._end_interrupts()
         self._then()

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How each VP register that KVM has is read and written: tables from register to accessor.
+"""General, control, segment and debug registers, and those that are MSRs: from register to accessor.
 
-A value is one unsigned number, up to 128 bits wide (`HV_REGISTER_VALUE`). The vCPU is outside the guest on its VP's
-thread; general and segment registers are those that came with the exit, in kvm_run.
+A value is one unsigned number, up to 128 bits wide (`HV_REGISTER_VALUE`), and has passed
+`vmm.hvcalls.register_values`. The vCPU is outside the guest on its VP's thread; general and segment registers are those
+that came with the last exit, in kvm_run. Accessors raise `KvmError` where KVM refuses.
 """
 
 from __future__ import annotations
@@ -12,14 +13,18 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from kvmapi import Vcpu
+from kvmapi import run as run_page
+from kvmapi.uapi import x86
 from vmm.hv.registers import HvRegisterName, ValueType
 
-VALUE_BYTES: Final = 16
 SYNTHETIC: Final = range(0x4000_0000, 0x4000_0200)
 """MSRs of the Hyper-V interface."""
-_XMM_IN_XSAVE: Final = 160
-_XSTATE_BV: Final = 512
-_SSE: Final = 1 << 1
+_DIRTY_U64: Final = run_page.DIRTY_REGS // 8
+
+
+class RegisterValueError(Exception):
+    """The register cannot take this value: INVALID_REGISTER_VALUE."""
+
 
 Read = Callable[[Vcpu], int]
 Write = Callable[[Vcpu, int], None]
@@ -53,7 +58,6 @@ _SEGMENTS: Final = {
 }
 _TABLES: Final = {int(_N.HvX64RegisterIdtr): "idt", int(_N.HvX64RegisterGdtr): "gdt"}
 _DEBUG: Final = {int(_BY_NAME[f"HvX64RegisterDr{number}"]): number for number in (0, 1, 2, 3, 6, 7)}
-_XMM: Final = {int(_BY_NAME[f"HvX64RegisterXmm{number}"]): number for number in range(16)}
 MSRS: Final = {
     int(name): name.msr
     for name in _N
@@ -68,17 +72,31 @@ def _general_accessors(field: str) -> tuple[Read, Write]:
         return int(getattr(vcpu.run.regs, field))
 
     def write(vcpu: Vcpu, value: int) -> None:
-        setattr(vcpu.run.regs, field, value)  # the hypercall's end hands them to KVM
+        setattr(vcpu.run.regs, field, value)
+        vcpu.run.u64[_DIRTY_U64] |= x86.KVM_SYNC_X86_REGS
 
     return read, write
 
 
-def _change_sregs(vcpu: Vcpu, change: Callable[[Any], None]) -> None:
+def refresh(vcpu: Vcpu) -> None:
+    """Fetch the synchronised registers anew, unless a change of them waits for the next entry."""
+    run = vcpu.run
+    if run.u64[_DIRTY_U64] == 0:
+        copy(run.regs, vcpu.get_regs())
+        copy(run.sregs, vcpu.get_sregs())
+
+
+def copy(to: Any, source: Any) -> None:
+    """Overwrite a structure with another of its kind."""
+    ctypes.memmove(ctypes.addressof(to), ctypes.addressof(source), ctypes.sizeof(source))
+
+
+def change_sregs(vcpu: Vcpu, change: Callable[[Any], None]) -> None:
     """At once and not with the next entry, which would fail as a whole for a value that KVM refuses."""
     sregs = vcpu.get_sregs()
     change(sregs)
     vcpu.set_sregs(sregs)
-    ctypes.memmove(ctypes.addressof(vcpu.run.sregs), ctypes.addressof(sregs), ctypes.sizeof(sregs))
+    copy(vcpu.run.sregs, sregs)
 
 
 def _special_accessors(field: str) -> tuple[Read, Write]:
@@ -86,7 +104,7 @@ def _special_accessors(field: str) -> tuple[Read, Write]:
         return int(getattr(vcpu.run.sregs, field))
 
     def write(vcpu: Vcpu, value: int) -> None:
-        _change_sregs(vcpu, lambda sregs: setattr(sregs, field, value))
+        change_sregs(vcpu, lambda sregs: setattr(sregs, field, value))
 
     return read, write
 
@@ -103,38 +121,47 @@ _ATTRIBUTES: Final = (
     ("db", 14, 1),
     ("g", 15, 1),
 )
+_PRESENT: Final = 1 << 7
 
 
-def _segment_accessors(field: str) -> tuple[Read, Write]:
+def segment_value(segment: Any) -> int:
+    """A `kvm_segment` as HV_X64_SEGMENT_REGISTER; one that is unusable has Present clear."""
+    attributes = sum(getattr(segment, name) << shift for name, shift, _ in _ATTRIBUTES)
+    if segment.unusable:
+        attributes &= ~_PRESENT
+    return int(segment.base | segment.limit << 64 | segment.selector << 96 | attributes << 112)
+
+
+def put_segment(segment: Any, value: int) -> None:
+    """Set a `kvm_segment` to an HV_X64_SEGMENT_REGISTER; without Present it is unusable."""
+    segment.base = value & (1 << 64) - 1
+    segment.limit = value >> 64 & 0xFFFF_FFFF
+    segment.selector = value >> 96 & 0xFFFF
+    for name, shift, mask in _ATTRIBUTES:
+        setattr(segment, name, value >> 112 >> shift & mask)
+    segment.unusable = not segment.present
+
+
+def table_value(table: Any) -> int:
+    """A `kvm_dtable` as HV_X64_TABLE_REGISTER: limit 63:48, base 127:64."""
+    return int(table.limit << 48 | table.base << 64)
+
+
+def put_table(table: Any, value: int) -> None:
+    """Set a `kvm_dtable` to an HV_X64_TABLE_REGISTER."""
+    table.limit, table.base = value >> 48 & 0xFFFF, value >> 64
+
+
+def _sregs_accessors(
+    field: str, get: Callable[[Any], int], put: Callable[[Any, int], None]
+) -> tuple[Read, Write]:
     def read(vcpu: Vcpu) -> int:
-        segment = getattr(vcpu.run.sregs, field)
-        attributes = sum(getattr(segment, name) << shift for name, shift, _ in _ATTRIBUTES)
-        return int(segment.base | segment.limit << 64 | segment.selector << 96 | attributes << 112)
+        return get(getattr(vcpu.run.sregs, field))
 
-    def change(sregs: Any, value: int) -> None:
-        segment = getattr(sregs, field)
-        segment.base = value & (1 << 64) - 1
-        segment.limit = value >> 64 & 0xFFFF_FFFF
-        segment.selector = value >> 96 & 0xFFFF
-        for name, shift, mask in _ATTRIBUTES:
-            setattr(segment, name, value >> 112 >> shift & mask)
-        segment.unusable = not segment.present
+    def write(vcpu: Vcpu, value: int) -> None:
+        change_sregs(vcpu, lambda sregs: put(getattr(sregs, field), value))
 
-    return read, lambda vcpu, value: _change_sregs(vcpu, lambda sregs: change(sregs, value))
-
-
-def _table_accessors(field: str) -> tuple[Read, Write]:
-    """HV_X64_TABLE_REGISTER: limit 63:48, base 127:64."""
-
-    def read(vcpu: Vcpu) -> int:
-        table = getattr(vcpu.run.sregs, field)
-        return int(table.limit << 48 | table.base << 64)
-
-    def change(sregs: Any, value: int) -> None:
-        table = getattr(sregs, field)
-        table.limit, table.base = value >> 48 & 0xFFFF, value >> 64
-
-    return read, lambda vcpu, value: _change_sregs(vcpu, lambda sregs: change(sregs, value))
+    return read, write
 
 
 def _debug_accessors(number: int) -> tuple[Read, Write]:
@@ -153,24 +180,6 @@ def _debug_accessors(number: int) -> tuple[Read, Write]:
     return read, write
 
 
-def _xmm_accessors(number: int) -> tuple[Read, Write]:
-    at = _XMM_IN_XSAVE + VALUE_BYTES * number
-
-    def read(vcpu: Vcpu) -> int:
-        return int.from_bytes(
-            ctypes.string_at(ctypes.addressof(vcpu.get_xsave()) + at, VALUE_BYTES), "little"
-        )
-
-    def write(vcpu: Vcpu, value: int) -> None:
-        area = vcpu.get_xsave()
-        address = ctypes.addressof(area)
-        ctypes.memmove(address + at, value.to_bytes(VALUE_BYTES, "little"), VALUE_BYTES)
-        ctypes.c_uint8.from_address(address + _XSTATE_BV).value |= _SSE
-        vcpu.set_xsave(area)
-
-    return read, write
-
-
 def _msr_accessors(msr: int) -> tuple[Read, Write]:
     def read(vcpu: Vcpu) -> int:
         return vcpu.get_msrs([msr])[0][1]
@@ -181,25 +190,19 @@ def _msr_accessors(msr: int) -> tuple[Read, Write]:
     return read, write
 
 
-def _accessors() -> dict[int, tuple[Read, Write]]:
-    return {
-        **{register: _general_accessors(field) for register, field in _GENERAL.items()},
-        **{register: _special_accessors(field) for register, field in _SPECIAL.items()},
-        **{register: _segment_accessors(field) for register, field in _SEGMENTS.items()},
-        **{register: _table_accessors(field) for register, field in _TABLES.items()},
-        **{register: _debug_accessors(number) for register, number in _DEBUG.items()},
-        **{register: _xmm_accessors(number) for register, number in _XMM.items()},
-        **{register: _msr_accessors(msr) for register, msr in MSRS.items() if msr not in SYNTHETIC},
-    }
+def _initial_apic_id() -> tuple[Read, Write | None]:
+    return lambda vcpu: vcpu.vcpu_id, None
 
 
-_READABLE: Final = frozenset(int(register) for register in _N if register.access.readable)
-_WRITABLE: Final = frozenset(int(register) for register in _N if register.access.writable)
-READERS: Final[dict[int, Read]] = {
-    register: read for register, (read, _) in _accessors().items() if register in _READABLE
+ACCESSORS: Final[dict[int, tuple[Read, Write | None]]] = {
+    **{register: _general_accessors(field) for register, field in _GENERAL.items()},
+    **{register: _special_accessors(field) for register, field in _SPECIAL.items()},
+    **{
+        register: _sregs_accessors(field, segment_value, put_segment) for register, field in _SEGMENTS.items()
+    },
+    **{register: _sregs_accessors(field, table_value, put_table) for register, field in _TABLES.items()},
+    **{register: _debug_accessors(number) for register, number in _DEBUG.items()},
+    **{register: _msr_accessors(msr) for register, msr in MSRS.items() if msr not in SYNTHETIC},
+    int(_N.HvX64RegisterInitialApicId): _initial_apic_id(),
 }
-WRITERS: Final[dict[int, Write]] = {
-    register: write
-    for register, (_, write) in _accessors().items()
-    if register in _WRITABLE and register != _N.HvX64RegisterTsc  # all VPs and VTLs read the same TSC
-}
+"""Register -> how it is read and, unless it never is, written."""

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Translations by hypercall, over page tables in RAM."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from tests.pure.backend.hyperv.test_caller import INPUT, OUTPUT, PAGE_GPA, SELF_PARTITION, SELF_VP, Rig, a_rig
+from vmm.hv.call_codes import HypercallCode as Code
+from vmm.hv.memory_bits import HvTranslateGvaResultCode as Result
+
+READ, WRITE, EXECUTE, EXEMPT, SET_BITS = 1, 2, 4, 8, 0x10
+SUPERVISOR, USER, ENFORCE_SMAP, OVERRIDE_SMAP = 0x40, 0x80, 0x100, 0x200
+PRESENT, WRITABLE, USER_PAGE, PWT, PCD, ACCESSED, DIRTY, PAT = 1, 2, 4, 8, 16, 32, 64, 128
+NX = 1 << 63
+PG, WP, PE = 1 << 31, 1 << 16, 1
+PAE, SMEP, SMAP = 1 << 5, 1 << 20, 1 << 21
+LME, LMA, NXE, SCE = 1 << 8, 1 << 10, 1 << 11, 1
+TABLES = 0x8000  # PML4, PDPT, PD, PT in a row
+PT = TABLES + 0x3000
+DATA = 0xF000
+MSR_PAT = 0x277
+AC = 1 << 18
+WRITE_BACK, UNCACHED, WRITE_COMBINING, WRITE_THROUGH = 6, 0, 1, 4
+GVA_PAGE = 3  # the fourth entry of the table
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    """Both VPs in long mode with one table of pages, all rights in the upper levels."""
+    with a_rig() as made:
+        for level in range(3):
+            entry = TABLES + 0x1000 * (level + 1) | PRESENT | WRITABLE | USER_PAGE
+            made.ram.write(TABLES + 0x1000 * level, struct.pack("<Q", entry))
+        for vp in made.vps:
+            sregs = vp.vcpu.get_sregs()
+            sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer = PG | WP | PE, TABLES, PAE, LME | LMA | NXE
+            sregs.cs.l = 1
+            vp.vcpu.set_sregs(sregs)
+            # PA0 WB, PA1 WT, PA2 UC-, PA3 UC, PA4 WC: as Linux sets it, but for one.
+            vp.vcpu.set_msrs([(MSR_PAT, 0x0000_0001_0007_0406)])
+        made.vps[1].kick = made.vps[1].after_kick  # type: ignore[method-assign]  # no thread runs it here
+        map_page(made, DATA | PRESENT | WRITABLE)
+        yield made
+
+
+def map_page(rig: Rig, entry: int) -> None:
+    rig.ram.write(PT + 8 * GVA_PAGE, struct.pack("<Q", entry))
+
+
+def entries(rig: Rig) -> list[int]:
+    """The entries on the way, root first."""
+    places = [TABLES, TABLES + 0x1000, TABLES + 0x2000, PT + 8 * GVA_PAGE]
+    return [int.from_bytes(rig.ram.read(at, 8), "little") for at in places]
+
+
+def translate(rig: Rig, flags: int, page: int = GVA_PAGE, vp: int = SELF_VP) -> tuple[int, int, int, int]:
+    """(code, GPA page, cache type, overlay)"""
+    rig.ram.write(INPUT, struct.pack("<QIIQQ", SELF_PARTITION, vp, 0, flags, page))
+    assert rig.call(Code.HvCallTranslateVirtualAddress, INPUT, OUTPUT) == 0
+    code, cache_type, overlay, gpa_page = struct.unpack("<IBBxxQ", rig.ram.read(OUTPUT, 16))
+    return code, gpa_page, cache_type, overlay
+
+
+def code(rig: Rig, flags: int) -> Result:
+    return Result(translate(rig, flags)[0])
+
+
+SUCCESS, NOT_PRESENT = Result.HvTranslateGvaSuccess, Result.HvTranslateGvaPageNotPresent
+PRIVILEGE, BAD_FLAGS = Result.HvTranslateGvaPrivilegeViolation, Result.HvTranslateGvaInvalidPageTableFlags
+UNMAPPED, ILLEGAL_OVERLAY = Result.HvTranslateGvaGpaUnmapped, Result.HvTranslateGvaGpaIllegalOverlayAccess
+
+
+@pytest.mark.tlfs("VP-020", "VP-023")
+@pytest.mark.parametrize("vp", [SELF_VP, 0, 1])
+def test_a_mapped_page(rig: Rig, vp: int) -> None:
+    assert translate(rig, READ, vp=vp) == (SUCCESS, DATA >> 12, WRITE_BACK, 0)
+
+
+@pytest.mark.tlfs("VP-022")
+@pytest.mark.parametrize(
+    ("entry", "flags", "expected"),
+    [
+        (0, READ, NOT_PRESENT),
+        (DATA | PRESENT | 1 << 51, READ, BAD_FLAGS),  # beyond 36 physical bits
+        (DATA | PRESENT, READ | WRITE, PRIVILEGE),
+        (DATA | PRESENT, WRITE, PRIVILEGE),
+        (DATA | PRESENT | NX, EXECUTE, PRIVILEGE),
+        (DATA | PRESENT | NX, READ, SUCCESS),
+        (DATA | PRESENT | NX | WRITABLE, READ | WRITE | EXECUTE, PRIVILEGE),
+        (DATA | PRESENT | WRITABLE, READ | WRITE | EXECUTE, SUCCESS),
+        (0x2_0000 | PRESENT, READ, UNMAPPED),  # behind RAM
+    ],
+)
+def test_codes(rig: Rig, entry: int, flags: int, expected: Result) -> None:
+    map_page(rig, entry)
+
+    assert code(rig, flags) == expected
+
+
+@pytest.mark.tlfs("VP-021")
+@pytest.mark.parametrize(
+    ("flags", "dpl", "expected"),
+    [
+        (READ, 0, SUCCESS),
+        (READ, 3, PRIVILEGE),  # the VP is in user mode
+        (READ | SUPERVISOR, 3, SUCCESS),
+        (READ | USER, 0, PRIVILEGE),
+        (READ | USER | EXEMPT, 0, SUCCESS),
+        (READ | EXEMPT, 3, SUCCESS),
+    ],
+)
+def test_who_accesses_a_supervisor_page(rig: Rig, flags: int, dpl: int, expected: Result) -> None:
+    other = rig.vps[1].vcpu
+    sregs = other.get_sregs()
+    sregs.ss.dpl = dpl
+    other.set_sregs(sregs)
+
+    assert translate(rig, flags, vp=1)[0] == expected
+
+
+@pytest.mark.tlfs("VP-021")
+@pytest.mark.parametrize(
+    ("flags", "ac", "expected"),
+    [
+        (READ, False, PRIVILEGE),
+        (READ, True, SUCCESS),
+        (READ | ENFORCE_SMAP, True, PRIVILEGE),
+        (READ | OVERRIDE_SMAP, False, SUCCESS),
+        (READ | EXEMPT, False, SUCCESS),
+        (EXECUTE, True, PRIVILEGE),  # SMEP knows no AC
+        (EXECUTE | EXEMPT, False, SUCCESS),
+        (READ | USER, False, SUCCESS),
+    ],
+)
+def test_who_accesses_a_user_page_with_smap_and_smep(
+    rig: Rig, flags: int, ac: bool, expected: Result
+) -> None:
+    map_page(rig, DATA | PRESENT | USER_PAGE)
+    other = rig.vps[1].vcpu
+    sregs, regs = other.get_sregs(), other.get_regs()
+    sregs.cr4 |= SMAP | SMEP
+    regs.rflags = 2 | (AC if ac else 0)
+    other.set_sregs(sregs)
+    other.set_regs(regs)
+
+    assert translate(rig, flags, vp=1)[0] == expected
+
+
+@pytest.mark.tlfs("VP-021")
+@pytest.mark.parametrize(
+    ("flags", "bits"),
+    [
+        (READ, [0, 0, 0, 0]),
+        (READ | WRITE, [0, 0, 0, 0]),
+        (READ | SET_BITS, [ACCESSED] * 4),
+        (WRITE | READ | SET_BITS, [ACCESSED] * 3 + [ACCESSED | DIRTY]),
+    ],
+)
+def test_accessed_and_dirty_bits(rig: Rig, flags: int, bits: list[int]) -> None:
+    assert code(rig, flags) == SUCCESS
+    assert [entry & (ACCESSED | DIRTY) for entry in entries(rig)] == bits
+
+
+def test_a_refused_access_sets_no_bits(rig: Rig) -> None:
+    map_page(rig, DATA | PRESENT)
+
+    assert code(rig, READ | WRITE | SET_BITS) == PRIVILEGE
+    assert [entry & (ACCESSED | DIRTY) for entry in entries(rig)] == [0] * 4
+
+
+@pytest.mark.tlfs("VP-023")
+@pytest.mark.parametrize(
+    ("bits", "cache_type"),
+    [(0, WRITE_BACK), (PWT, WRITE_THROUGH), (PCD, UNCACHED), (PWT | PCD, UNCACHED), (PAT, WRITE_COMBINING)],
+)
+def test_the_cache_type_is_what_pat_says(rig: Rig, bits: int, cache_type: int) -> None:
+    map_page(rig, DATA | PRESENT | bits)
+
+    assert translate(rig, READ) == (SUCCESS, DATA >> 12, cache_type, 0)
+
+
+@pytest.mark.tlfs("VP-023")
+def test_the_hypercall_page_is_an_overlay_that_nobody_writes(rig: Rig) -> None:
+    map_page(rig, PAGE_GPA | PRESENT | WRITABLE)
+
+    assert translate(rig, READ | EXECUTE) == (SUCCESS, PAGE_GPA >> 12, WRITE_BACK, 1)
+    assert translate(rig, WRITE)[:2] == (ILLEGAL_OVERLAY, PAGE_GPA >> 12)
+
+
+@pytest.mark.tlfs("VP-023")
+def test_the_page_that_failed_is_told(rig: Rig) -> None:
+    map_page(rig, 0x2_0000 | PRESENT)
+    assert translate(rig, READ)[:2] == (UNMAPPED, 0x20)
+
+    rig.ram.write(TABLES + 0x2000, struct.pack("<Q", 0x3_0000 | PRESENT))  # a table that is no RAM
+    assert translate(rig, READ)[:2] == (UNMAPPED, 0x30)
+
+
+@pytest.mark.tlfs("VP-023")
+def test_without_paging_every_address_is_its_own(rig: Rig) -> None:
+    other = rig.vps[1].vcpu
+    sregs = other.get_sregs()
+    sregs.cr0, sregs.efer = PE, 0
+    other.set_sregs(sregs)
+
+    assert translate(rig, WRITE, page=0xF_EE00, vp=1) == (SUCCESS, 0xF_EE00, WRITE_BACK, 0)
+
+
+def test_an_address_that_is_not_canonical_is_not_there(rig: Rig) -> None:
+    assert translate(rig, READ, page=1 << 40)[0] == NOT_PRESENT
+
+
+@pytest.mark.tlfs("VP-025")
+def test_the_ex_form_finds_the_same(rig: Rig) -> None:
+    rig.ram.write(INPUT, struct.pack("<QIIQQ", SELF_PARTITION, SELF_VP, 0, READ, GVA_PAGE))
+    rig.ram.fill(OUTPUT, 80, 0xEE)
+
+    assert rig.call(Code.HvCallTranslateVirtualAddressEx, INPUT, OUTPUT) == 0
+
+    expected = struct.pack("<QQ32xQQ", WRITE_BACK << 32, 0, DATA >> 12, 0)
+    assert rig.ram.read(OUTPUT, 80) == expected + b"\xee" * 16

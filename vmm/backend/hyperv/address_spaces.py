@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page tables of VPs for HvCallTranslateVirtualAddress (`vmm.hvcalls.translate.AddressSpaces`).
+
+The walk is done on the VP's own thread, outside of the guest: registers, tables and accessed bits hold still for it.
+The cache type is what IA32_PAT makes of the page; KVM gives guest RAM no other for what MTRRs say.
+
+Implements: VP-023
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from vmm.backend.emulation import registers as r
+from vmm.backend.emulation.page_walk import Access, Denial, Paging, Refusal, Translation, walk
+from vmm.backend.emulation.processor import Cpuid, Processor
+from vmm.backend.hyperv.errands import Errands
+from vmm.backend.vp import VirtualProcessor
+from vmm.hv.constants import HV_PAGE_SHIFT, HV_PAGE_SIZE
+from vmm.hv.memory_bits import HvTranslateGvaResultCode as Code
+from vmm.hv.messages import HvCacheType
+from vmm.hvcalls.translate import GvaAccess, GvaTranslation
+from vmm.hvmsr.state import HvState
+from vmm.outside import GuestMemory, GuestMemoryError
+
+_MSR_PAT: Final = 0x277
+_PAT_TYPE: Final = 7
+_PAT_UNCACHED_MINUS: Final = 7
+_CPL_USER: Final = 3
+_CODES: Final = {
+    Denial.NOT_PRESENT: Code.HvTranslateGvaPageNotPresent,
+    Denial.RESERVED_BITS: Code.HvTranslateGvaInvalidPageTableFlags,
+    Denial.PRIVILEGE: Code.HvTranslateGvaPrivilegeViolation,
+    Denial.TABLE_NOT_RAM: Code.HvTranslateGvaGpaUnmapped,
+}
+
+
+class VpAddressSpaces:
+    """A machine's. Thread-safe; see the package for threads."""
+
+    def __init__(
+        self, processors: Sequence[VirtualProcessor], errands: Errands, memory: GuestMemory, state: HvState
+    ) -> None:
+        self._processors = processors
+        self._errands = errands
+        self._memory = memory
+        self._state = state
+        self._cpuid: Cpuid | None = None
+
+    def has_vp(self, vp: int) -> bool:
+        """Whether a VP has this index."""
+        return vp < len(self._processors)
+
+    def has_vtl(self, vp: int, vtl: int) -> bool:
+        """Whether `vtl` is enabled on the VP."""
+        return self._state.vp(vp, vtl) is not None
+
+    def inhibit_flushes(self, caller: int, caller_vtl: int, vp: int, vtl: int) -> bool:
+        """False: with VTL0 alone there is no lower VTL whose flushes could be held."""
+        return False
+
+    def translate(self, caller: int, vp: int, vtl: int, gva: int, access: GvaAccess) -> GvaTranslation | None:
+        """Walk the tables of `vp`. Errors: `KvmError`."""
+        return self._errands.ask(
+            caller, vp, ("translate", vtl, gva, access), lambda: self._translate(vp, vtl, gva, access)
+        )
+
+    def _translate(self, vp: int, vtl: int, gva: int, access: GvaAccess) -> GvaTranslation:
+        vcpu = self._processors[vp].vcpu
+        if self._cpuid is None:
+            self._cpuid = Cpuid(vcpu.get_cpuid2())  # the same on all VPs in what is asked for
+        cpu = Processor(vcpu, self._memory, self._cpuid)
+        found = self._walk(cpu, gva, access)
+        if isinstance(found, GvaTranslation):
+            return found
+        gpa_page = found.gpa >> HV_PAGE_SHIFT
+        paging_off = not cpu.sregs.cr0 & r.CR0_PG
+        failure = None if paging_off else self._refused_page(vtl, gpa_page, access)
+        if failure is not None:
+            return GvaTranslation(failure, gpa_page)
+        cache_type = int(HvCacheType.WriteBack)
+        if not paging_off:
+            pat = vcpu.get_msrs([_MSR_PAT])[0][1]
+            cache_type = pat >> 8 * found.pat_index & _PAT_TYPE
+            if cache_type == _PAT_UNCACHED_MINUS:
+                cache_type = int(HvCacheType.Uncached)
+        overlay = self._state.overlays.at(vtl, gpa_page) is not None
+        return GvaTranslation(Code.HvTranslateGvaSuccess, gpa_page, cache_type, overlay)
+
+    def _walk(self, cpu: Processor, gva: int, access: GvaAccess) -> Translation | GvaTranslation:
+        paging = _paging(cpu.paging, access)
+        if paging.cr0 & r.CR0_PG and paging.long_mode and not paging.canonical(gva):
+            return GvaTranslation(Code.HvTranslateGvaPageNotPresent)
+        user = access.user if access.user is not None else cpu.cpl == _CPL_USER
+        asked = _accesses(access, user and not access.exempt)
+        found: Translation | Refusal = walk(self._memory, paging, gva, asked[0], set_bits=False)
+        for kind in asked[1:]:
+            if isinstance(found, Refusal):
+                break
+            found = walk(self._memory, paging, gva, kind, set_bits=False)
+        if isinstance(found, Refusal):
+            code = _CODES[found.denial]
+            unmapped = code == Code.HvTranslateGvaGpaUnmapped
+            return GvaTranslation(code, found.entry_gpa >> HV_PAGE_SHIFT if unmapped else 0)
+        if access.set_bits:
+            walk(self._memory, paging, gva, asked[-1], set_bits=True)
+        return found
+
+    def _refused_page(self, vtl: int, gpa_page: int, access: GvaAccess) -> Code | None:
+        """Why the VTL may not access a page as asked, None if it may."""
+        overlay = self._state.overlays.at(vtl, gpa_page)
+        if overlay is not None:
+            illegal = access.write and not overlay.writable
+            return Code.HvTranslateGvaGpaIllegalOverlayAccess if illegal else None
+        try:
+            self._memory.read((gpa_page << HV_PAGE_SHIFT) + HV_PAGE_SIZE - 1, 1)
+        except GuestMemoryError:
+            return Code.HvTranslateGvaGpaUnmapped
+        return None
+
+
+def _accesses(access: GvaAccess, user: bool) -> list[Access]:
+    """The accesses to be checked; a write, which sets the most bits, comes last."""
+    found = []
+    if access.execute:
+        found.append(Access(fetch=True, user=user))
+    if access.read:
+        found.append(Access(user=user))
+    if access.write:
+        found.append(Access(write=True, user=user))
+    return found
+
+
+def _paging(paging: Paging, access: GvaAccess) -> Paging:
+    """The registers with what the caller wants instead."""
+    if access.exempt:
+        return replace(paging, cr4=paging.cr4 & ~(r.CR4_SMEP | r.CR4_SMAP))
+    return paging if access.smap is None else replace(paging, ac=not access.smap)

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one VP needs of another one's vCPU, done on that one's own thread.
+
+A vCPU's ioctls wait while it is in `KVM_RUN`, and its registers change there. So the asking VP leaves an errand and
+kicks the other one, which carries it out on its way into the guest again. While it waits, it carries out those that are
+left for itself: two VPs may ask each other. It waits up to `PATIENCE_S`, then asks its guest to make the call again,
+so that its interrupts are served; the repeated call finds the answer.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from vmm.backend.vp import VirtualProcessor
+
+T = TypeVar("T")
+
+PATIENCE_S: Final = 0.001
+"""How long a call may wait. Longer than a kick takes; an interrupt of the caller's may be this late."""
+
+
+@dataclass(slots=True, eq=False)
+class _Errand:
+    target: int
+    request: Hashable
+    stack_pointer: int
+    """Of the caller: an interrupt handler that makes an equal call meanwhile has another one."""
+    work: Callable[[], Any]
+    done: bool = False
+    result: Any = None
+    error: Exception | None = None
+
+    def carry_out(self) -> None:
+        try:
+            self.result = self.work()
+        except Exception as error:  # it is the asker's to deal with
+            self.error = error
+
+
+class Errands:
+    """A machine's. Thread-safe; see the package for threads."""
+
+    def __init__(self, processors: Sequence[VirtualProcessor]) -> None:
+        self._processors = processors
+        self._changed = threading.Condition()
+        self._asked: dict[int, _Errand] = {}
+        """Caller -> what it asked for and has not seen the answer of."""
+        self._left: list[deque[_Errand]] = [deque() for _ in processors]
+
+    def ask(self, caller: int, target: int, request: Hashable, work: Callable[[], T]) -> T | None:
+        """What `work`, done on `target`'s thread, returns; None: not yet, `caller` is to ask again.
+
+        Called on `caller`'s thread. request: what tells this errand from others of the caller. An exception of
+        `work` is raised here.
+        """
+        if caller == target:
+            return work()
+        errand = self._find(caller, target, request, work)
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            with self._changed:
+                if errand.done:
+                    del self._asked[caller]
+                    break
+                own = self._take(caller)
+                if own is None:
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        return None
+                    self._changed.wait(left)
+                    continue
+            self._carry_out(own)
+        if errand.error is not None:
+            raise errand.error
+        result: T = errand.result
+        return result
+
+    def after_kick(self, vp: int) -> None:
+        """The VP is on its way into the guest again: do what it was asked for."""
+        while self._left[vp]:
+            with self._changed:
+                errand = self._take(vp)
+            if errand is not None:
+                self._carry_out(errand)
+
+    def reset(self) -> None:
+        """Forget what nobody waits for any more. All VPs are frozen."""
+        with self._changed:
+            self._asked.clear()
+            for left in self._left:
+                left.clear()
+
+    def _find(self, caller: int, target: int, request: Hashable, work: Callable[[], Any]) -> _Errand:
+        """The caller's errand, asked for before or left now."""
+        stack_pointer: int = self._processors[caller].vcpu.run.regs.rsp
+        with self._changed:
+            errand = self._asked.get(caller)
+            if errand is not None:
+                if (errand.target, errand.request, errand.stack_pointer) == (target, request, stack_pointer):
+                    return errand
+                if not errand.done and errand in self._left[errand.target]:
+                    self._left[errand.target].remove(errand)
+            errand = self._asked[caller] = _Errand(target, request, stack_pointer, work)
+            self._left[target].append(errand)
+            self._changed.notify_all()  # the target may be waiting itself
+        self._processors[target].kick()
+        return errand
+
+    def _take(self, vp: int) -> _Errand | None:
+        """The oldest errand left for `vp`. With the lock held."""
+        left = self._left[vp]
+        return left.popleft() if left else None
+
+    def _carry_out(self, errand: _Errand) -> None:
+        errand.carry_out()
+        with self._changed:
+            errand.done = True
+            self._changed.notify_all()
