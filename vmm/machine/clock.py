@@ -31,6 +31,7 @@ class GuestClock:
         self._order = itertools.count()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._calling = False  # the timer thread is in a callback
         self._on_error = on_error
 
     def now_ns(self) -> int:
@@ -52,20 +53,25 @@ class GuestClock:
             elapsed_ns, since_ns = self._epoch
             if since_ns is None:
                 self._epoch = (elapsed_ns, time.monotonic_ns())
-                self._condition.notify()
+                self._condition.notify_all()
 
     def pause(self) -> None:
-        """Stop guest time. Harmless when it stands already. A callback already running is not waited for."""
+        """Stop guest time and wait for a callback that is running, unless called by it.
+
+        Afterwards no callback runs until `resume`. Harmless when the time stands already.
+        """
         with self._condition:
             self._epoch = (self.now_ns(), None)
-            self._condition.notify()
+            self._condition.notify_all()
+            if self._thread is not threading.current_thread():
+                self._condition.wait_for(lambda: not self._calling)
 
     def close(self) -> None:
         """End the timer thread. Idempotent; timers armed later never fire."""
         with self._condition:
             self._closed = True
             self._queue.clear()
-            self._condition.notify()
+            self._condition.notify_all()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
         self._thread = None
@@ -84,7 +90,7 @@ class GuestClock:
                 self._thread = threading.Thread(target=self._run, name="vmm-timers", daemon=True)
                 self._thread.start()
             elif self._queue[0][2] is timer:
-                self._condition.notify()
+                self._condition.notify_all()
 
     def _run(self) -> None:
         while (timer := self._next_due()) is not None:
@@ -96,6 +102,8 @@ class GuestClock:
     def _next_due(self) -> ClockTimer | None:
         """Wait for the next timer that is due and still armed for that deadline; None at close."""
         with self._condition:
+            self._calling = False
+            self._condition.notify_all()
             while not self._closed:
                 if not self._queue or self._epoch[1] is None:
                     self._condition.wait()
@@ -110,6 +118,7 @@ class GuestClock:
                     continue
                 heapq.heappop(self._queue)
                 timer.order = None
+                self._calling = True
                 return timer
             return None
 

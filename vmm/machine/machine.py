@@ -227,9 +227,9 @@ class Machine:
             vp.freeze()
         for vp in self.vps:
             vp.wait_frozen()
+        self.clock.pause()  # no timer's callback runs either from here on
         if self.hyperv is not None:
             self.hyperv.pause()
-        self.clock.pause()
 
     def _thaw(self) -> None:
         self.clock.resume()

@@ -78,6 +78,45 @@ def test_a_paused_clock_fires_nothing(clock: GuestClock) -> None:
     assert fired.wait(SOON_S)
 
 
+def test_pause_waits_for_a_callback_that_runs(clock: GuestClock) -> None:
+    began, go_on = threading.Event(), threading.Event()
+    steps: list[str] = []
+
+    def callback() -> None:
+        began.set()
+        assert go_on.wait(SOON_S)
+        steps.append("callback")
+
+    def pause() -> None:
+        clock.pause()
+        steps.append("paused")
+
+    clock.timer(callback).arm(0)
+    clock.resume()
+    assert began.wait(SOON_S)
+    pausing = threading.Thread(target=pause)
+    pausing.start()
+    pausing.join(0.05)
+    assert steps == []
+    go_on.set()
+    pausing.join(SOON_S)
+
+    assert steps == ["callback", "paused"]
+
+
+def test_a_callback_may_pause_the_clock(clock: GuestClock) -> None:
+    paused = threading.Event()
+
+    def callback() -> None:
+        clock.pause()
+        paused.set()
+
+    clock.timer(callback).arm(0)
+    clock.resume()
+
+    assert paused.wait(SOON_S)
+
+
 def test_a_timer_may_arm_itself_again(clock: GuestClock) -> None:
     done = threading.Event()
     count = 0
