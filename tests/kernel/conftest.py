@@ -19,6 +19,9 @@ from kvmapi import Kvm, KvmError, Vm
 from kvmapi.vsm_support import VsmSeries, VsmSupport, vsm_support
 from tests.kernel.absent import ABSENT
 from tests.kernel.guest import KICK
+from tests.kernel.userfault import can_hold_pages
+
+collect_ignore = [] if can_hold_pages() else ["test_inactive_vtl_async_pf.py"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
