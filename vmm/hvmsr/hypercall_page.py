@@ -41,17 +41,15 @@ class HypercallPage:
         self._gpn_limit = 1 << gpa_bits - HV_PAGE_SHIFT
         self._os_id = 0
         self._msr = 0
-
-    @property
-    def enabled(self) -> bool:
-        """Whether this VTL may make hypercalls."""
-        return self._msr & _ENABLE != 0
+        self.enabled = False
+        """Whether this VTL may make hypercalls. Written under the lock, read without: every hypercall looks."""
 
     def reset(self) -> None:
         """No OS id, no page, no lock."""
         with self._lock:
             self._os_id = 0
             self._msr = 0
+            self.enabled = False
             self._page.disable()
 
     def read_os_id(self) -> int:
@@ -64,6 +62,7 @@ class HypercallPage:
             self._os_id = value
             if value == 0 and not self._msr & _LOCKED:
                 self._msr &= ~_ENABLE
+                self.enabled = False
                 self._page.disable()
         return True
 
@@ -88,4 +87,5 @@ class HypercallPage:
             else:
                 self._page.disable()
             self._msr = value
+            self.enabled = value & _ENABLE != 0
         return True

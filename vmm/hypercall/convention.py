@@ -75,11 +75,15 @@ def caller_mode(cr0: int, efer: int, rflags: int, cs_l: int, cpl: int) -> Caller
     return CallerMode.BITS_64 if cs_l and efer & EFER_LMA else CallerMode.BITS_32
 
 
-def control_word(registers: CallerRegisters, mode: int) -> int:
-    """RCX, or EDX:EAX."""
+def operands(registers: CallerRegisters, mode: int) -> tuple[int, int, int]:
+    """Control word; GPA of the input list or bytes 0-7 of fast input; GPA of the output list or bytes 8-15."""
     if mode == BITS_64:
-        return registers.rcx
-    return (registers.rdx & LOW_32) << 32 | registers.rax & LOW_32
+        return registers.rcx, registers.rdx, registers.r8
+    return (
+        (registers.rdx & LOW_32) << 32 | registers.rax & LOW_32,
+        (registers.rbx & LOW_32) << 32 | registers.rcx & LOW_32,
+        (registers.rdi & LOW_32) << 32 | registers.rsi & LOW_32,
+    )
 
 
 def set_control_word(registers: CallerRegisters, mode: int, control: int) -> None:
@@ -98,20 +102,6 @@ def set_result(registers: CallerRegisters, mode: int, result: int) -> None:
     else:
         registers.rdx = result >> 32
         registers.rax = result & LOW_32
-
-
-def input_operand(registers: CallerRegisters, mode: int) -> int:
-    """GPA of the input list, or the first 8 bytes of fast input."""
-    if mode == BITS_64:
-        return registers.rdx
-    return (registers.rbx & LOW_32) << 32 | registers.rcx & LOW_32
-
-
-def output_operand(registers: CallerRegisters, mode: int) -> int:
-    """GPA of the output list, or the second 8 bytes of fast input."""
-    if mode == BITS_64:
-        return registers.r8
-    return (registers.rdi & LOW_32) << 32 | registers.rsi & LOW_32
 
 
 def chunks(size: int) -> int:

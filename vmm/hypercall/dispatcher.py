@@ -17,7 +17,7 @@ from vmm.hv.status import HvStatus
 from vmm.hypercall.call import C, CallKind, Features
 from vmm.hypercall.calls import CALLS_BY_CODE, EXTENDED_HYPERCALLS
 from vmm.hypercall.control import CODE_MASK, REP_MASK, REP_START_SHIFT, result_value
-from vmm.hypercall.convention import BITS_64, ILLEGAL, Outcome, control_word, set_result
+from vmm.hypercall.convention import ILLEGAL, Outcome, operands, set_result
 from vmm.hypercall.header import RefusedError
 from vmm.hypercall.outside import AccessInterceptedError, CallerRegisters
 from vmm.hypercall.prepared import HandledCall, Prepared, prepare
@@ -27,14 +27,15 @@ _log = logging.getLogger(__name__)
 
 INTERNAL_ERRORS_LOGGED: Final = 16
 """Internal errors written to the log with their trace; a guest that repeats one must not fill the disk."""
-PREPARED_KEPT: Final = 1024
-"""Control words whose preparation is kept, around a kilobyte each. A guest uses some dozens; one that cycles through
-more pays for preparing them again."""
+PREPARED_KEPT: Final = 512
+"""Control words whose preparation is kept, around a kilobyte each and their parsed input. A guest uses some dozens;
+one that cycles through more pays for preparing them again."""
 
 _COMPLETED: Final = Outcome.COMPLETED
 _INVALID_OPCODE: Final = Outcome.INVALID_OPCODE
 _OUTCOMES: Final = {int(outcome): outcome for outcome in Outcome}
 _ACCESS_DENIED: Final = int(HvStatus.ACCESS_DENIED)
+_INVALID_ALIGNMENT: Final = int(HvStatus.INVALID_ALIGNMENT)
 _INVALID_CODE: Final = int(HvStatus.INVALID_HYPERCALL_CODE)
 _INVALID_INPUT: Final = int(HvStatus.INVALID_HYPERCALL_INPUT)
 
@@ -81,50 +82,49 @@ class Dispatcher(Generic[C]):
 
         Implements: HC-002, HC-008, HC-014, HC-018, HC-022
         """
-        if mode == BITS_64:
-            control = registers.rcx
-        elif mode == ILLEGAL:
+        if mode == ILLEGAL or not context.hypercalls_enabled:
             return _INVALID_OPCODE
-        else:
-            control = control_word(registers, mode)
-        if not context.hypercalls_enabled:
-            return _INVALID_OPCODE
-
-        prepared = self._prepared.get(control)
-        if (
-            prepared is not None
-            and context.privileges & prepared.privileges == prepared.privileges
-            and context.vtl >= prepared.min_caller_vtl
-        ):
-            result = self._run(prepared, context, registers, mode, control)
-        else:
-            result = self._first_time(context, registers, mode, control)
-
+        control, first, second = operands(registers, mode)
+        result = self.answer(context, registers, mode, control, first, second)
         if result < 0:
             return _OUTCOMES[result]
-        if mode == BITS_64:
-            registers.rax = result
-        else:
-            set_result(registers, mode, result)
+        set_result(registers, mode, result)
         return _COMPLETED
 
-    def _run(
-        self, prepared: Prepared, context: C, registers: CallerRegisters, mode: int, control: int
+    def answer(
+        self, context: C, registers: CallerRegisters, mode: int, control: int, first: int, second: int
     ) -> int:
-        """The prepared call, and what its exceptions mean to the caller.
+        """The part of `dispatch` behind the caller's mode and registers: the result value, or a negative `Outcome`.
+
+        For a transport that has the operands (`convention.operands`) and stores the result value its own way. The
+        mode is legal, the interface enabled. `registers` are looked at by few calls and hold the same operands; they
+        get a continued call's control word and fast output.
+        """
+        prepared = self._prepared.get(control)
+        if (
+            prepared is None
+            or context.privileges & prepared.privileges != prepared.privileges
+            or context.vtl < prepared.min_caller_vtl
+        ):
+            return self._first_time(context, registers, mode, control, first, second)
+        try:
+            return prepared.run(context, registers, mode, first, second)
+        except Exception as error:
+            return self._failed(prepared, context, control, error)
+
+    def _failed(self, prepared: Prepared, context: C, control: int, error: Exception) -> int:
+        """What an exception of a prepared call means to its caller.
 
         Implements: HC-005
         """
-        try:
-            return prepared.run(context, registers, mode)
-        except RefusedError as refused:
-            status = refused.status
-        except GuestMemoryError:
-            status = int(HvStatus.INVALID_ALIGNMENT)
-        except AccessInterceptedError as intercepted:
-            context.intercept_memory_access(intercepted.gpa, intercepted.write)
+        if isinstance(error, RefusedError):
+            status = error.status
+        elif isinstance(error, GuestMemoryError):
+            status = _INVALID_ALIGNMENT
+        elif isinstance(error, AccessInterceptedError):
+            context.intercept_memory_access(error.gpa, error.write)
             return int(Outcome.INTERCEPT)
-        except Exception as error:
+        else:
             self._count_internal_error(prepared.call.name, error)
             if prepared.call.kind is CallKind.VTL_SWITCH:
                 return int(_INVALID_OPCODE)
@@ -132,7 +132,9 @@ class Dispatcher(Generic[C]):
         # What earlier slices of a rep call have done stays done.
         return result_value(status, control >> REP_START_SHIFT & REP_MASK)
 
-    def _first_time(self, context: C, registers: CallerRegisters, mode: int, control: int) -> int:
+    def _first_time(
+        self, context: C, registers: CallerRegisters, mode: int, control: int, first: int, second: int
+    ) -> int:
         """A control word that was not met before, that is not valid, or that this caller may not use.
 
         Implements: HC-013, HC-018, HC-020
@@ -153,7 +155,7 @@ class Dispatcher(Generic[C]):
         if len(self._prepared) >= PREPARED_KEPT:
             self._prepared.clear()
         self._prepared[control] = prepared
-        return self._run(prepared, context, registers, mode, control)
+        return self.answer(context, registers, mode, control, first, second)
 
     def _count_internal_error(self, name: str, error: Exception) -> None:
         self.internal_errors += 1

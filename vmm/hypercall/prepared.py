@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A control word with everything that follows from it alone, computed once and kept: the call it stands for.
 
-Guests make the same few calls over and over, with the same control words. `prepare` checks a word and works out sizes,
-bounds and readers; `run` is left with the caller's registers, memory and handler. It returns the result value, or a
-negative `Outcome`.
+Guests make the same few calls over and over, with the same control words and often the same parameters. `prepare`
+checks a word and works out sizes, bounds and readers; `run` is left with the caller's operands, memory and handler.
+It returns the result value, or a negative `Outcome`. What a short input block parses to is kept too: a reader is a
+function of the block and the caller's VTL, and what it makes cannot be changed.
 
 Order: control word, room in registers or page, input, header with its VTL, output page, handler, output. The TLFS
 leaves the order open but prefers the answer that tells an unprivileged caller least (HC-018): rights come before all
@@ -39,12 +40,10 @@ from vmm.hypercall.convention import (
     LOW_32,
     Outcome,
     chunks,
-    input_operand,
-    output_operand,
     set_control_word,
     write_fast_output,
 )
-from vmm.hypercall.elements import U64_ELEMENTS
+from vmm.hypercall.elements import U64_ELEMENTS, Reader
 from vmm.hypercall.header import HeaderReader, header_reader
 from vmm.hypercall.outside import CallerRegisters, HypercallContext
 
@@ -57,8 +56,14 @@ VTL_SWITCH: Final = int(Outcome.VTL_SWITCH)
 
 _IN_PAGE: Final = HV_PAGE_SIZE - 1
 _UNALIGNED: Final = 7
-_PAIR: Final = struct.Struct("<QQ")
+_pack_pair: Final = struct.Struct("<QQ").pack
 _new: Final = tuple.__new__
+
+PARSED_BYTES: Final = 64
+"""The longest input block whose values are kept: register numbers, sets of processors, connections."""
+PARSED_KEPT: Final = 32
+"""Input blocks kept for each control word, around 500 bytes each. A guest that cycles through more pays for parsing
+them again."""
 
 
 class HandlerError(Exception):
@@ -133,6 +138,7 @@ class _Prepared:
         "_fast",
         "_fast_output",
         "_fast_refusals",
+        "_fetch",
         "_handler",
         "_header_size",
         "_input_room",
@@ -142,6 +148,9 @@ class _Prepared:
         "_output_room",
         "_output_size",
         "_pack",
+        "_parsed",
+        "_parsed_kept",
+        "_read_elements",
         "_read_header",
         "_read_size",
         "_read_variable",
@@ -190,19 +199,21 @@ class _Prepared:
             _fast_refusal(features, bits_64, self._input_size, self._output_size) if fast else 0
             for bits_64 in (False, True)
         )
+        self._read_elements: Reader | None = None
+        self._parsed: dict[tuple[bytes, int], CallInput[Any, Any]] = {}
+        self._parsed_kept = PARSED_KEPT if self._read_size <= PARSED_BYTES else 0
+        self._fetch = self._from_registers if fast else self._from_memory
 
-    def _input(self, context: HypercallContext, registers: CallerRegisters, mode: int) -> bytes | int:
-        """The input block, or what the call ends with because it, or the output, is in the wrong place."""
-        if mode == BITS_64:
-            first, second = registers.rdx, registers.r8
-        else:
-            first, second = input_operand(registers, mode), output_operand(registers, mode)
-        if self._fast:
-            if refusal := self._fast_refusals[mode == BITS_64]:
-                return refusal
-            block = _PAIR.pack(first, second)
-            return block + context.xmm.read(self._xmm_size) if self._xmm_size else block
+    def _from_registers(self, context: HypercallContext, mode: int, first: int, second: int) -> bytes | int:
+        """Fast input, or what the call ends with because it, or the output, does not fit the caller's registers."""
+        if refusal := self._fast_refusals[mode == BITS_64]:
+            return refusal
+        if self._xmm_size:
+            return _pack_pair(first, second) + context.xmm.read(self._xmm_size)
+        return _pack_pair(first, second)
 
+    def _from_memory(self, context: HypercallContext, mode: int, first: int, second: int) -> bytes | int:
+        """The input list, or what the call ends with because it, or the output list, is in the wrong place."""
         if self._input_size and (first & _UNALIGNED or first & _IN_PAGE > self._input_room):
             return self._misplaced
         if not self._output_size:
@@ -214,12 +225,26 @@ class _Prepared:
         memory.require_writable(second + self._output_offset, self._reply_size)
         return block
 
-    def _store(self, context: HypercallContext, registers: CallerRegisters, mode: int, output: bytes) -> None:
+    def _parse(self, block: bytes, vtl: int) -> CallInput[Any, Any]:
+        """The values in an input block of a caller in `vtl`. Raises `RefusedError`."""
+        header = self._read_header(block, vtl)
+        elements = () if self._read_elements is None else self._read_elements(block)
+        variable = () if self._read_variable is None else self._read_variable(block)
+        call: CallInput[Any, Any] = _new(CallInput, (header, elements, variable))
+        if self._parsed_kept:
+            if len(self._parsed) >= self._parsed_kept:
+                self._parsed.clear()
+            self._parsed[block, vtl] = call
+        return call
+
+    def _store(
+        self, context: HypercallContext, registers: CallerRegisters, second: int, output: bytes
+    ) -> None:
         """Put the output where the caller wants it: behind what earlier slices stored."""
         if self._fast:
             write_fast_output(registers, context.xmm, self._fast_output, output)
         else:
-            context.memory.write(output_operand(registers, mode) + self._output_offset, output)
+            context.memory.write(second + self._output_offset, output)
 
 
 class PreparedSimple(_Prepared):
@@ -233,19 +258,20 @@ class PreparedSimple(_Prepared):
     def __init__(self, handled: HandledCall, features: Features, fast: bool, qwords: int) -> None:
         super().__init__(handled, features, fast, qwords)
 
-    def run(self, context: HypercallContext, registers: CallerRegisters, mode: int) -> int:
-        block = self._input(context, registers, mode)
+    def run(
+        self, context: HypercallContext, registers: CallerRegisters, mode: int, first: int, second: int
+    ) -> int:
+        block = self._fetch(context, mode, first, second)
         if isinstance(block, int):
             return block
-        header = self._read_header(block, context.vtl)
-        variable = () if self._read_variable is None else self._read_variable(block)
+        call = self._parsed.get((block, context.vtl)) or self._parse(block, context.vtl)
         try:
-            status, _, value = self._handler(context, _new(CallInput, (header, (), variable)))
+            status, _, value = self._handler(context, call)
             output = self._pack((value,)) if self._pack is not None and status == SUCCESS else b""
         except Exception as error:
             raise HandlerError(f"{self.call.name}: the handler raised") from error
         if output:
-            self._store(context, registers, mode, output)
+            self._store(context, registers, second, output)
         return RETRY if status == AGAIN else int(status)
 
 
@@ -255,7 +281,7 @@ class PreparedRep(_Prepared):
     Implements: HC-008, HC-010, HC-015, HC-016, HC-019
     """
 
-    __slots__ = ("_control", "_count", "_read_elements", "_reps", "_start")
+    __slots__ = ("_control", "_count", "_done", "_reps", "_start")
 
     def __init__(
         self,
@@ -276,26 +302,31 @@ class PreparedRep(_Prepared):
         self._start = start
         self._count = count
         self._reps = end - start
+        self._done = result_value(SUCCESS, count) if end == count else None
+        """The result when all that is asked for is done; None: a further slice follows."""
 
-    def run(self, context: HypercallContext, registers: CallerRegisters, mode: int) -> int:
-        block = self._input(context, registers, mode)
+    def run(
+        self, context: HypercallContext, registers: CallerRegisters, mode: int, first: int, second: int
+    ) -> int:
+        block = self._fetch(context, mode, first, second)
         if isinstance(block, int):
             return block
-        header = self._read_header(block, context.vtl)
-        variable = () if self._read_variable is None else self._read_variable(block)
-        elements = self._read_elements(block)
+        call = self._parsed.get((block, context.vtl)) or self._parse(block, context.vtl)
         try:
-            status, done, values = self._handler(context, _new(CallInput, (header, elements, variable)))
+            status, done, values = self._handler(context, call)
             output = self._pack(values) if self._pack is not None and done else b""
         except Exception as error:
             raise HandlerError(f"{self.call.name}: the handler raised") from error
-        if status != SUCCESS or done != self._reps or len(output) != self._reply_size:
+        complete = status == SUCCESS and done == self._reps and len(output) == self._reply_size
+        if not complete:
             self._check((status, done, output))
 
         if output:
-            self._store(context, registers, mode, output)
+            self._store(context, registers, second, output)
+        if complete and self._done is not None:
+            return self._done
         completed = self._start + done
-        if status == AGAIN or (status == SUCCESS and completed < self._count):
+        if status in (AGAIN, SUCCESS):
             if done:
                 set_control_word(registers, mode, with_rep_start(self._control, completed))
             return RETRY
@@ -329,7 +360,9 @@ class PreparedVtlSwitch:
         self._control_mask = handled.call.control_mask
         self._handler = handled.handler
 
-    def run(self, context: HypercallContext, registers: CallerRegisters, mode: int) -> int:
+    def run(
+        self, context: HypercallContext, registers: CallerRegisters, mode: int, first: int, second: int
+    ) -> int:
         if mode == BITS_64:
             code, control = registers.rcx, registers.rax
         else:

@@ -131,6 +131,51 @@ def test_any_call(call: Call) -> None:
     check()
 
 
+@pytest.mark.tlfs("HC-008", "HC-016")
+@pytest.mark.parametrize("call", PARAMETER_CALLS, ids=lambda call: call.name)
+def test_a_call_made_again_from_the_same_state_does_the_same(call: Call) -> None:
+    """Whatever the dispatcher keeps of the first time."""
+
+    @settings(FREE, max_examples=max(FREE.max_examples // 8, 1))
+    @given(drawn=cases(call), vtl=st.integers(0, 2))
+    def check(drawn: Case, vtl: int) -> None:
+        for case in (drawn, replace(drawn, control=drawn.control | 1 << 16)):
+            caller, handler, outcome, registers, memory, xmm = run(case)
+            seen = world(caller, handler, outcome)
+            # Of another VTL in between: nothing of its call may be taken for the first caller's.
+            caller.context.vtl = vtl
+            restore(caller, registers, memory, xmm)
+            caller.again()
+            caller.context.vtl = case.vtl
+            restore(caller, registers, memory, xmm)
+            handler.calls.clear()
+            any_input.made += 2
+
+            assert world(caller, handler, caller.again()) == seen
+
+    check()
+
+
+def world(caller: Caller, handler: Scripted, outcome: Outcome) -> tuple[object, ...]:
+    """What a call came to: its outcome, what its handler saw, and the caller's registers and memory."""
+    context = caller.context
+    return (
+        outcome,
+        handler.calls[:],
+        caller.registers.snapshot(),
+        context.memory.snapshot(),
+        bytes(context.xmm.data),
+    )
+
+
+def restore(caller: Caller, registers: dict[str, int], memory: dict[int, bytes], xmm: bytes) -> None:
+    """The caller's registers and memory as they were."""
+    vars(caller.registers).update(registers)
+    for gpa, page in memory.items():
+        caller.context.memory.pages[gpa][:] = page
+    caller.context.xmm.data[:] = xmm
+
+
 def check_case(case: Case) -> None:
     """One trap instruction and all that may be said of it."""
     caller, handler, outcome, registers, memory, xmm = run(case)
