@@ -25,6 +25,7 @@ INTERCEPT_MESSAGE_OFFSET: Final = 112
 _ENABLE: Final = 1
 _VINA_ASSERTED: Final = 1
 _REGISTERS: Final = struct.Struct("<QQ")  # VtlReturnX64Rax, VtlReturnX64Rcx
+_REGISTERS_X86: Final = struct.Struct("<III")  # VtlReturnX86Eax, VtlReturnX86Ecx, VtlReturnX86Edx
 
 
 class VpAssistPage:
@@ -79,6 +80,13 @@ class VpAssistPage:
             return 0, 0
         rax, rcx = _REGISTERS.unpack(self._page.read(VTL_RETURN_RAX_OFFSET, _REGISTERS.size))
         return rax, rcx
+
+    def return_registers_x86(self) -> tuple[int, int, int]:
+        """The same of a 32-bit VTL: (EAX, ECX, EDX)."""
+        if not self.enabled:
+            return 0, 0, 0
+        eax, ecx, edx = _REGISTERS_X86.unpack(self._page.read(VTL_RETURN_RAX_OFFSET, _REGISTERS_X86.size))
+        return eax, ecx, edx
 
     @property
     def vina_asserted(self) -> bool:

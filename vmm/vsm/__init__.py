@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Virtual Secure Mode: which VTLs there are, which of them runs, and who may change that (TLFS chapter 15).
+
+Pure state machines: no KVM, no files, no threads (one lock). What a guest sees is decided here; what KVM does is the
+backend's.
+
+| module | what it holds |
+|---|---|
+| `vp` | `VsmVp`: the VTLs of one VP; VTL call and return, entries, the choice of what runs |
+| `partition` | `VsmPartition`: enabling, starting, INIT and SIPI, reset |
+| `vtl` | `VpVtl`: VINA, TLB locks held, pending exception of one VTL of one VP |
+| `actions` | what the machine tells a VP's thread to do |
+| `outside` | what it needs of the backend, as protocols |
+| `calls` | the hypercalls, for `vmm.hypercall.dispatcher` |
+| `register_calls`, `register_homes` | HvCallGetVpRegisters, HvCallSetVpRegisters: every VP register |
+| `registers`, `config` | the VP registers of VSM itself |
+| `tlb_locks`, `events` | TLB locks; exceptions for lower VTLs, deliverability notifications |
+| `scope` | which registers VTLs share: what a switch carries over |
+| `offer`, `profile` | what a machine offers; where sources disagree |
+
+How a backend uses it (one KVM VM per VTL, one thread per VP)
+-------------------------------------------------------------
+
+Once: `VsmPartition(vps, VsmOffer(...), services, protections)`, where `services` is an `outside.VsmServices`; the
+handlers `calls.handlers(partition)` go to the dispatcher beside those of `vmm.hvcalls.handlers`. `partition.vp_mask`
+is what `vmm.hvcalls.outside.Processors` asks for. A hypercall's context is an `outside.VsmCaller`: one per VP and
+VTL; its `vtl` is `vp.active` whenever it runs.
+
+Each VP's thread:
+
+    vp = partition.vps[index]
+    while True:
+        match vp.next_step(entering, taking):      # whenever the VP was woken, switched or has exited for an event
+            case Run(vtl=vtl): run the vCPU of vtl until it exits
+            case SwitchVtl() as switch: carry_over(switch)
+            case RaiseVina(vtl=vtl, vector=vector): a fixed, edge interrupt to vtl's local APIC
+            case InjectException(): KVM_SET_VCPU_EVENTS of its VTL; end its halt
+            case WaitForStartup() | WaitForTlbLock(): sleep until `wake`
+
+After a hypercall or other exit that changes nothing of the above, it runs on without asking. `entering` and `taking`
+are masks of VTLs, made from the local APICs: see `VsmVp.next_step`. The backend computes `entering` for VTLs above
+the active one, and `taking` for those below only where the active VTL has VINA enabled
+(`vp.vtls[vp.active].vina.Enabled`).
+
+VTL call and return are hypercalls: at `Outcome.VTL_SWITCH` the backend moves RIP behind the trap instruction, does
+`caller.switch` and asks `next_step` before the target runs, since a return may bring the VP straight back (VSM-055).
+At `Outcome.INVALID_OPCODE` it injects #UD with RIP at the trap instruction.
+
+To carry out a `SwitchVtl`: take the shared registers (`scope.switched_registers`, `SWITCHED_MSRS`) of `source`'s vCPU
+to `target`'s, then `registers` into RAX and RCX (and RDX) where given; or with `store_registers`, `source`'s RAX and
+RCX to `target`'s VP assist page. Nothing of the VTL's own (`vmm.hv.access.VtlScope.PRIVATE`) moves. `vp.active` is
+`target` already: from then on nothing of `source` may run.
+
+Other threads and VPs: `services.wake(vp)` is called, without a lock, when something about a VP changed. Its thread
+leaves the guest and asks `next_step`. A wake must not be lost: one that comes before the VP enters the guest ends
+that entry. An interrupt made for any VTL of a VP is such a change too. `services.stop(caller, vp)` is how one VP gets
+at another's registers; it never waits (see there), so VPs cannot wait for each other in a circle.
+
+INIT and SIPI: ask `partition.init` and `partition.sipi` before anything is done to a vCPU; False means dropped.
+
+TLB flushes: `partition.tlb_locks.blocks(vtl, vps)` before a flush is carried out; while it holds, the flush answers
+"not done" (`vmm.hvcalls.outside.Tlbs.flush` returns False) and the hypercall comes again.
+
+Reset: with all VPs stopped, `partition.reset()` says which vCPUs go and whether memory is zeroed; `HvState.reset`
+drops the rest.
+
+Memory protections and intercepts attach at these seams: `outside.Protections` (HvRegisterVsmPartitionConfig; without
+it, what would restrict anything is refused), `VsmOffer.config_bits`, `VsmVp.enter(vtl, SwitchReason.INTERCEPT)` for
+the intercept page, the `ABSENT` row of the CrIntercept registers in `register_homes`, and the three intercept rows of
+`profile`. A message to SINT0 needs no call here: its interrupt makes the VTL enter.
+"""

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hypercalls of VSM by call code, for `vmm.hypercall.dispatcher.Dispatcher`.
+
+The dispatcher has checked form, privileges, processor mode (#UD outside ring 0) and that a target VTL is not above the
+caller where the row says so. HvCallStartVirtualProcessor's handler is `vmm.hvcalls.start.StartCalls` over the
+partition; HvCallModifyVtlProtectionMask and HvCallInstallIntercept come with protections.
+
+Implements: VSM-022, VSM-026, VSM-041
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from vmm.hv.call_codes import HypercallCode
+from vmm.hv.constants import HV_PARTITION_ID_SELF, HV_VP_INDEX_SELF
+from vmm.hv.inputs import HV_INPUT_ENABLE_PARTITION_VTL, HV_INPUT_ENABLE_VP_VTL
+from vmm.hv.status import HvStatus
+from vmm.hvcalls.start import StartCalls
+from vmm.hypercall.call import CallInput, Reply, failed
+from vmm.vsm.outside import VsmCaller
+from vmm.vsm.partition import VsmPartition
+from vmm.vsm.register_calls import RegisterCalls
+
+
+class VsmCalls:
+    """The handlers. Thread-safe; a VTL switch is its VP's thread's."""
+
+    def __init__(self, partition: VsmPartition) -> None:
+        self._partition = partition
+        self._vps = partition.vps
+
+    def enable_partition_vtl(
+        self, context: VsmCaller, call: CallInput[HV_INPUT_ENABLE_PARTITION_VTL, Any]
+    ) -> Reply:
+        """HvCallEnablePartitionVtl."""
+        header = call.header
+        if header.TargetPartitionId != HV_PARTITION_ID_SELF:
+            return failed(HvStatus.INVALID_PARTITION_ID)
+        return failed(self._partition.enable_partition_vtl(context.vtl, header.TargetVtl, header.Flags))
+
+    def enable_vp_vtl(self, context: VsmCaller, call: CallInput[HV_INPUT_ENABLE_VP_VTL, Any]) -> Reply:
+        """HvCallEnableVpVtl."""
+        header = call.header
+        if header.TargetPartitionId != HV_PARTITION_ID_SELF:
+            return failed(HvStatus.INVALID_PARTITION_ID)
+        vp = context.vp if header.VpIndex == HV_VP_INDEX_SELF else header.VpIndex
+        if not self._partition.has_vp(vp):
+            return failed(HvStatus.INVALID_VP_INDEX)
+        status = self._partition.enable_vp_vtl(
+            context.vp, context.vtl, vp, header.TargetVtl, header.VpVtlContext
+        )
+        return status, 0, None
+
+    def vtl_call(self, context: VsmCaller, control: int) -> bool:
+        """HvCallVtlCall: the switch is in `context.switch`; False: #UD."""
+        context.switch = self._vps[context.vp].vtl_call()
+        return context.switch is not None
+
+    def vtl_return(self, context: VsmCaller, control: int) -> bool:
+        """HvCallVtlReturn: the switch is in `context.switch`; False: #UD."""
+        context.switch = self._vps[context.vp].vtl_return(control, bits_64=context.bits_64)
+        return context.switch is not None
+
+
+def handlers(partition: VsmPartition) -> dict[int, Callable[..., Any]]:
+    """All calls that this package carries out."""
+    calls, registers = VsmCalls(partition), RegisterCalls(partition)
+    return {
+        HypercallCode.HvCallEnablePartitionVtl: calls.enable_partition_vtl,
+        HypercallCode.HvCallEnableVpVtl: calls.enable_vp_vtl,
+        HypercallCode.HvCallVtlCall: calls.vtl_call,
+        HypercallCode.HvCallVtlReturn: calls.vtl_return,
+        HypercallCode.HvCallGetVpRegisters: registers.get,
+        HypercallCode.HvCallSetVpRegisters: registers.set,
+        HypercallCode.HvCallStartVirtualProcessor: StartCalls(
+            partition, partition.offer.widths
+        ).start_virtual_processor,
+    }

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the VTL state machine needs of the rest of the VMM, as small protocols."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from vmm.hv.register_bits import HV_REGISTER_VSM_PARTITION_CONFIG
+from vmm.hv.status import HvStatus
+from vmm.hv.vp_context import HV_INITIAL_VP_CONTEXT
+from vmm.hvcalls.outside import VpContext
+from vmm.vsm.actions import SwitchVtl
+
+
+class AssistPage(Protocol):
+    """The VP assist page of one VTL of one VP: `vmm.hvmsr.vp_assist.VpAssistPage` is one."""
+
+    vina_asserted: bool
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the guest has placed it."""
+
+    def set_entry_reason(self, reason: int) -> None:
+        """HV_VTL_ENTRY_REASON; nothing where the page is not enabled."""
+
+    def return_registers(self) -> tuple[int, int]:
+        """(RAX, RCX) of a 64-bit VTL."""
+
+    def return_registers_x86(self) -> tuple[int, int, int]:
+        """(EAX, ECX, EDX) of a 32-bit VTL."""
+
+
+class SyntheticMsrs(Protocol):
+    """The synthetic MSRs of one VTL of one VP: `vmm.hvmsr.msr_file.MsrFile` is one."""
+
+    def read(self, msr: int) -> int | None:
+        """RDMSR, None for #GP."""
+
+    def write(self, msr: int, value: int) -> bool:
+        """WRMSR, False for #GP."""
+
+
+class VpRegisters(Protocol):
+    """A VP that does not run, and the registers of its vCPUs, one for each VTL.
+
+    Values are those of HV_REGISTER_VALUE as one number, 128 bits at most.
+    """
+
+    def read(self, vtl: int, register: int) -> int | None:
+        """None where this processor model does not have it."""
+
+    def write(self, vtl: int, register: int, value: int) -> bool:
+        """False where the processor refuses the value or does not have the register."""
+
+    def give_back(self) -> None:
+        """The VP may run again. Called once, by the thread that stopped it."""
+
+
+class VsmServices(Protocol):
+    """The backend. Thread-safe."""
+
+    def add_vtl(self, vp: int, vtl: int, context: HV_INITIAL_VP_CONTEXT) -> int:
+        """Make what `vtl` of a VP needs: vCPU, local APIC, `HvState.enable_vtl`; give the vCPU its context. What the
+        context does not name is as after a reset (VSM-033), but the local APIC is software enabled (VSM-034).
+
+        An `HvStatus`: SUCCESS, INVALID_REGISTER_VALUE for what the processor model does not have, INSUFFICIENT_MEMORY;
+        or `AGAIN`. Called with the partition's lock held: must not wait for another VP.
+        """
+
+    def start_vtl(self, caller_vp: int, vp: int, vtl: int, context: HV_INITIAL_VP_CONTEXT) -> int:
+        """Give the vCPU of `vtl`, which is not running, this context and let it leave wait-for-startup.
+
+        An `HvStatus` as for `add_vtl`, or `AGAIN`. Called with the partition's lock held: must not wait for another VP.
+        """
+
+    def assist_page(self, vp: int, vtl: int) -> AssistPage:
+        """Asked for once, behind `add_vtl` (for VTL0: when the partition is made)."""
+
+    def synthetic_msrs(self, vp: int, vtl: int) -> SyntheticMsrs:
+        """Asked for once, behind `add_vtl` (for VTL0: when the partition is made)."""
+
+    def code_page_offsets(self, vtl: int, bits_64: bool) -> int:
+        """HvRegisterVsmCodePageOffsets: where that VTL's hypercall page has its VTL call and return entries, for a
+        reader in 64-bit or 32-bit mode (VSM-005)."""
+
+    def cpuid_register(self, register: int) -> int | None:
+        """The value of a VP register that is a copy of a CPUID leaf (EAX lowest); None where there is none."""
+
+    def stop(self, caller_vp: int, vp: int) -> VpRegisters | None:
+        """Have the registers of a VP at hand, on the thread of `caller_vp`, which may be the same VP.
+
+        None: not yet. The request is remembered, the caller's hypercall ends as a continuation and comes again; so no
+        VP ever waits for another one while it could be waited for itself.
+        """
+
+    def wake(self, vp: int) -> None:
+        """Something about the VP has changed: its thread is to ask `next_step` before it runs anything again."""
+
+
+class Protections(Protocol):
+    """Memory protections and intercepts: the part of HvRegisterVsmPartitionConfig that restricts lower VTLs.
+
+    A machine without it refuses every such setting.
+    """
+
+    def configure(
+        self, vtl: int, old: HV_REGISTER_VSM_PARTITION_CONFIG, new: HV_REGISTER_VSM_PARTITION_CONFIG
+    ) -> HvStatus:
+        """Apply what `new` asks of `vtl`'s protections; anything but SUCCESS leaves everything as it was."""
+
+
+class VsmCaller(VpContext, Protocol):
+    """A caller of the hypercalls in this package. Used on its VP's thread."""
+
+    switch: SwitchVtl | None
+    """Where the handlers of VTL call and return put the switch; taken by the backend at `Outcome.VTL_SWITCH`."""
+
+    @property
+    def bits_64(self) -> bool:
+        """Whether the caller runs in 64-bit mode (CR0.PE and EFER.LMA)."""
