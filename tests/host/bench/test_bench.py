@@ -13,6 +13,7 @@ import pytest
 from bench.figure import Figure, Side
 
 ROOT = Path(__file__).resolve().parents[3]
+CALLS = ("null-fast", "get-register-slow", "get-register-fast")
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -39,7 +40,11 @@ def test_list_names_every_benchmark() -> None:
         ("exits", ["exits-1-vcpu", "exits-2-vcpu"]),
         (
             "hypercall",
-            ["hypercall-null-fast", "hypercall-get-register-slow", "hypercall-get-register-fast"],
+            [
+                "called-port-write",
+                *(f"hypercall-{name}" for name in CALLS),
+                *(f"hypercall-{name}-added" for name in CALLS),
+            ],
         ),
         ("startup", ["first-instruction", "dummy-guest"]),
     ],
