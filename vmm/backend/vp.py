@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A virtual processor: one thread that runs one vCPU and hands its exits to the board.
+"""A virtual processor: one thread that runs one vCPU at a time and hands its exits to the board.
 
-The hot loop is `KVM_RUN` -> decode -> handle -> `KVM_RUN`: one ioctl per exit, payload read through prebuilt
-views, dispatch by a dict of bound methods, no allocation on the common path (plain ints in the loop, names at the
-edges).
+A VP has a vCPU for each of its VTLs, each in that VTL's KVM VM; which one runs is the thread's own to change
+(`run_vtl`). The hot loop is `KVM_RUN` -> decode -> handle -> `KVM_RUN`: one ioctl per exit, payload read through
+prebuilt views, dispatch by dicts of bound methods, no allocation on the common path (plain ints in the loop, names at
+the edges).
 """
 
 from __future__ import annotations
@@ -46,13 +47,15 @@ EndRun = Callable[[Outcome], None]
 class VirtualProcessor:
     """VP `index` and its thread. Made stopped and frozen; `start` makes the thread, `thaw` lets it run.
 
-    A frozen VP's thread is outside `KVM_RUN` with nothing pending, so any thread may then use the vCPU's ioctls.
+    A frozen VP's thread is outside `KVM_RUN` with nothing pending, so any thread may then use its vCPUs' ioctls.
+    `vcpu`, `handlers` and `emulator` are those of the VTL that runs, at first VTL0's.
     """
 
     def __init__(self, index: int, vcpu: Vcpu, ports: PortBus, mmio: MmioBus, end_run: EndRun) -> None:
         """end_run: told once of what makes the run end; it must freeze all VPs and return at once."""
         self.index = index
         self.vcpu = vcpu
+        self._all_vcpus: tuple[Vcpu, ...] = (vcpu,)  # replaced whole, under `_state`
         self._ports = ports
         self._mmio = mmio
         self._end_run = end_run
@@ -66,8 +69,12 @@ class VirtualProcessor:
         self.after_kick: Handler = self._nothing
         # Finishes instructions that KVM cannot; without it they end the run.
         self.emulator: Emulator | None = None
-        self.handlers: dict[int, Handler] = defaultdict(lambda: self._unexpected)
-        self.handlers |= {
+        self.handlers = self.common_handlers()
+
+    def common_handlers(self) -> dict[int, Handler]:
+        """What each VTL's exits lead to, by exit reason: a dict of the caller's own, which knows every reason."""
+        handlers: dict[int, Handler] = defaultdict(lambda: self._unexpected)
+        handlers |= {
             k.KVM_EXIT_MMIO: self._mmio_exit,
             k.KVM_EXIT_IRQ_WINDOW_OPEN: self._nothing,
             k.KVM_EXIT_INTR: self._nothing,
@@ -75,6 +82,7 @@ class VirtualProcessor:
             k.KVM_EXIT_FAIL_ENTRY: self._entry_failure,
             k.KVM_EXIT_INTERNAL_ERROR: self._internal_error,
         }
+        return handlers
 
     # ---- called from other threads -------------------------------------------------------------------
 
@@ -125,6 +133,17 @@ class VirtualProcessor:
                 return 0
             return time.clock_gettime_ns(time.pthread_getcpuclockid(self._thread.ident))
 
+    def add_vcpu(self, vcpu: Vcpu) -> None:
+        """One more VTL's vCPU, which the thread may run from now on."""
+        with self._state:
+            vcpu.run.u8[_IMMEDIATE_EXIT] = self.vcpu.run.u8[_IMMEDIATE_EXIT]
+            self._all_vcpus = (*self._all_vcpus, vcpu)
+
+    def remove_vcpu(self, vcpu: Vcpu) -> None:
+        """A vCPU that is not the running one is about to be closed."""
+        with self._state:
+            self._all_vcpus = tuple(other for other in self._all_vcpus if other is not vcpu)
+
     def is_current_thread(self) -> bool:
         """Whether the caller runs on this VP's thread."""
         return self._thread is threading.current_thread()
@@ -135,8 +154,9 @@ class VirtualProcessor:
         """
         if self._ended:
             return
-        # The flag first: a thread that is about to enter sees it, one that is inside gets the signal.
-        self.vcpu.run.u8[_IMMEDIATE_EXIT] = 1
+        # The flags first: a thread that is about to enter sees one, whatever it runs; one inside gets the signal.
+        for vcpu in self._all_vcpus:
+            vcpu.run.u8[_IMMEDIATE_EXIT] = 1
         kick.kick(self._thread)
 
     # ---- the VP thread -------------------------------------------------------------------------------
@@ -144,7 +164,8 @@ class VirtualProcessor:
     def _main(self) -> None:
         try:
             if self._attend():
-                self._loop()
+                while self._run_vcpu(self.vcpu):
+                    pass
         except Exception as error:  # whatever it is, the guest must not go on unseen
             self._end(OutcomeKind.ERROR, f"VP {self.index}: {type(error).__name__}: {error}", error)
         finally:
@@ -152,19 +173,24 @@ class VirtualProcessor:
                 self._frozen = self._ended = True
                 self._state.notify_all()
 
-    def _loop(self) -> None:
-        run = self.vcpu.run_call
-        u32, u64 = self.vcpu.run.u32, self.vcpu.run.u64
+    def run_vtl(self, vcpu: Vcpu, handlers: dict[int, Handler], emulator: Emulator | None) -> None:
+        """Run another VTL's vCPU from here on. On the VP's own thread, or while it is frozen."""
+        self.vcpu, self.handlers, self.emulator = vcpu, handlers, emulator
+
+    def _run_vcpu(self, vcpu: Vcpu) -> bool:
+        """Run `vcpu` until another one is to run (True) or the thread is to end."""
+        run = vcpu.run_call
+        u32, u64 = vcpu.run.u32, vcpu.run.u64
         ins, outs = self._ports.ins, self._ports.outs
         handlers = self.handlers
         # Names of the loop's own are the fastest to read.
         exit_io, at_reason, at_access, at_data = k.KVM_EXIT_IO, _EXIT_REASON_U32, _IO_ACCESS_U64, _IO_DATA_U32
-        while True:
+        while vcpu is self.vcpu:
             try:
                 run()
             except OSError as error:
                 if not self._run_failed(error.errno or 0):
-                    return
+                    return False
                 continue
             reason = u32[at_reason]
             if reason != exit_io:
@@ -179,6 +205,7 @@ class VirtualProcessor:
                 u32[at_data] = read(offset, size) & mask
             else:
                 self._other_io()
+        return True
 
     def _run_failed(self, error: int) -> bool:
         """`KVM_RUN` returned an error number. True: go on."""
@@ -194,7 +221,8 @@ class VirtualProcessor:
 
     def _attend(self) -> bool:
         """Do what other threads asked for: stay out while frozen. False: the thread is to end."""
-        self.vcpu.run.u8[_IMMEDIATE_EXIT] = 0  # before looking: a request after the look sets it again
+        for vcpu in self._all_vcpus:  # before looking: a request after the look sets them again
+            vcpu.run.u8[_IMMEDIATE_EXIT] = 0
         with self._state:
             while self._freeze_wanted and not self._stop_wanted:
                 if not self._frozen:

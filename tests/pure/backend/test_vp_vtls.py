@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A VP with two vCPUs: its thread runs one of them at a time, and what others ask of it reaches whichever runs."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kvmapi import Kvm, Vcpu
+from kvmapi.fake import FakeKvm
+from kvmapi.fake_exits import Step, exit_with, io_out
+from kvmapi.uapi import kvm as k
+from vmm.backend import kick
+from vmm.backend.outcome import Outcome
+from vmm.backend.vp import VirtualProcessor
+from vmm.bus import MmioBus, PortBus
+
+WATCHDOG_S = 10.0
+SWITCH_PORT = 0x10
+LOWER, UPPER = 0, 7  # vCPU ids, by which the fake KVM finds its script
+
+
+class Switch:
+    """A port at which the guest changes its VTL; remembers who was running."""
+
+    def __init__(self) -> None:
+        self.other: dict[Vcpu, Vcpu] = {}
+        self.seen: list[int] = []
+        self.vp: VirtualProcessor
+        self.enough = threading.Event()
+
+    def read(self, offset: int, size: int) -> int:
+        return 0
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        vcpu = self.vp.vcpu
+        self.seen.append(vcpu.vcpu_id)
+        self.vp.run_vtl(self.other[vcpu], self.vp.common_handlers(), None)
+
+
+class Rig:
+    def __init__(self, fake: FakeKvm, vp: VirtualProcessor, switch: Switch) -> None:
+        self.fake, self.vp, self.switch = fake, vp, switch
+        self.in_guest = {LOWER: threading.Event(), UPPER: threading.Event()}
+
+    def until_kicked(self, vcpu_id: int) -> Step:
+        def step(view: memoryview) -> int:
+            self.in_guest[vcpu_id].set()
+            while not view[1]:
+                time.sleep(0.0005)
+            return exit_with(k.KVM_EXIT_INTR, result=errno.EINTR)(view)
+
+        return step
+
+    def write(self) -> Step:
+        return io_out(SWITCH_PORT, b"\0", 1)
+
+
+@contextmanager
+def a_rig() -> Iterator[Rig]:
+    kick.install()
+    fake = FakeKvm()
+    ports = PortBus()
+    outcomes: list[Outcome] = []
+    with Kvm.open(seam=fake) as kvm, kvm.create_vm() as lower_vm, kvm.create_vm() as upper_vm:
+        lower, upper = lower_vm.create_vcpu(LOWER), upper_vm.create_vcpu(UPPER)
+        vp = VirtualProcessor(0, lower, ports, MmioBus(), outcomes.append)
+        vp.add_vcpu(upper)
+        switch = Switch()
+        switch.vp, switch.other = vp, {lower: upper, upper: lower}
+        ports.add(SWITCH_PORT, 1, switch, "switch")
+        try:
+            yield Rig(fake, vp, switch)
+        finally:
+            vp.stop()
+    assert outcomes == []
+    assert fake.leaks() == []
+
+
+def test_the_thread_runs_what_was_chosen_last() -> None:
+    with a_rig() as rig:
+        rig.fake.script(LOWER, [rig.write(), rig.write(), rig.until_kicked(LOWER)])
+        rig.fake.script(UPPER, [rig.write(), rig.write()])
+        rig.vp.start()
+        rig.vp.thaw()
+        assert rig.in_guest[LOWER].wait(WATCHDOG_S)
+
+        assert rig.switch.seen == [LOWER, UPPER, LOWER, UPPER]
+
+
+def test_a_freeze_reaches_the_vcpu_that_runs_now() -> None:
+    with a_rig() as rig:
+        rig.fake.script(LOWER, [rig.write()])
+        rig.fake.script(UPPER, [rig.until_kicked(UPPER), rig.until_kicked(UPPER)])
+        rig.vp.start()
+        rig.vp.thaw()
+        assert rig.in_guest[UPPER].wait(WATCHDOG_S)
+
+        rig.vp.freeze()
+        frozen = threading.Thread(target=rig.vp.wait_frozen)
+        frozen.start()
+        frozen.join(WATCHDOG_S)
+
+        assert not frozen.is_alive()
+
+
+def test_a_vcpu_added_while_a_kick_is_under_way_sees_it() -> None:
+    with a_rig() as rig, Kvm.open(seam=rig.fake) as kvm, kvm.create_vm() as vm:
+        vcpu = vm.create_vcpu(9)
+        rig.vp.kick()  # the thread has not run yet, so nobody has answered
+
+        rig.vp.add_vcpu(vcpu)
+
+        assert vcpu.run.immediate_exit
+        rig.vp.remove_vcpu(vcpu)
+
+
+def test_a_removed_vcpu_is_no_longer_touched() -> None:
+    with a_rig() as rig, Kvm.open(seam=rig.fake) as kvm, kvm.create_vm() as vm:
+        vcpu = vm.create_vcpu(9)
+        rig.vp.add_vcpu(vcpu)
+        rig.vp.remove_vcpu(vcpu)
+
+        rig.vp.kick()
+
+        assert not vcpu.run.immediate_exit
