@@ -8,13 +8,13 @@ backend's.
 |---|---|
 | `vp` | `VsmVp`: the VTLs of one VP; VTL call and return, entries, the choice of what runs |
 | `partition` | `VsmPartition`: enabling, starting, INIT and SIPI, reset |
-| `vtl` | `VpVtl`: VINA, TLB locks held, pending exception of one VTL of one VP |
+| `vtl` | `VpVtl`: VINA and TLB locks held by one VTL of one VP |
 | `actions` | what the machine tells a VP's thread to do |
 | `outside` | what it needs of the backend, as protocols |
 | `calls` | the hypercalls, for `vmm.hypercall.dispatcher` |
 | `register_calls`, `register_homes` | HvCallGetVpRegisters, HvCallSetVpRegisters: every VP register |
 | `registers`, `config` | the VP registers of VSM itself |
-| `tlb_locks`, `events` | TLB locks; exceptions for lower VTLs, deliverability notifications |
+| `tlb_locks`, `deliverability` | TLB locks; what a VTL hears of lower ones |
 | `scope` | which registers VTLs share: what a switch carries over |
 | `offer`, `profile` | what a machine offers; where sources disagree |
 
@@ -34,7 +34,6 @@ Each VP's thread:
             case Run(vtl=vtl): run the vCPU of vtl until it exits
             case SwitchVtl() as switch: carry_over(switch)
             case RaiseVina(vtl=vtl, vector=vector): a fixed, edge interrupt to vtl's local APIC
-            case InjectException(): KVM_SET_VCPU_EVENTS of its VTL; end its halt
             case WaitForStartup() | WaitForTlbLock(): sleep until `wake`
 
 After a hypercall or other exit that changes nothing of the above, it runs on without asking. `entering` and `taking`
@@ -51,10 +50,12 @@ to `target`'s, then `registers` into RAX and RCX (and RDX) where given; or with 
 RCX to `target`'s VP assist page. Nothing of the VTL's own (`vmm.hv.access.VtlScope.PRIVATE`) moves. `vp.active` is
 `target` already: from then on nothing of `source` may run.
 
-Other threads and VPs: `services.wake(vp)` is called, without a lock, when something about a VP changed. Its thread
-leaves the guest and asks `next_step`. A wake must not be lost: one that comes before the VP enters the guest ends
-that entry. An interrupt made for any VTL of a VP is such a change too. `services.stop(caller, vp)` is how one VP gets
-at another's registers; it never waits (see there), so VPs cannot wait for each other in a circle.
+Other threads and VPs: `services.wake(vp)` is called, without the partition's lock, when something about a VP changed.
+Its thread leaves the guest and asks `next_step`. A wake must not be lost: one that comes before the VP enters the
+guest ends that entry. An interrupt made for any VTL of a VP is such a change too. `services.visit` is how one VP gets
+at another's registers: on that one's thread, with a caller that never waits without end, so VPs cannot wait for each
+other in a circle. HvRegisterPendingEvent0 is a register of the target VTL's vCPU like others: the exception is taken
+when that VTL runs next.
 
 INIT and SIPI: ask `partition.init` and `partition.sipi` before anything is done to a vCPU; False means dropped.
 

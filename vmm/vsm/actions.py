@@ -44,17 +44,6 @@ class SwitchVtl(NamedTuple):
     """Store `source`'s RAX and RCX with `VpAssistPage.set_return_registers` of `target` (`profile`)."""
 
 
-class InjectException(NamedTuple):
-    """Make `vtl`, the active one, take this exception when it runs next; a halt of it ends (REG-013)."""
-
-    vp: int
-    vtl: int
-    vector: int
-    error_code: int | None
-    parameter: int
-    """CR2 for #PF, DR6 for #DB."""
-
-
 class RaiseVina(NamedTuple):
     """An edge interrupt for `vtl`, the active one: a lower VTL has an interrupt that it would take (VSM-132)."""
 
@@ -96,5 +85,5 @@ class WaitForTlbLock(NamedTuple):
     vtl: int
 
 
-Step = SwitchVtl | InjectException | RaiseVina | Run | WaitForStartup | WaitForTlbLock
+Step = SwitchVtl | RaiseVina | Run | WaitForStartup | WaitForTlbLock
 """What `VsmVp.next_step` answers."""

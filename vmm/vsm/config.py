@@ -33,8 +33,8 @@ _HARMLESS: Final = (
 
 def changed_config(
     vtl: int, old: Config, written: int, offered: int, mbec: bool, protections: Protections | None
-) -> Config | HvStatus:
-    """The register of `vtl` behind a write of `written`, or why it is refused.
+) -> Config | int:
+    """The register of `vtl` behind a write of `written`, or an `HvStatus`: why it is refused.
 
     offered: bits that may be set. mbec: whether a VTL below distinguishes the two execute bits.
     """

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Container, Hashable
 from typing import Protocol
 
 from vmm.hv.register_bits import HV_REGISTER_VSM_PARTITION_CONFIG
 from vmm.hv.status import HvStatus
 from vmm.hv.vp_context import HV_INITIAL_VP_CONTEXT
 from vmm.hvcalls.outside import VpContext
+from vmm.hypercall.call import Reply
 from vmm.vsm.actions import SwitchVtl
 
 
@@ -34,6 +36,10 @@ class AssistPage(Protocol):
 class SyntheticMsrs(Protocol):
     """The synthetic MSRs of one VTL of one VP: `vmm.hvmsr.msr_file.MsrFile` is one."""
 
+    @property
+    def writers(self) -> Container[int]:
+        """The MSRs that can be written, with a value that they take."""
+
     def read(self, msr: int) -> int | None:
         """RDMSR, None for #GP."""
 
@@ -42,7 +48,7 @@ class SyntheticMsrs(Protocol):
 
 
 class VpRegisters(Protocol):
-    """A VP that does not run, and the registers of its vCPUs, one for each VTL.
+    """The registers of a VP's vCPUs, one for each VTL, while the VP runs no guest code.
 
     Values are those of HV_REGISTER_VALUE as one number, 128 bits at most.
     """
@@ -50,11 +56,9 @@ class VpRegisters(Protocol):
     def read(self, vtl: int, register: int) -> int | None:
         """None where this processor model does not have it."""
 
-    def write(self, vtl: int, register: int, value: int) -> bool:
-        """False where the processor refuses the value or does not have the register."""
-
-    def give_back(self) -> None:
-        """The VP may run again. Called once, by the thread that stopped it."""
+    def write(self, vtl: int, register: int, value: int) -> HvStatus:
+        """INVALID_PARAMETER where the model does not have it, INVALID_REGISTER_VALUE for a value that it refuses. A
+        write has no other effect, but HvRegisterPendingEvent0 ends a halt."""
 
 
 class VsmServices(Protocol):
@@ -71,7 +75,8 @@ class VsmServices(Protocol):
     def start_vtl(self, caller_vp: int, vp: int, vtl: int, context: HV_INITIAL_VP_CONTEXT) -> int:
         """Give the vCPU of `vtl`, which is not running, this context and let it leave wait-for-startup.
 
-        An `HvStatus` as for `add_vtl`, or `AGAIN`. Called with the partition's lock held: must not wait for another VP.
+        Called on the thread of `caller_vp`, without a lock. An `HvStatus` as for `add_vtl`, INVALID_VP_STATE where
+        somebody else was faster, or `AGAIN`.
         """
 
     def assist_page(self, vp: int, vtl: int) -> AssistPage:
@@ -84,14 +89,18 @@ class VsmServices(Protocol):
         """HvRegisterVsmCodePageOffsets: where that VTL's hypercall page has its VTL call and return entries, for a
         reader in 64-bit or 32-bit mode (VSM-005)."""
 
-    def cpuid_register(self, register: int) -> int | None:
-        """The value of a VP register that is a copy of a CPUID leaf (EAX lowest); None where there is none."""
+    def constant_register(self, register: int) -> int | None:
+        """The value of a VP register that never changes: a copy of a CPUID leaf (EAX lowest), a clock's frequency. None
+        where there is none."""
 
-    def stop(self, caller_vp: int, vp: int) -> VpRegisters | None:
-        """Have the registers of a VP at hand, on the thread of `caller_vp`, which may be the same VP.
+    def visit(
+        self, caller_vp: int, vp: int, request: Hashable, work: Callable[[VpRegisters], Reply]
+    ) -> Reply | None:
+        """Have `work` done on the thread of `vp`, between two entries into the guest, and return what it returns.
 
-        None: not yet. The request is remembered, the caller's hypercall ends as a continuation and comes again; so no
-        VP ever waits for another one while it could be waited for itself.
+        Called on the thread of `caller_vp`, which may be the same VP, without a lock. request: what tells this work
+        from others of the caller. None: not yet. The call is then made again, and the repeated one has the
+        answer: the work is done once. So no VP waits for another one while it could be waited for itself.
         """
 
     def wake(self, vp: int) -> None:
@@ -106,8 +115,9 @@ class Protections(Protocol):
 
     def configure(
         self, vtl: int, old: HV_REGISTER_VSM_PARTITION_CONFIG, new: HV_REGISTER_VSM_PARTITION_CONFIG
-    ) -> HvStatus:
-        """Apply what `new` asks of `vtl`'s protections; anything but SUCCESS leaves everything as it was."""
+    ) -> int:
+        """Apply what `new` asks of `vtl`'s protections: an `HvStatus`, or `AGAIN`. Anything but SUCCESS leaves
+        everything as it was. Called with the partition's lock held: must not wait for another VP."""
 
 
 class VsmCaller(VpContext, Protocol):

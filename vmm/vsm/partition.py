@@ -200,12 +200,13 @@ class VsmPartition:
         Implements: VP-003
         """
         target = self.vps[vp]
+        if target.startable & 1 if vtl == VTL0 else target.started:
+            return HvStatus.INVALID_VP_STATE
+        # Not under the lock, since it may take a while: of several that try, the backend lets one succeed.
+        status = self.services.start_vtl(caller, vp, vtl, context)
+        if status != HvStatus.SUCCESS:
+            return status
         with self.lock:
-            if target.startable & 1 if vtl == VTL0 else target.started:
-                return HvStatus.INVALID_VP_STATE
-            status = self.services.start_vtl(caller, vp, vtl, context)
-            if status != HvStatus.SUCCESS:
-                return status
             target.start(vtl)
         self.services.wake(vp)
         return HvStatus.SUCCESS

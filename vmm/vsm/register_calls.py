@@ -1,18 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """HvCallGetVpRegisters and HvCallSetVpRegisters: any register of the caller's or another VP, in its VTL or a lower one.
 
-Order of the checks: partition id, VP index, target VTL on that VP; then for each register its name, access, home
-and value. Those before the first bad one are done (REG-001, REG-002).
+| fault | answer |
+|---|---|
+| partition other than SELF | INVALID_PARTITION_ID |
+| no such VP | INVALID_VP_INDEX |
+| target VTL above the caller's | ACCESS_DENIED, by the dispatcher |
+| target VTL not enabled on the VP | INVALID_VTL_STATE |
+| unknown register; one that this processor model lacks; a write to one that is only read | INVALID_PARAMETER |
+| a shared register while the VP runs a VTL above the caller's | ACCESS_DENIED |
+| a synthetic MSR's or VSM's register without its privilege | ACCESS_DENIED |
+| a value that the register cannot hold | INVALID_REGISTER_VALUE |
 
-A register of a vCPU needs its VP stopped. The VP is stopped once for a slice of the list, at the first such register,
-and a shared register is the active VTL's, whichever VTL was named (REG-011); while that one is above the caller's, it
-is refused.
+A slice of the list that names a register of a vCPU is carried out on the target VP's thread. A shared register is the
+active VTL's, whichever VTL was named (REG-011).
 
 Implements: REG-005, REG-006, REG-007, REG-008, REG-009, REG-010, REG-011, REG-012, REG-015
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from vmm.hv.constants import HV_PARTITION_ID_SELF, HV_VP_INDEX_SELF
@@ -24,54 +32,22 @@ from vmm.hvcalls.register_values import settled
 from vmm.hypercall.call import AGAIN, CallInput, Reply, failed
 from vmm.vsm.outside import VpRegisters, VsmCaller
 from vmm.vsm.partition import VsmPartition
-from vmm.vsm.register_homes import HOMES, SYNTHETIC_MSRS, Home
+from vmm.vsm.register_homes import HOMES, ON_ITS_THREAD, SYNTHETIC_MSRS, Home
 from vmm.vsm.registers import VSM_REGISTERS, RefusedRegisterError, Target, refuse
 from vmm.vsm.scope import is_shared
 
 VALUE_BYTES: Final = 16
 _U64: Final = (1 << 64) - 1
 _ACCESS_VSM: Final = HV_PARTITION_PRIVILEGE_MASK.AccessVsm.mask
-_READABLE: Final = frozenset(int(name) for name in HvRegisterName if name.access.readable)
-_WRITABLE: Final = frozenset(
+_PRESENT: Final = frozenset(register for register, home in HOMES.items() if home is not Home.ABSENT)
+READABLE: Final = frozenset(int(name) for name in HvRegisterName if name.access.readable and name in _PRESENT)
+WRITABLE: Final = frozenset(
     int(name)
     for name in HvRegisterName
-    if name.access.writable and name is not HvRegisterName.HvX64RegisterTsc  # the same in all VTLs (VSM-067)
+    if name.access.writable
+    and name in _PRESENT
+    and name is not HvRegisterName.HvX64RegisterTsc  # the same in all VTLs (VSM-067)
 )
-
-
-class _StillRunsError(Exception):
-    """The target VP has not stopped yet: the call is to be made again."""
-
-
-class _Slice:
-    """The registers of one call's slice: stops the target VP when a vCPU's register is first asked for."""
-
-    def __init__(self, partition: VsmPartition, target: Target) -> None:
-        self.target = target
-        self._partition = partition
-        self._stopped: VpRegisters | None = None
-
-    def stopped(self) -> VpRegisters:
-        """The target's vCPUs."""
-        if self._stopped is None:
-            self._stopped = self._partition.services.stop(self.target.caller.vp, self.target.vp.index)
-            if self._stopped is None:
-                raise _StillRunsError
-        return self._stopped
-
-    def vtl_of(self, register: int) -> int:
-        """Whose vCPU has the register; the VP is stopped. What a VTL above the caller's works with is not shown."""
-        if not is_shared(register, dr6_shared=self._partition.offer.dr6_shared):
-            return self.target.vtl
-        active = self.target.vp.active
-        if active > self.target.caller.vtl:
-            refuse(HvStatus.ACCESS_DENIED)
-        return active
-
-    def end(self) -> None:
-        """Let the VP run."""
-        if self._stopped is not None:
-            self._stopped.give_back()
 
 
 class RegisterCalls:
@@ -79,107 +55,125 @@ class RegisterCalls:
 
     def __init__(self, partition: VsmPartition) -> None:
         self._partition = partition
+        self._visit = partition.services.visit
+        self._constant = partition.services.constant_register
 
     def get(self, context: VsmCaller, call: CallInput[HV_INPUT_GET_VP_REGISTERS, int]) -> Reply:
         """Values of registers, up to the first that cannot be had."""
-        values: list[bytes] = []
-        try:
-            part = _Slice(self._partition, self._target(context, call.header))
-        except RefusedRegisterError as refused:
-            return failed(refused.status)
-        try:
-            for register in call.elements:  # one by one: those before the bad one are the answer
-                values.append(self._read(part, register).to_bytes(VALUE_BYTES, "little"))  # noqa: PERF401  # as above
-        except RefusedRegisterError as refused:
-            return failed(refused.status, len(values), values)
-        except _StillRunsError:
-            return AGAIN, len(values), values
-        finally:
-            part.end()
-        return HvStatus.SUCCESS, len(values), values
+        target, names = self._target(context, call.header), call.elements
+        if isinstance(target, HvStatus):
+            return failed(target)
+        if ON_ITS_THREAD.isdisjoint(names):
+            return self._get(target, None, names)
+        reply = self._visit(
+            context.vp,
+            target.vp.index,
+            ("get", target.vtl, names),
+            lambda vcpus: self._get(target, vcpus, names),
+        )
+        return (AGAIN, 0, ()) if reply is None else reply
 
     def set(self, context: VsmCaller, call: CallInput[HV_INPUT_SET_VP_REGISTERS, Any]) -> Reply:
         """Write registers, up to the first that refuses its value."""
-        done = 0
-        try:
-            part = _Slice(self._partition, self._target(context, call.header))
-        except RefusedRegisterError as refused:
-            return failed(refused.status)
-        try:
-            for element in call.elements:
-                self._write(part, element.Name, int.from_bytes(element.Value, "little"))
-                done += 1
-        except RefusedRegisterError as refused:
-            return failed(refused.status, done)
-        except _StillRunsError:
-            return AGAIN, done, None
-        finally:
-            part.end()
-        return HvStatus.SUCCESS, done, None
+        target, elements = self._target(context, call.header), call.elements
+        if isinstance(target, HvStatus):
+            return failed(target)
+        if ON_ITS_THREAD.isdisjoint(element.Name for element in elements):
+            return self._set(target, None, elements)
+        reply = self._visit(
+            context.vp,
+            target.vp.index,
+            ("set", target.vtl, elements),
+            lambda vcpus: self._set(target, vcpus, elements),
+        )
+        return (AGAIN, 0, None) if reply is None else reply
 
-    def _target(self, context: VsmCaller, header: Any) -> Target:
+    def _target(self, context: VsmCaller, header: Any) -> Target | HvStatus:
         if header.PartitionId != HV_PARTITION_ID_SELF:
-            refuse(HvStatus.INVALID_PARTITION_ID)
+            return HvStatus.INVALID_PARTITION_ID
         index: int = context.vp if header.VpIndex == HV_VP_INDEX_SELF else header.VpIndex
         if not self._partition.has_vp(index):
-            refuse(HvStatus.INVALID_VP_INDEX)
+            return HvStatus.INVALID_VP_INDEX
         vp, vtl = self._partition.vps[index], header.InputVtl.TargetVtl
-        if not vp.enabled >> vtl & 1:
-            refuse(HvStatus.INVALID_VTL_STATE)
-        return Target(context, vp, vtl)
+        return Target(context, vp, vtl) if vp.enabled >> vtl & 1 else HvStatus.INVALID_VTL_STATE
+
+    # ---- a slice -------------------------------------------------------------------------------------
+
+    def _get(self, target: Target, vcpus: VpRegisters | None, names: Iterable[int]) -> Reply:
+        values: list[bytes] = []
+        try:
+            for register in names:  # one by one: those before the bad one are the answer
+                value = self._read(target, vcpus, register)
+                values.append(value.to_bytes(VALUE_BYTES, "little"))
+        except RefusedRegisterError as refused:
+            return refused.status, len(values), values
+        return HvStatus.SUCCESS, len(values), values
+
+    def _set(self, target: Target, vcpus: VpRegisters | None, elements: Iterable[Any]) -> Reply:
+        done = 0
+        try:
+            for element in elements:
+                self._write(target, vcpus, element.Name, int.from_bytes(element.Value, "little"))
+                done += 1
+        except RefusedRegisterError as refused:
+            return refused.status, done, None
+        return HvStatus.SUCCESS, done, None
 
     # ---- one register --------------------------------------------------------------------------------
 
-    def _read(self, part: _Slice, register: int) -> int:
-        target = part.target
-        if register not in _READABLE:
+    def _read(self, target: Target, vcpus: VpRegisters | None, register: int) -> int:
+        if register not in READABLE:
             refuse(HvStatus.INVALID_PARAMETER)
-        match HOMES[register]:
-            case Home.PROCESSOR:
-                value = part.stopped().read(part.vtl_of(register), register)
-            case Home.VSM:
-                self._check_privilege(target)
-                value = VSM_REGISTERS[register].get(self._partition, target)
-            case Home.CPUID:
-                value = self._partition.services.cpuid_register(register)
-            case Home.SYNTHETIC_MSR | Home.OWN_MSR as home:
-                value = target.vp.vtls[target.vtl].msrs.read(self._msr(home, target, register))
-                if value is None:
-                    refuse(HvStatus.ACCESS_DENIED)
-            case Home.ABSENT:
-                value = None
+        home = HOMES[register]
+        value: int | None
+        if home is Home.PROCESSOR:
+            assert vcpus is not None  # the slice names such a register, so it is a visit
+            value = vcpus.read(self._vtl_of(target, register), register)
+        elif home is Home.VSM:
+            self._check_privilege(target)
+            value = VSM_REGISTERS[register].get(self._partition, target)
+        elif home is Home.CONSTANT:
+            value = self._constant(register)
+        else:
+            value = target.vp.vtls[target.vtl].msrs.read(SYNTHETIC_MSRS[register])
+            if value is None:
+                refuse(HvStatus.ACCESS_DENIED)
         if value is None:
             refuse(HvStatus.INVALID_PARAMETER)
         return value
 
-    def _write(self, part: _Slice, register: int, value: int) -> None:
-        target = part.target
-        if register not in _WRITABLE or HOMES[register] in (Home.ABSENT, Home.CPUID):
+    def _write(self, target: Target, vcpus: VpRegisters | None, register: int, value: int) -> None:
+        if register not in WRITABLE:
             refuse(HvStatus.INVALID_PARAMETER)
         held = settled(register, value, self._partition.offer.widths)
         if held is None:
             refuse(HvStatus.INVALID_REGISTER_VALUE)
-        match HOMES[register]:
-            case Home.PROCESSOR:
-                stopped = part.stopped()
-                if not stopped.write(part.vtl_of(register), register, held):
-                    refuse(HvStatus.INVALID_REGISTER_VALUE)
-            case Home.VSM:
-                self._check_privilege(target)
-                setter = VSM_REGISTERS[register].set
-                assert setter is not None  # writable, a test compares both tables
-                setter(self._partition, target, held)
-            case home:
-                msrs = target.vp.vtls[target.vtl].msrs
-                if not msrs.write(self._msr(home, target, register), held & _U64):
-                    refuse(HvStatus.INVALID_PARAMETER)
+        home = HOMES[register]
+        if home is Home.PROCESSOR:
+            assert vcpus is not None  # the slice names such a register, so it is a visit
+            status = vcpus.write(self._vtl_of(target, register), register, held)
+            if status != HvStatus.SUCCESS:
+                refuse(status)
+        elif home is Home.VSM:
+            self._check_privilege(target)
+            setter = VSM_REGISTERS[register].set
+            assert setter is not None  # writable, a test compares both tables
+            setter(self._partition, target, held)
+        else:
+            msrs, msr = target.vp.vtls[target.vtl].msrs, SYNTHETIC_MSRS[register]
+            if not msrs.write(msr, held & _U64):
+                known = msr in msrs.writers
+                refuse(HvStatus.INVALID_REGISTER_VALUE if known else HvStatus.ACCESS_DENIED)
+
+    def _vtl_of(self, target: Target, register: int) -> int:
+        """Whose vCPU has the register. What a VTL above the caller's is working with is not shown."""
+        if not is_shared(register, dr6_shared=self._partition.offer.dr6_shared):
+            return target.vtl
+        active = target.vp.active
+        if active > target.caller.vtl:
+            refuse(HvStatus.ACCESS_DENIED)
+        return active
 
     def _check_privilege(self, target: Target) -> None:
         if not target.caller.privileges & _ACCESS_VSM:
             refuse(HvStatus.ACCESS_DENIED)
-
-    def _msr(self, home: Home, target: Target, register: int) -> int:
-        caller = target.caller
-        if home is Home.OWN_MSR and (target.vp.index, target.vtl) != (caller.vp, caller.vtl):
-            refuse(HvStatus.INVALID_PARAMETER)
-        return SYNTHETIC_MSRS[register]

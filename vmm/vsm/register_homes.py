@@ -19,8 +19,8 @@ class Home(enum.Enum):
 
     VSM = "vmm.vsm.registers"
     SYNTHETIC_MSR = "the synthetic MSRs of the target VP and VTL"
-    OWN_MSR = "the same, of the caller itself: there is a running local APIC behind it"
-    CPUID = "a CPUID leaf"
+    VCPU_MSR = "the same, on the VP's thread: there is a vCPU behind it"
+    CONSTANT = "what the machine announces: CPUID leaves, clock frequencies"
     PROCESSOR = "a vCPU of the target VP"
     ABSENT = "nobody"
 
@@ -30,7 +30,6 @@ SYNTHETIC: Final = range(0x4000_0000, 0x4000_0200)
 
 _VSM: Final = frozenset(
     {
-        _N.HvRegisterPendingEvent0,
         _N.HvRegisterDeliverabilityNotifications,
         _N.GuestVsmPartitionConfig,
         _N.HvRegisterVsmVpWaitForTlbLock,
@@ -38,7 +37,7 @@ _VSM: Final = frozenset(
         *(name for name in _N if 0xD0010 <= name <= 0xD001E),
     }
 )
-_OWN: Final = frozenset(
+_VCPU_MSR: Final = frozenset(
     {
         _N.HvRegisterGuestIdle,
         _N.HvX64RegisterSyntheticEoi,
@@ -46,11 +45,10 @@ _OWN: Final = frozenset(
         _N.HvX64RegisterSyntheticTpr,
     }
 )
-_CPUID: Final = (range(0x100, 0x101), range(0x200, 0x20A))
+_CONSTANT: Final = (range(0x100, 0x101), range(0x200, 0x20A), range(0x240, 0x242))
 _PROCESSOR: Final = (
     range(0x4, 0x5),  # internal activity state
-    range(0x10002, 0x10004),  # pending interruption, interrupt state
-    range(0x10007, 0x10008),  # pending debug exception
+    range(0x10002, 0x10005),  # pending interruption, interrupt state, pending exception
     range(0x20000, 0x20012),  # general registers, RIP, RFLAGS
     range(0x30000, 0x3001A),  # XMM, x87
     range(0x40000, 0x40006),  # CR0 to CR8, XFEM
@@ -64,10 +62,10 @@ _PROCESSOR: Final = (
 
 ABSENT: Final = (
     (range(0x4), "suspension of a VP by a parent partition"),
-    (range(0x220, 0x250), "power states and clocks of the root partition"),
+    (range(0x220, 0x240), "power states of the root partition"),
     (range(0x251, 0x280), "debugging of the root partition"),
     (range(0x10005, 0x10006), "events that only a paravisor's hardware raises"),
-    (range(0x10008, 0x1000A), "events that only a paravisor's hardware raises"),
+    (range(0x10007, 0x1000A), "events that only a paravisor's hardware raises"),
     (range(0x41000, 0x41005), "state of a nested hypervisor"),
     (range(0x80087, 0x80088), "the TSC is the same in all VTLs"),
     (range(0x8008A, 0x8008B), "no meaning"),
@@ -87,18 +85,24 @@ ABSENT: Final = (
 """Codes that no home claims, and why."""
 
 
+_NO_SIDE_EFFECTS: Final = frozenset({_N.HvX64RegisterApicEoi, _N.HvX64RegisterApicSelfIpi})
+"""Write-only registers that are nothing but a side effect, which a set must not have (REG-012)."""
+
+
 def _home(name: HvRegisterName) -> Home:
     code = int(name)
+    if name in _NO_SIDE_EFFECTS:
+        return Home.ABSENT
     if name in _VSM:
         return Home.VSM
-    if name in _OWN:
-        return Home.OWN_MSR
+    if name in _VCPU_MSR:
+        return Home.VCPU_MSR
     if name.msr is not None:
         if name.msr in SYNTHETIC:
             return Home.SYNTHETIC_MSR
         return Home.ABSENT if name.msr >> 28 == 4 else Home.PROCESSOR
-    if any(code in codes for codes in _CPUID):
-        return Home.CPUID
+    if any(code in codes for codes in _CONSTANT):
+        return Home.CONSTANT
     if any(code in codes for codes in _PROCESSOR):
         return Home.PROCESSOR
     return Home.ABSENT
@@ -111,3 +115,8 @@ SYNTHETIC_MSRS: Final[dict[int, int]] = {
     name: name.msr for name in HvRegisterName if name.msr is not None and name.msr in SYNTHETIC
 }
 """Register code to MSR number."""
+
+ON_ITS_THREAD: Final = frozenset(
+    register for register, home in HOMES.items() if home in (Home.PROCESSOR, Home.VCPU_MSR)
+)
+"""Registers that can be had on their VP's thread only."""

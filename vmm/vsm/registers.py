@@ -16,13 +16,13 @@ from vmm.hv.constants import HV_NUM_VTLS_ARCHITECTURAL
 from vmm.hv.register_bits import (
     HV_DELIVERABILITY_NOTIFICATIONS_REGISTER,
     HV_REGISTER_GUEST_VSM_PARTITION_CONFIG,
+    HV_REGISTER_VSM_PARTITION_CONFIG,
     HV_REGISTER_VSM_VINA,
     HV_REGISTER_VSM_VP_SECURE_VTL_CONFIG,
 )
 from vmm.hv.registers import HvRegisterName
 from vmm.hv.status import HvStatus
 from vmm.vsm.config import changed_config
-from vmm.vsm.events import combined, valid_event
 from vmm.vsm.outside import VsmCaller
 from vmm.vsm.partition import VTL0, VsmPartition
 from vmm.vsm.vp import VsmVp
@@ -35,14 +35,14 @@ _SECURE_CONFIG_BITS: Final = SecureConfig.TlbLocked.mask | SecureConfig.MbecEnab
 
 
 class RefusedRegisterError(Exception):
-    """A register cannot be read or written: `status` for the guest."""
+    """A register cannot be read or written: an `HvStatus` for the guest, or `AGAIN`."""
 
-    def __init__(self, status: HvStatus) -> None:
-        super().__init__(status.name)
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status:#x}")
         self.status = status
 
 
-def refuse(status: HvStatus) -> NoReturn:
+def refuse(status: int) -> NoReturn:
     """End the access."""
     raise RefusedRegisterError(status)
 
@@ -97,7 +97,7 @@ def _set_config(partition: VsmPartition, target: Target, value: int) -> None:
             partition.mbec != 0,
             partition.protections,
         )
-        if isinstance(changed, HvStatus):
+        if not isinstance(changed, HV_REGISTER_VSM_PARTITION_CONFIG):
             refuse(changed)
         partition.configs[vtl] = changed
 
@@ -174,26 +174,7 @@ def _set_wait(partition: VsmPartition, target: Target, value: int) -> None:
     partition.tlb_locks.wait(target.vp.index, target.vtl, bool(value))
 
 
-# ---- HvRegisterPendingEvent0, HvRegisterDeliverabilityNotifications ------------------------------------
-
-
-def _get_event(partition: VsmPartition, target: Target) -> int:
-    _only_for_lower(target)
-    return target.vp.vtls[target.vtl].pending_event
-
-
-def _set_event(partition: VsmPartition, target: Target, value: int) -> None:
-    _only_for_lower(target)
-    event = valid_event(value)
-    if event is None:
-        refuse(HvStatus.INVALID_REGISTER_VALUE)
-    state = target.vp.vtls[target.vtl]
-    with partition.lock:
-        both = combined(state.pending_event, event) if event else 0
-        if both is None:
-            refuse(HvStatus.INVALID_VP_STATE)
-        state.pending_event = both
-    partition.services.wake(target.vp.index)
+# ---- HvRegisterDeliverabilityNotifications ------------------------------------------------------------
 
 
 def _check_deliverability(partition: VsmPartition, target: Target) -> None:
@@ -260,7 +241,6 @@ VSM_REGISTERS: Final[dict[int, VsmRegister]] = {
         for vtl in range(HV_NUM_VTLS_ARCHITECTURAL - 1)
     },
     _N.HvRegisterVsmVpWaitForTlbLock: VsmRegister(_get_wait, _set_wait),
-    _N.HvRegisterPendingEvent0: VsmRegister(_get_event, _set_event),
     _N.HvRegisterDeliverabilityNotifications: VsmRegister(_get_deliverability, _set_deliverability),
 }
 """By register code."""

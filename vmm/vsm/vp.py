@@ -33,7 +33,7 @@ from vmm.vsm.actions import (
     WaitForStartup,
     WaitForTlbLock,
 )
-from vmm.vsm.events import deliverable, injection
+from vmm.vsm.deliverability import deliverable
 from vmm.vsm.profile import Rules
 from vmm.vsm.tlb_locks import TlbLocks
 from vmm.vsm.vtl import VpVtl
@@ -218,9 +218,6 @@ class VsmVp:
             return self._raise_vina(state)
         if not active and not self.startable & 1:
             return WaitForStartup(self.index)
-        if state.pending_event:
-            event, state.pending_event = state.pending_event, 0
-            return injection(self.index, active, event)
         return Run(self.index, active)
 
     def deliverable(

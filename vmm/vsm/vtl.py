@@ -19,7 +19,6 @@ class VpVtl:
         "deliverability",
         "deliverability_owner",
         "msrs",
-        "pending_event",
         "secure_config",
         "tlb_locks",
         "vina",
@@ -39,8 +38,6 @@ class VpVtl:
         """Bit N: this VTL, as the owner, holds the TLB of VTL N of this VP locked."""
         self.waits_for: set[tuple[int, int]] = set()
         """`(VP, owner VTL)` of the TLB locks that must go before this VTL runs (VSM-018)."""
-        self.pending_event = 0
-        """HvRegisterPendingEvent0: an exception not yet delivered, 0 without."""
         self.deliverability = 0
         """HvRegisterDeliverabilityNotifications that a higher VTL has set."""
         self.deliverability_owner = 0

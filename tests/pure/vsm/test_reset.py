@@ -29,7 +29,6 @@ def busy() -> World:
     ):
         assert caller.set((register, value), vp=vp) == HvStatus.SUCCESS
     for register, value in (
-        (Name.HvRegisterPendingEvent0, 1 | 3 << 16),
         (Name.HvRegisterDeliverabilityNotifications, 1),
         (Name.HvRegisterVsmVpWaitForTlbLock, 1),
     ):
@@ -48,7 +47,7 @@ def test_only_vtl0_of_the_boot_vp_runs_after_a_reset() -> None:
     assert caller.vtl == 0
     assert caller.read(Name.HvRegisterVsmPartitionStatus) == 0x2_0001
     assert caller.read(Name.HvRegisterVsmVpStatus) == 0x1_0000
-    assert world.partition.vps[0].next_step(0b111, 0) == Run(0, 0)  # no exception, no lock to wait for
+    assert world.partition.vps[0].next_step(0b111, 0) == Run(0, 0)  # no lock to wait for
     assert world.partition.vps[1].next_step(0b111, 0) == WaitForStartup(1)
     assert not world.partition.tlb_locks.blocks(0, 0b11)
     assert world.partition.vp_mask(1) == 0

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,12 +21,13 @@ from vmm.hv.inputs import (
 )
 from vmm.hv.status import HvStatus
 from vmm.hv.vp_context import HV_INITIAL_VP_CONTEXT, HV_X64_SEGMENT_REGISTER, HV_X64_TABLE_REGISTER
+from vmm.hypercall.call import Reply
 from vmm.hypercall.convention import CallerMode, Outcome
 from vmm.hypercall.dispatcher import Dispatcher
 from vmm.vsm.actions import SwitchVtl
 from vmm.vsm.calls import handlers
 from vmm.vsm.offer import VsmOffer
-from vmm.vsm.outside import Protections
+from vmm.vsm.outside import Protections, VpRegisters
 from vmm.vsm.partition import VsmPartition
 
 SELF = HV_PARTITION_ID_SELF
@@ -78,22 +79,27 @@ class Page:
 
 @dataclass
 class Msrs:
-    """Synthetic MSRs: any, but those in `faults`."""
+    """Synthetic MSRs: any but those in `faults`, with any value but those in `refused`."""
 
     values: dict[int, int] = field(default_factory=dict)
     faults: set[int] = field(default_factory=set)
+    refused: set[int] = field(default_factory=set)
+
+    @property
+    def writers(self) -> Container[int]:
+        return set(range(0x4000_0000, 0x4000_0200)) - self.faults
 
     def read(self, msr: int) -> int | None:
         return None if msr in self.faults else self.values.get(msr, 0)
 
     def write(self, msr: int, value: int) -> bool:
-        if msr in self.faults:
+        if msr in self.faults or value in self.refused:
             return False
         self.values[msr] = value
         return True
 
 
-class StoppedVp:
+class Vcpus:
     """A VP's vCPUs."""
 
     def __init__(self, services: Services, vp: int) -> None:
@@ -105,14 +111,13 @@ class StoppedVp:
             return None
         return self._services.registers.get((self._vp, vtl, register), 0)
 
-    def write(self, vtl: int, register: int, value: int) -> bool:
+    def write(self, vtl: int, register: int, value: int) -> HvStatus:
         if register in self._services.lacking:
-            return False
+            return HvStatus.INVALID_PARAMETER
+        if value in self._services.refused:
+            return HvStatus.INVALID_REGISTER_VALUE
         self._services.registers[self._vp, vtl, register] = value
-        return True
-
-    def give_back(self) -> None:
-        self._services.stopped.remove(self._vp)
+        return HvStatus.SUCCESS
 
 
 class Services:
@@ -124,9 +129,9 @@ class Services:
         self.registers: dict[tuple[int, int, int], int] = {}
         self.contexts: dict[tuple[int, int], HV_INITIAL_VP_CONTEXT] = {}
         self.lacking: set[int] = set()
+        self.refused: set[int] = set()
         self.busy: set[int] = set()
-        self.stopped: list[int] = []
-        self.stops = 0
+        self.visits: list[tuple[int, int, object]] = []
         self.woken: list[int] = []
         self.answer: int = HvStatus.SUCCESS
 
@@ -147,16 +152,14 @@ class Services:
     def code_page_offsets(self, vtl: int, bits_64: bool) -> int:
         return OFFSETS if bits_64 else OFFSETS + 1
 
-    def cpuid_register(self, register: int) -> int | None:
+    def constant_register(self, register: int) -> int | None:
         return 0xCAFE if register == 0x200 else None
 
-    def stop(self, caller_vp: int, vp: int) -> StoppedVp | None:
-        if vp in self.busy:
-            return None
-        assert vp not in self.stopped, "stopped twice by one call"
-        self.stopped.append(vp)
-        self.stops += 1
-        return StoppedVp(self, vp)
+    def visit(
+        self, caller_vp: int, vp: int, request: Hashable, work: Callable[[VpRegisters], Reply]
+    ) -> Reply | None:
+        self.visits.append((caller_vp, vp, request))
+        return None if vp in self.busy else work(Vcpus(self, vp))
 
     def wake(self, vp: int) -> None:
         self.woken.append(vp)
