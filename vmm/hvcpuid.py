@@ -6,7 +6,7 @@ Three things come together: features of the synthetic MSRs (`HvFeature`), what t
 announced faults. All VTLs see the same leaves (DISC-017).
 
 Implements: DISC-002, DISC-003, DISC-004, DISC-005, DISC-006, DISC-007, DISC-008, DISC-009, DISC-010, DISC-011,
-DISC-012, DISC-013, DISC-014, DISC-016, DISC-017
+DISC-012, DISC-013, DISC-014, DISC-015, DISC-016, DISC-017, LNX-001
 """
 
 from __future__ import annotations
@@ -100,6 +100,10 @@ NEVER: Final = (
 )
 """Privileges of root and parent partitions: a guest that sees one takes itself for one (DISC-016)."""
 
+STACK_LEAVES: Final = (0x4000_0080, 0x4000_0081, 0x4000_0082)
+"""Leaves of a virtualization stack, which is not there (DISC-015). A processor's rule for leaves beyond the last one
+would answer with another leaf's words, so they are zero by name."""
+
 MAX_LEAF: Final = int(HvCpuidLeaf.HvCpuIdFunctionMsHvNestedVirtFeatures)
 
 
@@ -180,7 +184,7 @@ def words(features: Collection[HvFeature], calls: Announcement) -> HvWords:
 
 
 def leaves(offered: HvWords, limits: HvLimits, version: HvVersion | None = None) -> list[HvCpuidEntry]:
-    """Every leaf from 0x40000000 to `MAX_LEAF`, in order; those not offered are zero.
+    """Every leaf from 0x40000000 to `MAX_LEAF` and `STACK_LEAVES`, in order; those not offered are zero.
 
     The hypervisor bit of leaf 1 (DISC-001) belongs to whoever builds that leaf.
     """
@@ -217,4 +221,7 @@ def leaves(offered: HvWords, limits: HvLimits, version: HvVersion | None = None)
     }
     first = int(leaf.HvCpuIdFunctionHvVendorAndMaxFunction)
     numbers = {int(number): registers for number, registers in told.items()}
-    return [HvCpuidEntry(number, *numbers.get(number, (0, 0, 0, 0))) for number in range(first, MAX_LEAF + 1)]
+    return [
+        HvCpuidEntry(number, *numbers.get(number, (0, 0, 0, 0)))
+        for number in (*range(first, MAX_LEAF + 1), *STACK_LEAVES)
+    ]

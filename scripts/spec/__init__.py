@@ -10,6 +10,9 @@ The 315 items are those of tests/data/tlfs-vsm-checklist.md. Nothing is counted 
 - **proven**: implemented, and tested by at least one test that passed when it last ran, and by none that failed.
   `tests/conftest.py` has every test run leave its results in build/spec/, one file for each ring (pure, host, lab).
 
+- **class**: why an item cannot be shown, in `classes`, with a reason each. What is neither proven nor in a class is
+  open.
+
 A result counts only as long as the test still claims the item. An id that the checklist does not have is an error.
 
 The results' place is build/spec, or $VMM_SPEC_DIR. They are told apart by host: the pure ring has none, else it is

@@ -7,15 +7,14 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from scripts.spec.classes import Class, class_of
+
 ROOT = Path(__file__).resolve().parents[2]
 CHECKLIST = ROOT / "tests/data/tlfs-vsm-checklist.md"
 ITEM_COUNT = 315
 
 ITEM_ID = r"[A-Z]+-\d{3}"
 _ITEM = re.compile(rf"^- \*\*({ITEM_ID})((?: ?\[[MBD]\])*)\*\* (.*)$", re.MULTILINE)
-# Groups about VTLs as a whole; of the others, an item whose own test ("T:") has a VTL above 0 in it.
-_VTL_GROUPS = {"VSM", "WIN", "OHCL", "IMP"}
-_VTL_TEST = re.compile(r"(?<!before )\bVTL[12]\b|both VTLs|per VTL|and VTL\b")
 
 
 class Item(NamedTuple):
@@ -26,8 +25,8 @@ class Item(NamedTuple):
     """Letters: M stated by the TLFS, B behaviour of real implementations, D sources disagree; empty for advice."""
     statement: str
     """Its first sentence."""
-    needs_vtls: bool
-    """Whether it can only be shown with more than VTL0."""
+    shelf: Class | None
+    """Why it cannot be shown, where that is so."""
 
     @property
     def group(self) -> str:
@@ -39,13 +38,11 @@ def _item(found: re.Match[str]) -> Item:
     item_id, strength, body = found.groups()
     statement = re.split(r"`[NST]:`", body)[0].strip()
     sentence = re.match(r".*?[.](?= [A-Z0-9`]|$)", statement)
-    test = body.partition("`T:`")[2]
-    group = item_id.partition("-")[0]
     return Item(
         item_id,
         "".join(re.findall("[MBD]", strength)),
         sentence[0] if sentence else statement,
-        group in _VTL_GROUPS or _VTL_TEST.search(test) is not None,
+        class_of(item_id),
     )
 
 

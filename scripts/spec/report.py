@@ -105,29 +105,46 @@ def _line(evidence: Evidence) -> str:
     statement = item.statement
     if len(statement) > _STATEMENT_WIDTH:
         statement = statement[: _STATEMENT_WIDTH - 3] + "..."
-    vtl = "VTLs" if item.needs_vtls else ""
-    text = f"{item.id:9}{item.strength:3}{vtl:5}{evidence.state:12}{statement:{_STATEMENT_WIDTH}}  {_explain(evidence)}"
-    return text.rstrip()
+    shelf = item.shelf.name if item.shelf is not None else ""
+    what = f"{item.id:9}{item.strength:3}{shelf:14}{evidence.state:12}{statement:{_STATEMENT_WIDTH}}"
+    return f"{what}  {_explain(evidence)}".rstrip()
+
+
+def _classes(all_evidence: list[Evidence]) -> Iterator[str]:
+    """The items that are not proven because they cannot be, class by class, groups in one line."""
+    shelves: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for evidence in all_evidence:
+        if evidence.item.shelf is not None and not evidence.proven:
+            name, reason = evidence.item.shelf
+            shelves[name][reason].append(evidence.item.id)
+    for name, reasons in shelves.items():
+        count = sum(len(items) for items in reasons.values())
+        yield f"not proven, class '{name}': {count}"
+        for reason, items in reasons.items():
+            which = items[0] if len(items) == 1 else f"{len(items)} of {items[0].partition('-')[0]}"
+            yield f"  {which:12}{reason}"
+        yield ""
 
 
 def lines(all_evidence: list[Evidence], groups: set[str], recorded: bool) -> Iterator[str]:
     """The report. `groups` limits the items that are listed, never what is counted."""
     if all_evidence:
-        yield f"{'item':9}{'':3}{'':5}{'state':12}{'statement':{_STATEMENT_WIDTH}}  evidence"
+        yield f"{'item':9}{'':3}{'class':14}{'state':12}{'statement':{_STATEMENT_WIDTH}}  evidence"
     for evidence in all_evidence:
         if not groups or evidence.item.group in groups or evidence.item.id in groups:
             yield _line(evidence)
     yield ""
-    yield f"{'group':8}{'items':>7}{'implemented':>13}{'proven':>8}{'not proven without VTLs':>26}"
+    yield f"{'group':8}{'items':>7}{'implemented':>13}{'proven':>8}{'in a class':>12}{'open':>6}  open are"
     for group in dict.fromkeys(evidence.item.group for evidence in all_evidence):
         members = [evidence for evidence in all_evidence if evidence.item.group == group]
-        left = [
-            evidence.item.id for evidence in members if not evidence.proven and not evidence.item.needs_vtls
-        ]
+        unproven = [evidence.item for evidence in members if not evidence.proven]
+        left = [item.id for item in unproven if item.shelf is None]
         implemented = sum(evidence.implemented for evidence in members)
         proven = sum(evidence.proven for evidence in members)
-        yield f"{group:8}{len(members):7}{implemented:13}{proven:8}{len(left):26}"
+        classed = len(unproven) - len(left)
+        yield f"{group:8}{len(members):7}{implemented:13}{proven:8}{classed:12}{len(left):6}  {' '.join(left)}".rstrip()
     yield ""
+    yield from _classes(all_evidence)
     if not recorded:
         yield "No test run is recorded: run `make test` (or pytest on a folder of tests/) to prove something."
     implemented = sum(evidence.implemented for evidence in all_evidence)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.spec import checklist, claims, report, results
+from scripts.spec import checklist, claims, classes, report, results
 from scripts.spec.results import Result
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,22 +42,43 @@ def test_the_checklist_has_315_items() -> None:
 
 
 @pytest.mark.parametrize(
-    ("item_id", "strength", "needs_vtls"),
+    ("item_id", "strength", "shelf"),
     [
-        ("DISC-001", "M", False),
-        ("HC-001", "MD", False),
-        ("HC-005", "M", True),  # its test has VTL1 remove a right
-        ("HC-017", "B", False),  # names HV_INPUT_VTL, which needs no second VTL
-        ("VP-001", "M", False),  # "from VTL0 before VSM"
-        ("VSM-045", "M", True),
-        ("LNX-001", "", False),
-        ("OHCL-012", "", True),
+        ("DISC-001", "M", None),
+        ("HC-001", "MD", None),
+        ("VP-004", "B", classes.VTLS),
+        ("VSM-045", "M", classes.VTLS),
+        ("LNX-001", "", None),
+        ("MISC-006", "M", classes.NOT_OFFERED),
+        ("OHCL-012", "", classes.VTLS),
     ],
 )
-def test_an_item_s_properties(item_id: str, strength: str, needs_vtls: bool) -> None:
+def test_an_item_s_properties(item_id: str, strength: str, shelf: str | None) -> None:
     item = next(item for item in checklist.read_checklist() if item.id == item_id)
 
-    assert (item.strength, item.needs_vtls) == (strength, needs_vtls)
+    assert (item.strength, item.shelf.name if item.shelf else None) == (strength, shelf)
+
+
+def test_classes_name_items_and_groups_of_the_checklist() -> None:
+    items = checklist.read_checklist()
+
+    assert classes.ITEMS.keys() <= {item.id for item in items}
+    assert classes.GROUPS.keys() <= {item.group for item in items}
+    assert not [item_id for item_id in classes.ITEMS if item_id.partition("-")[0] in classes.GROUPS]
+
+
+def test_what_cannot_be_shown_is_printed_with_its_reason() -> None:
+    gathered = report.gather(checklist.read_checklist(), {}, {}, [])
+
+    printed = list(report.lines(gathered, {"VP-004"}, True))
+
+    assert any(line.startswith("VP-004   B  VTLs          not yet") for line in printed)
+    assert "  VP-004      which VTL of a started VP runs first" in printed
+    assert "  133 of VSM  Virtual Secure Mode itself" in printed
+    assert next(line for line in printed if line.startswith("APIC")).split()[4:] == [
+        *("1", "4"),  # one in a class, four open
+        *("APIC-001", "APIC-002", "APIC-003", "APIC-004"),
+    ]
 
 
 def test_a_statement_is_the_first_sentence() -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """HvExtCallQueryCapabilities: which extended calls there are (TLFS 3.14).
 
-Implements: HC-020
+Implements: HC-020, LNX-003
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """HvCallGetVpIndexFromApicId and HvCallNotifyLongSpinWait (TLFS 7.10.4, 14.5).
 
-Implements: VP-006, MISC-001
+Implements: VP-006, VP-007, MISC-001
 """
 
 from __future__ import annotations

@@ -4,7 +4,9 @@
 What is written while the guest has not enabled it goes nowhere (VSM-051): a VTL entered before it set up its page finds
 zeros there, not the reason of an entry long past.
 
-Implements: VSM-048, VSM-049, VSM-051
+NoEoiRequired is never set, as the TLFS allows: an EOI costs nothing in KVM's local APIC.
+
+Implements: VSM-048, VSM-049, VSM-051, APIC-004
 """
 
 from __future__ import annotations

@@ -56,6 +56,7 @@ def test_flags_that_make_no_interface_are_refused_in_one_line(cpu: str, message:
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.tlfs("MISC-002")
 def test_a_crash_report_reaches_the_user() -> None:
     result = vmm_run(guest("hyperv"), "--machine", "hyperv=on", "--append", "crash", *LIMIT)
 
@@ -64,6 +65,7 @@ def test_a_crash_report_reaches_the_user() -> None:
     assert "vmm:   something broke\n" in result.stderr
 
 
+@pytest.mark.tlfs("MISC-004")
 def test_a_reset_by_msr_starts_anew_with_nothing_left() -> None:
     result = vmm_run(guest("hyperv"), "--machine", "hyperv=on", "--append", "reset", *LIMIT)
 
@@ -72,6 +74,7 @@ def test_a_reset_by_msr_starts_anew_with_nothing_left() -> None:
     assert "PASS: all is as after power-on" in result.stdout
 
 
+@pytest.mark.tlfs("HC-014")
 def test_user_mode_makes_no_hypercall() -> None:
     result = vmm_run(guest("hyperv"), "--machine", "hyperv=on", "--append", "user", *LIMIT)
 

@@ -414,7 +414,7 @@ def apic_input(ids: list[int], partition: int = SELF) -> bytes:
     return struct.pack(f"<QBxxxxxxx{len(ids)}I", partition, 0, *ids)
 
 
-@pytest.mark.tlfs("VP-006")
+@pytest.mark.tlfs("VP-006", "VP-007")
 def test_vp_index_from_apic_id(rig: Rig) -> None:
     status = rig.slow(Code.HvCallGetVpIndexFromApicId, apic_input([4, 0, 138]), RepCount=3)
 

@@ -172,7 +172,7 @@ def test_some_private_msrs_are_the_same_on_all_vps(rig: Rig, msr: HvMsr) -> None
     assert rig.state.read_msr(1, 1, msr) == 0x123000
 
 
-@pytest.mark.tlfs("DISC-018", "TMR-018", "MISC-005")
+@pytest.mark.tlfs("DISC-018", "TMR-018")
 def test_shared_msrs_read_the_same_in_all_vtls(rig: Rig) -> None:
     rig.services.runtimes[1] = 777
     rig.clock.advance(1_000_000)
@@ -237,7 +237,6 @@ def test_eoi_ignores_its_value_and_looks_at_the_queues(rig: Rig) -> None:
     assert rig.state.write_msr(0, 0, HvMsr.HV_X64_MSR_EOI, 0)  # nothing in service
 
 
-@pytest.mark.tlfs("APIC-002")
 def test_icr_and_tpr_reach_the_vtls_apic(rig: Rig) -> None:
     accepted = rig.state.write_msr(0, 1, HvMsr.HV_X64_MSR_ICR, 0x0100_0000_0000_00F3)
     refused = rig.state.write_msr(0, 1, HvMsr.HV_X64_MSR_ICR, 0)

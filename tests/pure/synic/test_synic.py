@@ -265,7 +265,6 @@ def test_polling_source_stores_without_interrupt(rig: Rig) -> None:
     assert rig.services.taken() == []
 
 
-@pytest.mark.tlfs("SYN-024")
 def test_auto_eoi_goes_with_the_interrupt(rig: Rig) -> None:
     rig.synic.write_sint(SINT, VECTOR | AUTO_EOI)
 

@@ -13,6 +13,7 @@ Here is the way to and from a guest:
 | `caller` | one VP: its hypercalls and its MSR exits, on the VP's thread |
 | `services` | interrupts, run time, reset, crash reports |
 | `local_apic`, `auto_eoi` | EOI, ICR and TPR of the kernel's local APIC; interrupts without EOI |
+| `idle` | sleep by the idle MSR |
 | `tlbs` | flushing the TLBs of several VPs |
 | `vp_registers` | HvCallGetVpRegisters, HvCallSetVpRegisters |
 | `register_access`, `fpu_registers`, `event_registers`, `apic_registers` | their registers, by kind |
@@ -24,6 +25,10 @@ Here is the way to and from a guest:
 It works on every KVM with MSR filters; nothing of the kernel's own Hyper-V emulation is used. A machine without the
 interface loads none of this.
 
+What KVM itself does: an INVD loses no data, KVM writes caches back or does nothing in its place.
+
 Threads: a VP's exits are handled on its own thread, which alone may use its vCPU. The timer thread, other VPs and
 the main thread reach a VP by KVM_SIGNAL_MSI and `VirtualProcessor.kick`.
+
+Implements: MISC-009
 """

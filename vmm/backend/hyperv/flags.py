@@ -10,6 +10,7 @@ HvCallPostMessage and HvCallSignalEvent with the SynIC, come with any of them as
 | `hv-vapic` | the MSRs, without the recommendation to use them: the kernel's local APIC is faster |
 | `hv-spinlocks=N` | tries before a guest tells that it spins |
 | `hv-vp-registers` | ours: HvCallGetVpRegisters, HvCallSetVpRegisters, HvCallTranslateVirtualAddress, Ex |
+| `hv-guest-idle` | ours: the idle MSR; HLT is cheaper for a guest with interrupts enabled |
 | `hv-start-vp` | ours: HvCallStartVirtualProcessor |
 | `hv-switch-space` | ours: HvCallSwitchVirtualAddressSpace; never recommended, MOV CR3 needs no exit |
 | `hv-frequencies`, `hv-reset`, `hv-crash`, `hv-runtime`, `hv-vpindex`, `hv-synic`, `hv-stimer` ... | as in QEMU |
@@ -62,6 +63,7 @@ FEATURE_FLAGS: Final[dict[str, frozenset[HvFeature]]] = {
     "hv-frequencies": frozenset({_F.FREQUENCIES}),
     "hv-reset": frozenset({_F.RESET}),
     "hv-reenlightenment": frozenset({_F.REENLIGHTENMENT}),
+    "hv-guest-idle": frozenset({_F.IDLE}),
 }
 CALL_FLAGS: Final[dict[str, frozenset[Code]]] = {
     "hv-tlbflush": _TLB,
@@ -101,6 +103,7 @@ class Wanted:
         return Wanted(self.features - {feature}, self.codes, self.convention, self.spin_retries)
 
 
+# With flushes: a VTL1 can hold VTL0's TLBs only where VTL0 flushes by call. Implements: TLB-005
 EVERYTHING: Final = Wanted(
     DEFAULT_FEATURES,
     _ALWAYS | _SYNIC | _TLB | _IPI | _REGISTERS | _START | _SWITCH | {Code.HvExtCallQueryCapabilities},

@@ -27,6 +27,7 @@ from vmm.backend.hyperv.offer import Offer
 from vmm.backend.hyperv.services import KvmServices
 from vmm.backend.hyperv.starts import VpStarts
 from vmm.backend.hyperv.tlbs import VpTlbs
+from vmm.backend.hyperv.transport import Transport
 from vmm.backend.hyperv.vp_registers import RegisterCalls
 from vmm.backend.vp import VirtualProcessor
 from vmm.bus import PortBus
@@ -93,6 +94,7 @@ class HypervInterface:
             machine.control,
             machine.notice,
         )
+        self.services.page = offer.transport.page
         overlays = CopyingBackend(machine.memory, self._fetch_or(native))
         self.state = HvState(offer.msrs, self.services, machine.memory, machine.clock, overlays, tsc)
         self._tlbs = VpTlbs(machine.processors)
@@ -103,9 +105,11 @@ class HypervInterface:
         block = max(machine.memory.ranges(), key=lambda block: (block[0] < BLOCK_BELOW_GPA, block[1]))
         self._memory = DirectMemory(machine.memory, block, machine.memory.view(*block))
         self.callers = [
-            self._connect(processor, int(offer.msrs.privileges)) for processor in machine.processors
+            self._connect(processor, int(offer.msrs.privileges), offer.transport)
+            for processor in machine.processors
         ]
-        machine.ports.add(page_code.PORT, 1, HypercallPort(self.callers), "hypercall page")
+        if not offer.transport.exits:
+            machine.ports.add(page_code.PORT, 1, HypercallPort(self.callers), "hypercall page")
         machine.vm.enable_cap(k.KVM_CAP_X86_USER_SPACE_MSR, k.KVM_MSR_EXIT_REASON_FILTER)
         machine.vm.set_msr_filter([SYNTHETIC_MSRS])
 
@@ -133,19 +137,26 @@ class HypervInterface:
         }
         return {int(code): known[code] for code in offer.wanted.codes}
 
-    def _connect(self, processor: VirtualProcessor, privileges: int) -> Caller:
+    def _connect(self, processor: VirtualProcessor, privileges: int, transport: Transport) -> Caller:
         state = self.state.enable_vtl(processor.index, VTL0)
         shared = self.state.vtl(VTL0)
         assert shared is not None  # enable_vtl has made it
         caller = Caller(
-            processor, VTL0, privileges, shared.hypercall_page, state.msrs, self._memory, self.dispatcher
+            processor,
+            VTL0,
+            privileges,
+            shared.hypercall_page,
+            state.msrs,
+            self._memory,
+            self.dispatcher,
+            transport,
         )
         caller.attach()
         processor.after_kick = AfterKick(
             processor.index,
             self._tlbs,
             self._errands,
-            self.services.auto_eois[processor.index].look,
+            (self.services.auto_eois[processor.index].look, self.services.idle_sleeps[processor.index].look),
             processor.after_kick,
         )
         return caller
@@ -155,8 +166,12 @@ class HypervInterface:
         self.state.reset()
         self._tlbs.reset()
         self._errands.reset()
+        for caller in self.callers:
+            caller.reset()
         for auto_eoi in self.services.auto_eois:
             auto_eoi.reset()
+        for sleep in self.services.idle_sleeps:
+            sleep.reset()
         for processor in self._machine.processors:
             processor.vcpu.run.u64[run_page.DIRTY_REGS // 8] = 0
 
@@ -209,17 +224,18 @@ class AfterKick:
         vp: int,
         tlbs: VpTlbs,
         errands: Errands,
-        end_interrupts: Callable[[], None],
+        looks: Sequence[Callable[[], None]],
         then: Callable[[], None],
     ) -> None:
         self._vp = vp
         self._flush = tlbs.after_kick
         self._do_errands = errands.after_kick
-        self._end_interrupts = end_interrupts
+        self._looks = looks
         self._then = then
 
     def __call__(self) -> None:
         self._do_errands(self._vp)
         self._flush(self._vp)
-        self._end_interrupts()
+        for look in self._looks:
+            look()
         self._then()

@@ -9,6 +9,8 @@
 
 KVM_SET_LAPIC writes back what KVM_GET_LAPIC read: an interrupt that another processor sends in between is lost. So it
 is the last resort, for guests that end interrupts by MSR in xAPIC mode on a KVM without Hyper-V emulation.
+
+Implements: APIC-002, APIC-003
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ _MSI_LOGICAL: Final = 1 << 2
 
 ISR: Final = 0x100
 IRR: Final = 0x200
+_PPR: Final = 0xA0
 _APIC_BASE_EXTD: Final = 1 << 10
 _MSR_X2APIC_EOI: Final = 0x80B
 _MSR_HV_EOI: Final = 0x4000_0070
@@ -146,6 +149,12 @@ class KvmLocalApic:
 def in_service(lapic: x86.kvm_lapic_state) -> int | None:
     """The highest vector in service."""
     return _highest(lapic, ISR)
+
+
+def deliverable(lapic: x86.kvm_lapic_state) -> bool:
+    """Whether an interrupt is requested whose class is above the processor priority (SDM volume 3, 11.8.3.1)."""
+    requested = _highest(lapic, IRR)
+    return requested is not None and requested >> 4 > lapic.regs[_PPR] >> 4
 
 
 def has(lapic: x86.kvm_lapic_state, register: int, vector: int) -> bool:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from kvmapi import Vm
-from kvmapi.uapi import kvm as k
 from vmm.backend.hyperv import page_code
 from vmm.backend.hyperv.auto_eoi import AutoEoi
+from vmm.backend.hyperv.idle import IdleSleep
 from vmm.backend.hyperv.local_apic import KvmLocalApic, msi_address, signal
 from vmm.backend.vp import VirtualProcessor
 from vmm.hvmsr.crash import CrashReport
@@ -18,7 +18,6 @@ from vmm.hvmsr.outside import LocalApic
 from vmm.outside import Clock, MachineControl
 
 _VTL0: Final = 0
-_RFLAGS_IF: Final = 1 << 9
 _SPIN_YIELD_S: Final = 0.0
 
 
@@ -35,6 +34,8 @@ class KvmServices:
         notice: Callable[[str], None],
     ) -> None:
         """apic_ids: by VP index. notice: a line for the user."""
+        self.page = page_code.CODE
+        """The hypercall page's code."""
         self._vm = vm
         self._processors = processors
         self._control = control
@@ -46,6 +47,7 @@ class KvmServices:
         self.auto_eois = [
             AutoEoi(processor, apic, clock) for processor, apic in zip(processors, self._apics, strict=True)
         ]
+        self.idle_sleeps = [IdleSleep(processor, clock) for processor in processors]
 
     # ---- interrupts ----------------------------------------------------------------------------------
 
@@ -75,23 +77,27 @@ class KvmServices:
         time.sleep(_SPIN_YIELD_S)
 
     def vp_runtime_100ns(self, vp: int) -> int:
-        """Processor time of the VP's thread, the VMM's part of it included."""
+        """Processor time of the VP's thread, the VMM's part of it included.
+
+        Implements: MISC-005
+        """
         return self._processors[vp].run_time_ns() // 100
 
     def guest_idle(self, vp: int, vtl: int) -> None:
-        """Halt the VP; one with interrupts disabled goes on at once, since KVM would not wake it."""
-        vcpu = self._processors[vp].vcpu
-        if vcpu.run.regs.rflags & _RFLAGS_IF:
-            vcpu.set_mp_state(k.KVM_MP_STATE_HALTED)
+        """Halt the VP until an interrupt comes."""
+        self.idle_sleeps[vp].sleep()
 
     # ---- the partition -------------------------------------------------------------------------------
 
     def hypercall_page(self, vtl: int) -> bytes:
         """The hypercall page's code."""
-        return page_code.CODE
+        return self.page
 
     def reset_partition(self) -> None:
-        """The guest wrote the reset MSR."""
+        """The guest wrote the reset MSR.
+
+        Implements: MISC-004
+        """
         self._control.reset()
 
     def guest_crashed(self, report: CrashReport) -> None:

@@ -104,6 +104,7 @@ def test_eoi_on_a_kvm_with_hyperv_emulation_is_its_msr() -> None:
         assert struct.unpack_from("<IIII", rig.fake.called("KVM_SET_MSRS")[-1].argument)[2] == 0x4000_0070
 
 
+@pytest.mark.tlfs("APIC-002")
 @pytest.mark.parametrize(
     ("icr", "extended", "expected"),
     [
@@ -130,6 +131,7 @@ def test_icr_writes_become_messages(
     assert rig.apic.read_icr() == icr
 
 
+@pytest.mark.tlfs("APIC-002")
 def test_tpr_is_cr8_and_keeps_its_low_bits(rig: Rig) -> None:
     rig.apic.write_tpr(0x73)
 
@@ -150,6 +152,7 @@ def test_message_addresses(apic_id: int, address: int) -> None:
 # ---- interrupts without EOI ----------------------------------------------------------------------------
 
 
+@pytest.mark.tlfs("SYN-024")
 def test_an_interrupt_without_eoi_is_ended_in_the_guests_place(rig: Rig) -> None:
     rig.put(ISR, VECTOR)
     rig.auto_eoi.requested(VECTOR)

@@ -80,6 +80,7 @@ def test_ones_own_tlb_is_flushed_at_once(rig: Rig) -> None:
     assert rig.vps[0].vcpu.get_sregs().cr4 == cr4_before
 
 
+@pytest.mark.tlfs("TLB-003")
 def test_another_vps_flush_is_waited_for_and_asked_for_once(rig: Rig) -> None:
     request = flush_of(0b010)
 
@@ -93,6 +94,7 @@ def test_another_vps_flush_is_waited_for_and_asked_for_once(rig: Rig) -> None:
     assert rig.flushes() == 1
 
 
+@pytest.mark.tlfs("TLB-003")
 def test_all_targets_must_be_done(rig: Rig) -> None:
     request = flush_of(0b110)
     assert not rig.tlbs.flush(0, request)

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The Hyper-V guest interface: MSRs, call codes, statuses, the hypercall page. TLFS. */
+#pragma once
+
+#include <stdint.h>
+
+#define HV_LEAF_VENDOR 0x40000000
+#define HV_LEAF_FEATURES 0x40000003
+#define HV_LEAF_RECOMMENDATIONS 0x40000004
+
+#define HV_MSR_GUEST_OS_ID 0x40000000
+#define HV_MSR_HYPERCALL 0x40000001
+#define HV_MSR_VP_INDEX 0x40000002
+#define HV_MSR_VP_RUNTIME 0x40000010
+#define HV_MSR_TIME_REF_COUNT 0x40000020
+#define HV_MSR_NPIEP 0x40000040
+#define HV_MSR_EOI 0x40000070
+#define HV_MSR_ICR 0x40000071
+#define HV_MSR_TPR 0x40000072
+#define HV_MSR_VP_ASSIST_PAGE 0x40000073
+#define HV_MSR_SCONTROL 0x40000080
+#define HV_MSR_SIMP 0x40000083
+#define HV_MSR_EOM 0x40000084
+#define HV_MSR_SINT0 0x40000090
+#define HV_MSR_STIMER0_CONFIG 0x400000b0
+#define HV_MSR_STIMER0_COUNT 0x400000b1
+#define HV_MSR_GUEST_IDLE 0x400000f0
+
+#define HV_CALL_SWITCH_ADDRESS_SPACE 0x01
+#define HV_CALL_FLUSH_SPACE 0x02
+#define HV_CALL_SPIN_WAIT 0x08
+#define HV_CALL_GET_REGISTERS 0x50
+#define HV_CALL_SET_REGISTERS 0x51
+#define HV_CALL_TRANSLATE 0x52
+#define HV_CALL_START_VP 0x99
+#define HV_CALL_VP_INDEX_FROM_APIC_ID 0x9a
+#define HV_CALL_TRANSLATE_EX 0xac
+#define HV_CALL_QUERY_CAPABILITIES 0x8001
+#define HV_FAST (1ull << 16)
+#define HV_REPS(n) ((uint64_t)(n) << 32)
+#define HV_SELF_PARTITION ~0ull
+#define HV_SELF_VP 0xfffffffeu
+
+#define HV_STATUS_INVALID_CODE 0x02
+#define HV_STATUS_INVALID_PARAMETER 0x05
+#define HV_STATUS_ACCESS_DENIED 0x06
+#define HV_STATUS_INVALID_PARTITION_ID 0x0d
+#define HV_STATUS_INVALID_VP_INDEX 0x0e
+#define HV_STATUS_INVALID_VP_STATE 0x15
+#define HV_STATUS_INVALID_REGISTER_VALUE 0x50
+
+struct hv_segment {
+    uint64_t base;
+    uint32_t limit;
+    uint16_t selector, attributes;
+};
+
+struct hv_table {
+    uint16_t pad[3];
+    uint16_t limit;
+    uint64_t base;
+};
+
+struct hv_context {
+    uint64_t rip, rsp, rflags;
+    struct hv_segment cs, ds, es, fs, gs, ss, tr, ldtr;
+    struct hv_table idtr, gdtr;
+    uint64_t efer, cr0, cr3, cr4, pat;
+};
+
+/* Reports a guest OS id and enables the hypercall page. */
+void hv_init(void);
+/* Calls the hypercall page; the result. Parameters are GPAs, or the input itself with HV_FAST. */
+uint64_t hv_call(uint64_t control, uint64_t first, uint64_t second);
