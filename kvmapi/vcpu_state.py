@@ -110,9 +110,12 @@ class VcpuState(AttributeFd):
         """KVM_SET_FPU (api.rst 4.23)."""
         self._ioctl(KVM_SET_FPU, fpu)
 
-    def get_xsave(self) -> kvm_xsave:
-        """KVM_GET_XSAVE (api.rst 4.42): the first 4096 bytes of the XSAVE area. KVM_CAP_XSAVE."""
-        area: kvm_xsave = self._filled(KVM_GET_XSAVE, kvm_xsave())
+    def get_xsave(self, into: kvm_xsave | None = None) -> kvm_xsave:
+        """KVM_GET_XSAVE (api.rst 4.42): the first 4096 bytes of the XSAVE area. KVM_CAP_XSAVE.
+
+        `into`: an area to fill and return instead of a new one.
+        """
+        area: kvm_xsave = self._filled(KVM_GET_XSAVE, kvm_xsave() if into is None else into)
         return area
 
     def get_xsave2(self, size: int) -> Any:

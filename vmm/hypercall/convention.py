@@ -52,6 +52,7 @@ class Outcome(enum.IntEnum):
 
 # Plain integers: comparing members costs on the path that every hypercall takes.
 ILLEGAL: Final = int(CallerMode.ILLEGAL)
+BITS_32: Final = int(CallerMode.BITS_32)
 BITS_64: Final = int(CallerMode.BITS_64)
 
 CR0_PE: Final = 1 << 0

@@ -105,7 +105,7 @@ def _hyperv(
     """What of the Hyper-V interface the machine offers. tsc_known: the guest's TSC is the host's plus an offset."""
     if config.hyperv is False or not (config.hyperv or spec.hyperv):
         return None
-    from vmm.backend.hyperv import flags, offer  # most machines have none of it
+    from vmm.backend.hyperv import flags, offer, transport  # most machines have none of it
 
     try:
         wanted = flags.wanted({flags.PASSTHROUGH: "on", **spec.hyperv} if config.hyperv else spec.hyperv)
@@ -123,6 +123,7 @@ def _hyperv(
             gpa_bits=cpu.phys_bits,
             tsc_hz=(cpu.tsc_khz or host.tsc_khz) * 1000,
             tsc_known=tsc_known,
+            transport=transport.choose(host.vsm_support, host.vendor, cpu.vendor),
         )
     except flags.HypervFlagError as error:
         raise ConfigError(str(error)) from error

@@ -7,19 +7,24 @@ hypercall costs the one exit that it is.
 
 from __future__ import annotations
 
+import errno
 from ctypes import sizeof
 from struct import Struct, calcsize
 from typing import Final
 
+from kvmapi import KvmError
 from kvmapi import run as run_page
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi import x86
+from kvmapi.uapi.vsm import KVM_HYPERV_HCALL_UD
 from vmm.backend.hyperv import page_code
-from vmm.backend.hyperv.xmm import VcpuXmm
+from vmm.backend.hyperv.transport import PORT_WRITE, Transport
+from vmm.backend.hyperv.xmm import ExitXmm, VcpuXmm
 from vmm.backend.vp import VirtualProcessor
+from vmm.hv.msrs import HvMsr
 from vmm.hvmsr.hypercall_page import HypercallPage
 from vmm.hvmsr.msr_file import MsrFile
-from vmm.hypercall.convention import BITS_64, EFER_LMA, Outcome, caller_mode
+from vmm.hypercall.convention import BITS_32, BITS_64, EFER_LMA, LOW_32, Outcome, caller_mode
 from vmm.hypercall.dispatcher import Dispatcher
 from vmm.hypercall.outside import CallerMemory
 
@@ -57,12 +62,19 @@ _unpack_caller: Final = _at(
     (_SREGS + x86.kvm_sregs.efer.offset, "Q"),
 ).unpack_from
 
-_COMPLETED: Final = Outcome.COMPLETED
+# struct kvm_run, KVM_EXIT_HYPERV: u32 type @32; u.hcall: u64 input @40, result @48, params @56
+_HYPERV_TYPE_U32: Final = 32 // 4
+_INPUT_U64, _RESULT_U64, _PARAMS_U64 = 40 // 8, 48 // 8, 56 // 8
+
+_REFUSED: Final = int(Outcome.INVALID_OPCODE)
+_SWITCHED: Final = int(Outcome.VTL_SWITCH)
 _ENTRIES: Final = {
     int(Outcome.RETRY): page_code.AGAIN,
     int(Outcome.INTERCEPT): page_code.AGAIN,
-    int(Outcome.INVALID_OPCODE): page_code.REFUSE,
+    _REFUSED: page_code.REFUSE,
 }
+_STATUS: Final = 0xFFFF
+_OS_ID: Final = int(HvMsr.HV_X64_MSR_GUEST_OS_ID)
 
 
 class Caller:
@@ -80,6 +92,7 @@ class Caller:
         msrs: MsrFile,
         memory: CallerMemory,
         dispatcher: Dispatcher[Caller],
+        transport: Transport = PORT_WRITE,
     ) -> None:
         self.vp = processor.index
         self.vtl = vtl
@@ -87,7 +100,8 @@ class Caller:
         self.memory = memory
         self.processor = processor
         self.vcpu = processor.vcpu
-        self.xmm = VcpuXmm(processor.vcpu)
+        self.xmm = ExitXmm(processor.vcpu) if transport.exits else VcpuXmm(processor.vcpu)
+        self._exits = transport.exits
         self._page = page
         self._dispatch, self._answer = dispatcher.dispatch, dispatcher.answer
         self._readers, self._writers = msrs.readers, msrs.writers
@@ -105,10 +119,37 @@ class Caller:
         raise AssertionError(f"an intercept at {gpa:#x} without a VTL that could have asked for it")
 
     def attach(self) -> None:
-        """Have the registers with each exit, and the MSR exits handled here. The VP's thread has not started."""
+        """Have the registers with each exit, and the exits handled here. The VP's thread has not started.
+
+        Errors: `KvmError`.
+        """
         self.processor.vcpu.run.sync(SYNC)
         self.processor.handlers[k.KVM_EXIT_X86_RDMSR] = self.read_msr
         self.processor.handlers[k.KVM_EXIT_X86_WRMSR] = self.write_msr
+        if self._exits:
+            self.processor.handlers[k.KVM_EXIT_HYPERV] = self.hypercall_exit
+            # KVM hands over messages and events only where its SynIC is on. Its MSRs are kept from it.
+            self.vcpu.enable_cap(k.KVM_CAP_HYPERV_SYNIC2)
+            self._tell_kvm_os_id()
+
+    def _tell_kvm_os_id(self) -> None:
+        """KVM takes the instruction for a hypercall of Hyper-V only while it knows of a guest OS id."""
+        write = self._writers.get(_OS_ID)
+        if write is None:
+            return
+
+        def write_both(value: int) -> bool:
+            accepted = write(value)
+            if accepted:
+                self.vcpu.set_msrs([(_OS_ID, value)])
+            return accepted
+
+        self._writers[_OS_ID] = write_both
+
+    def reset(self) -> None:
+        """The guest's OS id is 0 again. The VP is frozen. Errors: `KvmError`."""
+        if self._exits:
+            self.vcpu.set_msrs([(_OS_ID, 0)])
 
     # ---- on the VP's thread --------------------------------------------------------------------------
 
@@ -122,15 +163,49 @@ class Caller:
             result = self._answer(self, self.regs, BITS_64, control, first, second)
             if result >= 0:
                 self._u64[_RAX_U64] = result
-            else:
+            elif result != _SWITCHED:
                 self.regs.rip = page_code.continue_at(rip, _ENTRIES[result])
         else:
-            outcome = self._dispatch(self, self.regs, self._mode())
-            if outcome is not _COMPLETED:
+            outcome = int(self._dispatch(self, self.regs, self._mode()))
+            if outcome in _ENTRIES:
                 self.regs.rip = page_code.continue_at(rip, _ENTRIES[outcome])
         self._u64[_DIRTY_U64] |= _REGS
-        if self.xmm.area is not None:
-            self.xmm.area = None  # the guest runs on
+        self.xmm.end(succeeded=True)
+
+    def hypercall_exit(self) -> None:
+        """KVM_EXIT_HYPERV: the VP executed the hypercall instruction, in ring 0 of protected or long mode.
+
+        KVM ends the instruction in the next KVM_RUN: it puts the result into its registers and moves RIP.
+        """
+        u64, regs, sregs = self._u64, self.regs, self.sregs
+        if self._u32[_HYPERV_TYPE_U32] != k.KVM_EXIT_HYPERV_HCALL:
+            return  # of the SynIC's MSRs, which only the VMM writes
+        mode = BITS_64 if sregs.cs.l and sregs.efer & EFER_LMA else BITS_32
+        control, first, second = u64[_INPUT_U64], u64[_PARAMS_U64], u64[_PARAMS_U64 + 1]
+        result = _REFUSED
+        if self._page.enabled:
+            result = self._answer(self, regs, mode, control, first, second)
+        if result >= 0:
+            u64[_RESULT_U64] = result
+        elif result == _REFUSED:
+            u64[_RESULT_U64] = KVM_HYPERV_HCALL_UD
+        elif result != _SWITCHED:
+            self._stay(mode)
+        u64[_DIRTY_U64] |= _REGS
+        self.xmm.end(succeeded=result >= 0 and not result & _STATUS)
+
+    def _stay(self, mode: int) -> None:
+        """End the instruction with the caller's registers as they are now, RIP included."""
+        regs, rip = self.regs, self.regs.rip
+        rax, rdx = regs.rax, regs.rdx
+        self._u64[_RESULT_U64] = rax if mode == BITS_64 else (rdx & LOW_32) << 32 | rax & LOW_32
+        self._u64[_DIRTY_U64] |= _REGS
+        # Stays set: the next KVM_RUN comes back at once, as after a kick, and no request to leave is lost.
+        self.vcpu.run.immediate_exit = True
+        number = self.vcpu.run_once()
+        if number != errno.EINTR:
+            raise KvmError(number, "KVM_RUN", {"immediate_exit": 1}, f"VP {self.vp}")
+        regs.rip = rip
 
     def _mode(self) -> int:
         """What the processor was doing (a `CallerMode`)."""

@@ -7,9 +7,10 @@ Implements: LNX-001, LNX-002, LNX-004
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vmm.backend.hyperv.flags import HypervFlagError, Wanted
+from vmm.backend.hyperv.transport import PORT_WRITE, Transport
 from vmm.hvcpuid import HvCpuidEntry, HvFeature, HvLimits, leaves, words
 from vmm.hvmsr.state import HvOffer
 from vmm.hypercall.announce import announcement
@@ -27,10 +28,19 @@ class Offer:
     wanted: Wanted
     leaves: Sequence[HvCpuidEntry]
     msrs: HvOffer
+    transport: Transport
 
 
-def offer(wanted: Wanted, *, cpus: int, gpa_bits: int, tsc_hz: int, tsc_known: bool) -> Offer:
-    """What to announce. tsc_known: whether the VMM can tell what a guest's RDTSC gives.
+def offer(
+    wanted: Wanted,
+    *,
+    cpus: int,
+    gpa_bits: int,
+    tsc_hz: int,
+    tsc_known: bool,
+    transport: Transport = PORT_WRITE,
+) -> Offer:
+    """What to announce. tsc_known: whether the VMM can tell what a guest's RDTSC gives. transport: of hypercalls.
 
     Errors: `HypervFlagError` for a feature without one that it needs.
     """
@@ -38,6 +48,7 @@ def offer(wanted: Wanted, *, cpus: int, gpa_bits: int, tsc_hz: int, tsc_known: b
         wanted = wanted.without(HvFeature.REFERENCE_TSC)
     if not tsc_hz:
         wanted = wanted.without(HvFeature.FREQUENCIES)
+    wanted = replace(wanted, codes=transport.arriving(wanted.codes))
     try:
         said = words(wanted.features, announcement(wanted.codes, wanted.convention))
     except ValueError as error:
@@ -47,4 +58,5 @@ def offer(wanted: Wanted, *, cpus: int, gpa_bits: int, tsc_hz: int, tsc_known: b
         wanted,
         leaves(said, limits),
         HvOffer(said.privileges, said.features, gpa_bits, tsc_hz, APIC_TIMER_HZ),
+        transport,
     )

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""XMM0 to XMM5 of a vCPU (`vmm.hypercall.outside.XmmBlock`), through KVM_GET_XSAVE and KVM_SET_XSAVE.
+"""XMM0 to XMM5 of a caller (`vmm.hypercall.outside.XmmBlock`): through its vCPU, or through the exit that carries them.
+
+| class | read | write |
+|---|---|---|
+| `VcpuXmm` | KVM_GET_XSAVE | KVM_SET_XSAVE |
+| `ExitXmm` | KVM_EXIT_HYPERV, for the calls whose XMM registers KVM hands over; as above for others | the same |
 
 KVM_GET_FPU and KVM_SET_FPU would be smaller, but know nothing of XSTATE_BV: registers still in their initial state
 are not in the memory they copy from and to. Each ioctl costs two thirds of an exit, so only calls that carry
@@ -8,38 +13,85 @@ parameters in XMM registers come here.
 
 from __future__ import annotations
 
-import ctypes
-from typing import Any, Final
+from typing import Final
 
 from kvmapi import Vcpu
+from kvmapi.uapi.x86 import kvm_xsave
+from vmm.backend.hyperv.transport import XMM_INPUT, XMM_OUTPUT
 from vmm.outside import Buffer
 
 _XMM0: Final = 160  # offset in the XSAVE area (SDM volume 1, 13.4.1)
 _XSTATE_BV: Final = 512  # byte with the x87 and SSE bits (SDM volume 1, 13.4.2)
 _SSE: Final = 1 << 1
 
+# struct kvm_run, KVM_EXIT_HYPERV: u64 u.hcall.input @40, u.hcall.xmm @72
+_INPUT_U64: Final = 40 // 8
+_EXIT_XMM: Final = 72
+_CODE: Final = 0xFFFF
+
 
 class VcpuXmm:
-    """The registers of one vCPU. Used on its VP's thread, between two `KVM_RUN`s."""
+    """The registers of one vCPU. Used on its VP's thread, between two `KVM_RUN`s, with `end` at the end of a call."""
 
-    __slots__ = ("_vcpu", "area")
+    __slots__ = ("_area", "_bytes", "_held", "_vcpu")
 
     def __init__(self, vcpu: Vcpu) -> None:
         self._vcpu = vcpu
-        self.area: Any = None
-        """What `read` got, for `write`. Its owner forgets it before the guest runs on."""
+        self._area = kvm_xsave()
+        self._bytes = memoryview(self._area).cast("B")
+        self._held = False  # `_area` is what KVM has
 
     def read(self, size: int) -> bytes:
         """The first `size` bytes, 96 at most."""
-        self.area = self._vcpu.get_xsave()
-        return ctypes.string_at(ctypes.addressof(self.area) + _XMM0, size)
+        self._hold()
+        return self._bytes[_XMM0 : _XMM0 + size].tobytes()
 
     def write(self, offset: int, data: Buffer) -> None:
         """Replace `data`'s length of bytes from `offset` on."""
-        # A call with output in XMM registers has read its input from them, except one with 16 bytes of input.
-        area = self.area if self.area is not None else self._vcpu.get_xsave()
-        self.area = None
-        address = ctypes.addressof(area)
-        ctypes.memmove(address + _XMM0 + offset, bytes(data), len(data))
-        ctypes.c_uint8.from_address(address + _XSTATE_BV).value |= _SSE
-        self._vcpu.set_xsave(area)
+        self._hold()
+        at = _XMM0 + offset
+        self._bytes[at : at + len(data)] = data
+        self._bytes[_XSTATE_BV] |= _SSE
+        self._vcpu.set_xsave(self._area)
+
+    def _hold(self) -> None:
+        if not self._held:
+            self._vcpu.get_xsave(self._area)
+            self._held = True
+
+    def end(self, succeeded: bool) -> None:
+        """The call is over and the guest runs on."""
+        self._held = False
+
+
+class ExitXmm:
+    """The registers in the KVM_EXIT_HYPERV of one vCPU. As `VcpuXmm`."""
+
+    __slots__ = ("_others", "_u8", "_u64", "_written")
+
+    def __init__(self, vcpu: Vcpu) -> None:
+        self._others = VcpuXmm(vcpu)
+        self._u8, self._u64 = vcpu.run.u8, vcpu.run.u64
+        self._written: list[tuple[int, bytes]] = []
+
+    def read(self, size: int) -> bytes:
+        """The first `size` bytes, 96 at most."""
+        if self._u64[_INPUT_U64] & _CODE in XMM_INPUT:
+            return self._u8[_EXIT_XMM : _EXIT_XMM + size].tobytes()
+        return self._others.read(size)
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Replace `data`'s length of bytes from `offset` on."""
+        self._written.append((offset, bytes(data)))
+
+    def end(self, succeeded: bool) -> None:
+        """The call is over and the guest runs on. KVM takes output from the exit only if the call succeeded."""
+        if self._written:
+            in_exit = succeeded and self._u64[_INPUT_U64] & _CODE in XMM_OUTPUT
+            for offset, data in self._written:
+                if in_exit:
+                    self._u8[_EXIT_XMM + offset : _EXIT_XMM + offset + len(data)] = data
+                else:
+                    self._others.write(offset, data)
+            self._written.clear()
+        self._others.end(succeeded)

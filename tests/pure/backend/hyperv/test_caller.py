@@ -19,6 +19,7 @@ from vmm.backend.hyperv import interface, page_code
 from vmm.backend.hyperv.caller import Caller
 from vmm.backend.hyperv.flags import EVERYTHING
 from vmm.backend.hyperv.offer import offer
+from vmm.backend.hyperv.transport import PORT_WRITE, Transport
 from vmm.backend.outcome import Outcome
 from vmm.backend.vp import VirtualProcessor
 from vmm.bus import MmioBus, PortBus
@@ -81,7 +82,7 @@ class Control:
 class Rig:
     """Two VPs with the whole interface; the first is at the hypercall page's trap, in 64-bit ring 0."""
 
-    def __init__(self, fake: FakeKvm, kvm: Kvm) -> None:
+    def __init__(self, fake: FakeKvm, kvm: Kvm, transport: Transport) -> None:
         self.fake, self.ram = fake, Ram()
         self.vm = kvm.create_vm()
         self.vps = [
@@ -99,7 +100,9 @@ class Rig:
             ports=self.ports,
             notice=self.unexpected,
         )
-        said = offer(EVERYTHING, cpus=2, gpa_bits=40, tsc_hz=2_000_000_000, tsc_known=True)
+        said = offer(
+            EVERYTHING, cpus=2, gpa_bits=40, tsc_hz=2_000_000_000, tsc_known=True, transport=transport
+        )
         self.hyperv = interface.HypervInterface(machine, said)
         self.caller: Caller = self.hyperv.callers[0]
         self.run = self.vps[0].vcpu.run
@@ -151,11 +154,11 @@ class Rig:
 
 
 @contextmanager
-def a_rig() -> Iterator[Rig]:
+def a_rig(transport: Transport = PORT_WRITE) -> Iterator[Rig]:
     kick.install()
     fake = FakeKvm()
     with Kvm.open(seam=fake) as kvm:
-        rig = Rig(fake, kvm)
+        rig = Rig(fake, kvm, transport)
         yield rig
         rig.hyperv.close()
         rig.caller = None  # type: ignore[assignment]  # its views of kvm_run go before the mapping
@@ -311,4 +314,7 @@ def test_fast_registers_travel_in_xmm(rig: Rig) -> None:
         16, b"\0"
     )
     assert after[512] & 2  # XSTATE_BV says that SSE state is there
-    assert rig.caller.xmm.area is None
+    ctypes.memmove(address + 160, struct.pack("<I", Register.HvRegisterVpIndex), 4)
+    vcpu.set_xsave(area)  # the guest ran on
+    assert rig.call(Code.HvCallGetVpRegisters | FAST | ONE_REP, SELF_PARTITION, SELF_VP) == ONE_REP
+    assert bytes(vcpu.get_xsave())[176:192] == bytes(16)
