@@ -4,7 +4,7 @@
 A default protection mask that lets lower VTLs read, write and execute restricts nothing, and is taken anywhere. Any
 other, and every intercept bit, needs a `Protections` that carries it out.
 
-Implements: VSM-006, VSM-008, VSM-009, VSM-013
+Implements: VSM-006, VSM-008, VSM-013
 """
 
 from __future__ import annotations

@@ -248,7 +248,7 @@ class VsmPartition:
     def reset(self) -> ResetPlan:
         """The state after power-on: VTL0 alone, on the boot VP.
 
-        Implements: VSM-010, VSM-021, VSM-039
+        Implements: VSM-021, VSM-039
         """
         dropped = tuple(
             (vp.index, vtl)

@@ -118,7 +118,7 @@ def _set_vina(partition: VsmPartition, target: Target, value: int) -> None:
     state = target.vp.vtls[_above_vtl0(target)]
     if vina.Enabled and vina.Vector < FIRST_VECTOR:
         refuse(HvStatus.INVALID_REGISTER_VALUE)
-    state.vina = vina
+    state.set_vina(vina)
     partition.services.wake(target.vp.index)
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from vmm.hv.constants import HV_NUM_VTLS_ARCHITECTURAL
 from vmm.hv.register_bits import HV_REGISTER_VSM_VP_STATUS
 from vmm.hv.vp_pages import HvVtlEntryReason
 from vmm.vsm.actions import (
@@ -63,8 +64,9 @@ class VsmVp:
     """The VTLs of one VP. What its thread alone may call says so; the rest is thread-safe."""
 
     __slots__ = (
-        "_call_switches",
         "_rules",
+        "_runs",
+        "_switches",
         "_tlb_locks",
         "active",
         "enabled",
@@ -82,7 +84,8 @@ class VsmVp:
         self._rules = rules
         self._tlb_locks = tlb_locks
         self.vtls: dict[int, VpVtl] = {0: vtl0}
-        self._call_switches: dict[tuple[int, int], SwitchVtl] = {}
+        self._switches: dict[tuple[int, int], SwitchVtl] = {}
+        self._runs = tuple(Run(index, vtl) for vtl in range(HV_NUM_VTLS_ARCHITECTURAL))
         self.reset(started=started)
 
     def reset(self, *, started: bool) -> None:
@@ -147,7 +150,7 @@ class VsmVp:
     def vtl_call(self) -> SwitchVtl | None:
         """HvCallVtlCall of the active VTL; None: #UD, there is no higher VTL. RIP moves before the switch.
 
-        Implements: VSM-040, VSM-043, VSM-054
+        Implements: VSM-040, VSM-054
         """
         source = self.active
         target = next_above(source, self.enabled)
@@ -156,11 +159,7 @@ class VsmVp:
         self.entered |= 1 << target
         self.active = target
         self.vtls[target].enter(_CALL)
-        switch = self._call_switches.get((source, target))
-        if switch is None:
-            switch = SwitchVtl(self.index, source, target, SwitchReason.CALL)
-            self._call_switches[source, target] = switch
-        return switch
+        return self._switch(source, target, SwitchReason.CALL)
 
     def vtl_return(self, control: int, *, bits_64: bool) -> SwitchVtl | None:
         """HvCallVtlReturn of the active VTL; None: #UD, it is the lowest. RIP moves before the switch.
@@ -177,13 +176,18 @@ class VsmVp:
             self._tlb_locks.release(self.index, source)
         self.entered &= ~(1 << source)
         target = self.active = highest(self.entered) if self.entered else 0
-        registers: ReturnRegisters | None = None
-        if not control & FAST_RETURN:
-            if bits_64:
-                registers = ReturnRegisters(*state.assist.return_registers())
-            else:
-                registers = ReturnRegisters(*state.assist.return_registers_x86())
+        if control & FAST_RETURN:
+            return self._switch(source, target, SwitchReason.RETURN)
+        page = state.assist
+        registers = ReturnRegisters(*(page.return_registers() if bits_64 else page.return_registers_x86()))
         return SwitchVtl(self.index, source, target, SwitchReason.RETURN, registers)
+
+    def _switch(self, source: int, target: int, reason: SwitchReason) -> SwitchVtl:
+        """A switch with nothing beside: calls go up and fast returns go down, so one is kept for each pair."""
+        switch = self._switches.get((source, target))
+        if switch is None:
+            switch = self._switches[source, target] = SwitchVtl(self.index, source, target, reason)
+        return switch
 
     def enter(self, vtl: int, reason: SwitchReason) -> SwitchVtl:
         """Run `vtl`, enabled and above the active one, for an interrupt or intercept of its own.
@@ -203,7 +207,7 @@ class VsmVp:
         entering: bit N: the local APIC of VTL N would deliver an interrupt or NMI, RFLAGS.IF aside. taking: bit N: VTL
         N would take it at once, RFLAGS.IF and interrupt shadow included. Only enabled VTLs count.
 
-        Implements: VSM-055, VSM-124, VSM-125, VSM-126, VSM-127, VSM-128, VSM-130, VSM-136
+        Implements: VSM-055, VSM-124, VSM-125, VSM-126, VSM-127, VSM-128, VSM-136
         """
         if not self.started:
             return WaitForStartup(self.index)
@@ -214,11 +218,11 @@ class VsmVp:
         state = self.vtls[active]
         if state.waits_for:
             return WaitForTlbLock(self.index, active)
-        if state.vina.Enabled and taking & self.enabled & (1 << active) - 1 and not state.vina_asserted:
+        if state.vina_enabled and taking & self.enabled & (1 << active) - 1 and not state.vina_asserted:
             return self._raise_vina(state)
         if not active and not self.startable & 1:
             return WaitForStartup(self.index)
-        return Run(self.index, active)
+        return self._runs[active]
 
     def deliverable(
         self, vtl: int, *, nmi: bool, priority: int | None, sints: int

@@ -22,6 +22,7 @@ class VpVtl:
         "secure_config",
         "tlb_locks",
         "vina",
+        "vina_enabled",
         "vina_raised",
         "waits_for",
     )
@@ -29,7 +30,7 @@ class VpVtl:
     def __init__(self, assist: AssistPage, msrs: SyntheticMsrs) -> None:
         self.assist = assist
         self.msrs = msrs
-        self.vina = HV_REGISTER_VSM_VINA(0)
+        self.set_vina(HV_REGISTER_VSM_VINA(0))
         self.vina_raised = False
         """VinaAsserted for a VTL without a VP assist page to keep it in."""
         self.secure_config: dict[int, int] = {}
@@ -41,6 +42,11 @@ class VpVtl:
         self.deliverability = 0
         """HvRegisterDeliverabilityNotifications that a higher VTL has set."""
         self.deliverability_owner = 0
+
+    def set_vina(self, vina: HV_REGISTER_VSM_VINA) -> None:
+        """HvRegisterVsmVina. `vina_enabled` is looked at before each entry into the guest."""
+        self.vina = vina
+        self.vina_enabled = vina.Enabled
 
     @property
     def vina_asserted(self) -> bool:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.pure.hypercall.fakes import without
@@ -18,9 +20,9 @@ ENABLE = 1
 REFUSED, BAD = HvStatus.INVALID_REGISTER_VALUE, HvStatus.INVALID_PARAMETER
 
 
-def in_vtl1(**offer: object) -> World:
+def in_vtl1(**offer: Any) -> World:
     """VTL1 of VP 0 runs."""
-    world = World(**offer).enable(1)  # type: ignore[arg-type]  # any setting
+    world = World(**offer).enable(1)
     world.enter(0, 1)
     return world
 

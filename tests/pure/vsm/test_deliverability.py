@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.pure.vsm.world import World
@@ -13,9 +15,9 @@ from vmm.vsm.actions import NotifyDeliverable
 NOTIFY = Name.HvRegisterDeliverabilityNotifications
 
 
-def in_vtl1(**offer: object) -> World:
+def in_vtl1(**offer: Any) -> World:
     """VTL1 of VP 0 runs."""
-    world = World(**offer).enable(1)  # type: ignore[arg-type]  # any setting
+    world = World(**offer).enable(1)
     world.enter(0, 1)
     return world
 

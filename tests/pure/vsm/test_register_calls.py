@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.pure.vsm.world import World
@@ -19,9 +21,9 @@ UNKNOWN = 0xACAC_ACAC
 SINT0, EOM = Name.HvRegisterSint0, Name.HvRegisterEom
 
 
-def in_vtl1(**offer: object) -> World:
+def in_vtl1(**offer: Any) -> World:
     """Both VPs have VTL1; VP 0 runs it, VP 1 runs VTL0."""
-    world = World(**offer).enable(1, vps=(0, 1))  # type: ignore[arg-type]  # any setting
+    world = World(**offer).enable(1, vps=(0, 1))
     assert world.caller().start_vp(1, 0) == HvStatus.SUCCESS
     world.leave(1)
     world.enter(0, 1)

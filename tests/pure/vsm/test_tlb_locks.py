@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.pure.vsm.world import World
@@ -16,9 +18,9 @@ WAIT = Name.HvRegisterVsmVpWaitForTlbLock
 MBEC, LOCKED = 1, 2
 
 
-def two_vps(maximum_vtl: int = 1, **offer: object) -> World:
+def two_vps(maximum_vtl: int = 1, **offer: Any) -> World:
     """VPs 0 and 1 with all VTLs; VP 0 runs the highest, VP 1 runs VTL0."""
-    world = World(maximum_vtl=maximum_vtl, **offer)  # type: ignore[arg-type]  # any setting
+    world = World(maximum_vtl=maximum_vtl, **offer)
     world.enable(*range(1, maximum_vtl + 1), vps=(0, 1))
     world.partition.init(0, 1, 0)
     assert world.caller().start_vp(1, 0) == HvStatus.SUCCESS
