@@ -82,7 +82,7 @@ class Control:
 class Rig:
     """Two VPs with the whole interface; the first is at the hypercall page's trap, in 64-bit ring 0."""
 
-    def __init__(self, fake: FakeKvm, kvm: Kvm, transport: Transport) -> None:
+    def __init__(self, fake: FakeKvm, kvm: Kvm, transport: Transport = PORT_WRITE) -> None:
         self.fake, self.ram = fake, Ram()
         self.vm = kvm.create_vm()
         self.vps = [
