@@ -148,12 +148,12 @@ class KvmLocalApic:
 
 def in_service(lapic: x86.kvm_lapic_state) -> int | None:
     """The highest vector in service."""
-    return _highest(lapic, ISR)
+    return highest(lapic, ISR)
 
 
 def deliverable(lapic: x86.kvm_lapic_state) -> bool:
     """Whether an interrupt is requested whose class is above the processor priority (SDM volume 3, 11.8.3.1)."""
-    requested = _highest(lapic, IRR)
+    requested = highest(lapic, IRR)
     return requested is not None and requested >> 4 > lapic.regs[_PPR] >> 4
 
 
@@ -167,7 +167,8 @@ def _byte(register: int, vector: int) -> int:
     return register + vector // 32 * 16 + vector % 32 // 8
 
 
-def _highest(lapic: x86.kvm_lapic_state, register: int) -> int | None:
+def highest(lapic: x86.kvm_lapic_state, register: int) -> int | None:
+    """The highest bit set in a 256-bit register (`ISR`, `IRR`)."""
     registers = ctypes.string_at(ctypes.addressof(lapic) + register, 0x80)
     for word in range(7, -1, -1):
         bits = int.from_bytes(registers[word * 16 : word * 16 + 4], "little")
