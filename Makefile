@@ -10,7 +10,7 @@ RUN_PACKAGES := gcc make binutils python3 python3-venv libatomic1
 TEST_PACKAGES := $(RUN_PACKAGES) acpica-tools qemu-system-x86 linux-source-6.12 libc6-dev \
 	flex bison bc libelf-dev patch perl tar xz-utils gzip zstd lz4 busybox-static ccache
 
-.PHONY: help run test test-pure test-host test-lab lab-test lab-shell kernel kernel-upstream kernel-debug lint bench \
+.PHONY: help run test test-pure test-host test-lab lab-test lab-shell kernel kernel-upstream kernel-debug lint bench nightly \
 	spec setup firmware clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
@@ -47,6 +47,10 @@ kernel-upstream: setup-test ## build the lab's unpatched kernel (likewise)
 kernel-debug: setup-test ## our series under KASAN, lockdep and more; the kernel tests have to leave its log clean
 	scripts/lab run --kernel debug --clean-log --time-limit 3600 --results build/lab-test/debug -- \
 		$(BIN)/pytest tests/kernel --timeout 600 --junitxml=build/lab-test/debug/junit.xml
+
+nightly: setup-test firmware ## the property tests of hypercalls with a million inputs
+	HYPERCALL_INPUTS=1000000 $(BIN)/pytest -o timeout=0 \
+		tests/pure/hypercall/test_any_input.py tests/pure/backend/hyperv/test_any_call.py
 
 lint: setup ## ruff and mypy alone
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
