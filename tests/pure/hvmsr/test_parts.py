@@ -134,6 +134,17 @@ def test_nothing_is_written_while_it_is_disabled(rig: Rig) -> None:
     assert assist.return_registers() == (0, 0)
 
 
+@pytest.mark.tlfs("VSM-045")
+def test_a_32_bit_vtl_has_its_return_registers_in_the_same_place(rig: Rig) -> None:
+    assist = VpAssistPage(0, 1, rig.overlays)
+    assert assist.return_registers_x86() == (0, 0, 0)
+    assist.write_msr(NUMBER * PAGE | ENABLE)
+
+    rig.memory.write(NUMBER * PAGE + 16, bytes.fromhex("0a000000 0c000000 0d000000"))
+
+    assert assist.return_registers_x86() == (0xA, 0xC, 0xD)
+
+
 def test_the_guest_clears_vina(rig: Rig) -> None:
     assist = VpAssistPage(0, 1, rig.overlays)
     assist.write_msr(NUMBER * PAGE | ENABLE)

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random guests: all VPs make hypercalls of every kind with any values, take interrupts, switch and reset.
+
+Nothing may raise, and what has to be true of a partition is true after each step. A run is a seed, which a failure
+names. `VMM_VSM_STEPS` sets the number of steps of a seed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+
+import pytest
+
+from tests.pure.hv.tables import Announce
+from tests.pure.vsm.test_exploration import Explorer, check_state
+from tests.pure.vsm.world import CONTEXT, VpCaller, World
+from vmm.hv.call_codes import HypercallCode as Code
+from vmm.hv.constants import HV_ANY_VP, HV_VP_INDEX_SELF
+from vmm.hv.registers import HvRegisterName as Name
+from vmm.hv.status import HvStatus
+from vmm.vsm.actions import RaiseVina, Run, SwitchVtl, WaitForStartup, WaitForTlbLock
+from vmm.vsm.profile import VsmProfile
+from vmm.vsm.register_homes import HOMES, Home
+from vmm.vsm.vtl import TLB_LOCKED
+
+STEPS = int(os.environ.get("VMM_VSM_STEPS", "2000"))
+VPS, VTLS = 3, 3
+NAMES = list(Name)
+OWN = [name for name in Name if HOMES[name] is Home.VSM]
+VALUES = [0, 1, 2, 3, 0x17, 0x1F, 0x3E, 0x5F, 0x7E, 0x130, 0x330, (1 << 64) - 1, 1 << 64, 1 << 127]
+
+
+class Guest:
+    """Does something at random, and checks."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        profile = self.random.choice(list(VsmProfile))
+        self.world = World(
+            vps=VPS, maximum_vtl=VTLS - 1, profile=profile, deliverability=True, mbec_vtls=0b110
+        )
+        self.partition = self.world.partition
+        self.statuses: Counter[int] = Counter()
+
+    def step(self) -> None:
+        """One thing, on one VP."""
+        vp = self.random.randrange(VPS)
+        machine = self.partition.vps[vp]
+        before = {each.index: each.active for each in self.partition.vps}
+        chance = self.random.random()
+        if chance < 0.001:
+            self.partition.reset()
+        elif chance < 0.01:
+            getattr(self.partition, self.random.choice(["init", "sipi"]))(
+                self.random.randrange(VTLS), self.random.randrange(-1, VPS + 1), self.random.randrange(VTLS)
+            )
+        elif chance < 0.2:
+            machine.next_step(self.random.getrandbits(4), self.random.getrandbits(4))
+        elif machine.started and machine.runnable >> machine.active & 1:
+            self.hypercall(self.world.caller(vp))
+            # Only its own thread switches a VP that runs.
+            for other, active in before.items():
+                if other != vp and self.partition.vps[other].started:
+                    assert self.partition.vps[other].active == active or active == 0
+        self.check()
+
+    def hypercall(self, caller: VpCaller) -> None:
+        """Any call."""
+        pick = self.random.choice
+        vtl = pick([*range(VTLS)] * 3 + [VTLS])
+        vp = pick([*range(VPS)] * 4 + [HV_VP_INDEX_SELF] * 4 + [VPS, HV_ANY_VP])
+        match self.random.randrange(7):
+            case 0:
+                status = caller.enable_partition_vtl(pick([vtl, 16, 255]), self.random.getrandbits(2))
+            case 1:
+                context = CONTEXT.replace(Cr0=pick([CONTEXT.Cr0] * 3 + [0, 1 << 40]))
+                status = caller.enable_vp_vtl(vp, vtl, context)
+            case 2:
+                status = caller.start_vp(vp, vtl)
+            case 3:
+                status = caller.get(*self.names(), vp=vp, vtl=pick([None, None, vtl]))
+            case 4:
+                pairs = [(name, pick(VALUES) & ((1 << 128) - 1)) for name in self.names()]
+                status = caller.set(*pairs, vp=vp, vtl=pick([None, None, vtl]))
+            case 5:
+                source = caller.vtl
+                switch = caller.switch_by(Code.HvCallVtlCall, pick([0, 0, 0, 1]))
+                assert switch is None or (switch.source, switch.target > source) == (source, True)
+                return
+            case _:
+                source = caller.vtl
+                switch = caller.switch_by(Code.HvCallVtlReturn, pick([0, 1, 2]))
+                assert switch is None or (switch.source, switch.target < source) == (source, True)
+                return
+        self.statuses[status] += 1
+
+    def names(self) -> list[int]:
+        """Registers, VSM's own more often."""
+        pool = [*self.random.choices(OWN, k=4), self.random.choice(NAMES), self.random.getrandbits(32)]
+        return self.random.sample(pool, self.random.choice([1, 1, 1, 2, 3]))
+
+    def check(self) -> None:
+        """What is true at any time."""
+        partition = self.partition
+        assert self.world.dispatcher.internal_errors == 0
+        check_state(Explorer.state(self))  # type: ignore[arg-type]  # it needs a partition, and that is there
+        for vp in partition.vps:
+            assert vp.active == max((vtl for vtl in range(VTLS) if vp.entered >> vtl & 1), default=0)
+            assert vp.vtls.keys() == {vtl for vtl in range(VTLS) if vp.enabled >> vtl & 1}
+            held = 0
+            for owner, state in vp.vtls.items():
+                for lower, value in state.secure_config.items():
+                    assert lower < owner
+                    assert bool(value & TLB_LOCKED) == bool(state.tlb_locks >> lower & 1)
+                    held |= bool(value & TLB_LOCKED) << lower
+            for vtl in range(VTLS):
+                assert partition.tlb_locks.blocks(vtl, 1 << vp.index) == bool(held >> vtl & 1)
+        for vtl, config in partition.configs.items():
+            assert vtl > 0
+            assert not config & ~partition.offer.config_bits
+
+    def rest(self) -> None:
+        """With no interrupt each VP comes to rest in one step, or two where VINA is raised."""
+        for vp in self.partition.vps:
+            step = vp.next_step(0, 0)
+            assert isinstance(step, Run | WaitForStartup | WaitForTlbLock)
+            assert not isinstance(step, Run) or step.vtl == vp.active
+            step = vp.next_step(0, 0b111)
+            assert not isinstance(step, SwitchVtl)
+            if isinstance(step, RaiseVina):
+                assert not isinstance(vp.next_step(0, 0b111), RaiseVina)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_guests_break_nothing(seed: int) -> None:
+    guest = Guest(seed)
+
+    for _ in range(STEPS):
+        guest.step()
+    guest.rest()
+
+
+def test_random_guests_get_somewhere(announce: Announce) -> None:
+    """They reach what they are to try: success, and each kind of refusal."""
+    guest = Guest(1234)
+
+    for _ in range(3 * STEPS):
+        guest.step()
+
+    named = {HvStatus.name_of(status) for status in guest.statuses}
+    counts = ", ".join(f"{HvStatus.describe(status)} {n}" for status, n in guest.statuses.most_common())
+    announce(f"random guests: {counts}")
+    assert {
+        "SUCCESS", "INVALID_PARAMETER", "ACCESS_DENIED", "INVALID_VP_INDEX", "INVALID_VP_STATE",
+        "INVALID_REGISTER_VALUE", "INVALID_VTL_STATE",
+    } <= named  # fmt: skip

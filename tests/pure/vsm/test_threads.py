@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VPs that act at the same time: what only one may do, one does."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.pure.vsm.world import CONTEXT, World
+from vmm.hv.status import HvStatus
+from vmm.vsm.vtl import TLB_LOCKED
+
+ROUNDS = 30
+THREADS = 4
+
+
+@pytest.fixture(autouse=True)
+def often() -> Iterator[None]:
+    """Let the interpreter change threads as often as it can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def at_once(work: Callable[[int], int]) -> list[int]:
+    """Each thread's result of `work(its number)`, begun together."""
+    results = [-2] * THREADS
+    barrier = threading.Barrier(THREADS)
+
+    def run(number: int) -> None:
+        barrier.wait(10)
+        results[number] = work(number)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    return results
+
+
+def test_one_of_many_enables_a_vtl() -> None:
+    for _ in range(ROUNDS):
+        world = World(vps=THREADS + 1).enable(1, vps=tuple(range(THREADS)))
+
+        results = at_once(lambda vp: world.partition.enable_vp_vtl(vp, 1, THREADS, 1, CONTEXT))  # noqa: B023  # ends here
+
+        assert sorted(results) == [HvStatus.SUCCESS] + [HvStatus.VTL_ALREADY_ENABLED] * (THREADS - 1)
+
+
+def test_one_of_many_enables_a_vtl_for_the_partition() -> None:
+    for _ in range(ROUNDS):
+        partition = World().partition
+
+        results = at_once(lambda _: int(partition.enable_partition_vtl(0, 1, 0)))  # noqa: B023  # ends here
+
+        assert sorted(results) == [HvStatus.SUCCESS] + [HvStatus.INVALID_VTL_STATE] * (THREADS - 1)
+
+
+def test_locks_that_come_and_go_leave_none_behind() -> None:
+    """Each VP locks and frees the TLB of each, and returns in between: afterwards registers and locks agree."""
+    world = World(vps=THREADS).enable(1, vps=tuple(range(THREADS)))
+    locks = world.partition.tlb_locks
+
+    def work(own: int) -> int:
+        for step in range(ROUNDS * 5):
+            vp = (own + step) % THREADS
+            locks.configure(vp, 1, 0, TLB_LOCKED if step % 3 else 0)
+            locks.release(own, 1)
+            locks.wait(own, 0, bool(step % 2))
+        return 0
+
+    at_once(work)
+
+    for vp in world.partition.vps:
+        held = bool(vp.vtls[1].secure_config.get(0, 0) & TLB_LOCKED)
+        assert locks.blocks(0, 1 << vp.index) is held
+        locks.release(vp.index, 1)
+    assert not locks.blocks(0, (1 << THREADS) - 1)
+    assert all(not vp.vtls[0].waits_for for vp in world.partition.vps)
