@@ -270,6 +270,10 @@ class World:
     def __init__(self, vps: int = 2, protections: Protections | None = None, **offer: Any) -> None:
         self.services = Services()
         self.partition = VsmPartition(vps, VsmOffer(**offer), self.services, protections)
+        self.rebuild()
+
+    def rebuild(self) -> None:
+        """Hypercalls act on the partition that is there now."""
         calls: dict[int, Callable[..., Any]] = handlers(self.partition)
         self.dispatcher: Dispatcher[Any] = Dispatcher(calls)
 
