@@ -67,6 +67,8 @@ class VirtualProcessor:
         self._ended = False  # the thread is past its last line, or will never be started
         # Called on the VP's thread after each `kick`, before the guest goes on.
         self.after_kick: Handler = self._nothing
+        # Set by `after_kick`: the VP must not enter the guest until it has been kicked again.
+        self.held = False
         # Finishes instructions that KVM cannot; without it they end the run.
         self.emulator: Emulator | None = None
         self.handlers = self.common_handlers()
@@ -157,6 +159,7 @@ class VirtualProcessor:
         # The flags first: a thread that is about to enter sees one, whatever it runs; one inside gets the signal.
         for vcpu in self._all_vcpus:
             vcpu.run.u8[_IMMEDIATE_EXIT] = 1
+        self._state.notify_all()
         kick.kick(self._thread)
 
     # ---- the VP thread -------------------------------------------------------------------------------
@@ -220,20 +223,24 @@ class VirtualProcessor:
         return self._attend()
 
     def _attend(self) -> bool:
-        """Do what other threads asked for: stay out while frozen. False: the thread is to end."""
-        for vcpu in self._all_vcpus:  # before looking: a request after the look sets them again
-            vcpu.run.u8[_IMMEDIATE_EXIT] = 0
-        with self._state:
-            while self._freeze_wanted and not self._stop_wanted:
-                if not self._frozen:
-                    self._frozen = True
-                    self._state.notify_all()
-                self._state.wait()
-            self._frozen = False
-            if self._stop_wanted:
-                return False
-        self.after_kick()
-        return True
+        """Do what other threads asked for: stay out while frozen or held. False: the thread is to end."""
+        while True:
+            for vcpu in self._all_vcpus:  # before looking: a request after the look sets them again
+                vcpu.run.u8[_IMMEDIATE_EXIT] = 0
+            with self._state:
+                while self._freeze_wanted and not self._stop_wanted:
+                    if not self._frozen:
+                        self._frozen = True
+                        self._state.notify_all()
+                    self._state.wait()
+                self._frozen = False
+                if self._stop_wanted:
+                    return False
+            self.after_kick()
+            if not self.held:
+                return True
+            with self._state:
+                self._state.wait_for(lambda: self.vcpu.run.u8[_IMMEDIATE_EXIT])
 
     def _end(
         self, kind: OutcomeKind, detail: str, cause: BaseException | None = None, report: str = ""

@@ -127,3 +127,47 @@ def test_a_removed_vcpu_is_no_longer_touched() -> None:
         rig.vp.kick()
 
         assert not vcpu.run.immediate_exit
+
+
+def test_a_held_vp_enters_no_guest_until_it_is_kicked() -> None:
+    with a_rig() as rig:
+        asked = threading.Semaphore(0)
+        answers = [True, True, False]
+
+        def after_kick() -> None:
+            rig.vp.held = answers.pop(0)
+            asked.release()
+
+        rig.vp.after_kick = after_kick
+        rig.fake.script(LOWER, [rig.until_kicked(LOWER)])
+        rig.vp.start()
+        rig.vp.thaw()
+        assert asked.acquire(timeout=WATCHDOG_S)
+        rig.vp.kick()
+        assert asked.acquire(timeout=WATCHDOG_S)
+        assert not rig.in_guest[LOWER].wait(0.05)
+
+        rig.vp.kick()
+
+        assert rig.in_guest[LOWER].wait(WATCHDOG_S)
+
+
+def test_a_held_vp_can_be_frozen_and_stopped() -> None:
+    with a_rig() as rig:
+        held = threading.Event()
+
+        def after_kick() -> None:
+            rig.vp.held = True
+            held.set()
+
+        rig.vp.after_kick = after_kick
+        rig.vp.start()
+        rig.vp.thaw()
+        assert held.wait(WATCHDOG_S)
+
+        rig.vp.freeze()
+        waiting = threading.Thread(target=rig.vp.wait_frozen)
+        waiting.start()
+        waiting.join(WATCHDOG_S)
+
+        assert not waiting.is_alive()

@@ -66,6 +66,11 @@ def timer_vector(lapic: x86.kvm_lapic_state) -> int | None:
     return None if lvtt & _LVT_MASKED or vector < _FIRST_VECTOR else vector
 
 
+def by_deadline(lapic: x86.kvm_lapic_state) -> bool:
+    """Whether its timer interrupts at a value of the TSC."""
+    return _u32(lapic, _LVTT) & _LVTT_MODE == _TSC_DEADLINE
+
+
 def timer_left_ns(
     lapic: x86.kvm_lapic_state, bus_cycle_ns: int, tsc_deadline: int, tsc: int, tsc_khz: int
 ) -> int | None:
@@ -77,7 +82,7 @@ def timer_left_ns(
     if timer_vector(lapic) is None:
         return None
     mode = _u32(lapic, _LVTT) & _LVTT_MODE
-    if mode == _TSC_DEADLINE:
+    if by_deadline(lapic):
         if not tsc_deadline:
             return None
         return max(tsc_deadline - tsc, 0) * 1_000_000 // tsc_khz

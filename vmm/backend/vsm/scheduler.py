@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The VTL scheduler of one VP: what its thread runs next, as the state machine `vmm.vsm.vp` says.
+
+Everything here happens on the VP's own thread, which owns the vCPUs of all its VTLs: no other thread has to be waited
+for, and no two of them run at once. Others only `kick` the VP; the thread then asks anew (`attend`).
+
+| what makes a higher VTL run | how it is noticed |
+|---|---|
+| VTL call, return | the hypercall's exit: `switch` |
+| an interrupt that the VMM makes (SynIC, synthetic timer, MSI, PV IPI) | whoever makes it kicks the VP |
+| the timer of its local APIC | its registers tell when it runs out, and a timer of ours kicks the VP then |
+| an IPI from the same VTL on another VP, straight through the local APICs | `IpiWatch` |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from kvmapi import Vcpu
+from kvmapi.uapi import x86
+from vmm.backend.emulation.emulator import Emulator
+from vmm.backend.vp import Handler, VirtualProcessor
+from vmm.backend.vsm import readiness
+from vmm.backend.vsm.apic_timer import ApicTimer
+from vmm.backend.vsm.shared_state import SharedState
+from vmm.vsm.actions import (
+    RaiseVina,
+    ReturnRegisters,
+    Run,
+    SwitchVtl,
+    WaitForStartup,
+    WaitForTlbLock,
+)
+from vmm.vsm.vp import VsmVp
+
+_RFLAGS_IF = 1 << 9
+
+
+class VtlVcpu(NamedTuple):
+    """What one VTL of one VP has in KVM, and where its exits lead."""
+
+    vtl: int
+    vcpu: Vcpu
+    handlers: dict[int, Handler]
+    emulator: Emulator | None
+    timer: ApicTimer
+
+
+class Around(Protocol):
+    """What the scheduler of a VP needs beside its vCPUs."""
+
+    def request_interrupt(self, vp: int, vtl: int, vector: int, auto_eoi: bool) -> None:
+        """A fixed, edge-triggered interrupt for a local APIC."""
+
+    def store_return_registers(self, vp: int, vtl: int, rax: int, rcx: int) -> None:
+        """Into the VP assist page of `vtl`."""
+
+    def entered(self, vp: int, vtl: int) -> None:
+        """The VP runs `vtl` from now on: it may send IPIs to that VTL of other VPs."""
+
+    def left(self, vp: int, vtl: int) -> None:
+        """The VP no longer runs `vtl`."""
+
+
+class VpScheduler:
+    """One VP's. `switches` counts VTL switches by their cause."""
+
+    def __init__(
+        self,
+        processor: VirtualProcessor,
+        vp: VsmVp,
+        shared: SharedState,
+        vtl0: VtlVcpu,
+        around: Around,
+    ) -> None:
+        self.vp = vp
+        self.switches: dict[str, int] = {}
+        self._processor = processor
+        self._shared = shared
+        self._around = around
+        self.vtls: dict[int, VtlVcpu] = {0: vtl0}
+
+    def add(self, vtl: VtlVcpu) -> None:
+        """A VTL that has just been made; it does not run by this."""
+        self.vtls[vtl.vtl] = vtl
+        self._processor.add_vcpu(vtl.vcpu)
+
+    def drop_all(self) -> list[VtlVcpu]:
+        """Only VTL0 is left (reset). The VP is frozen; the vCPUs are the caller's to close."""
+        vtl0 = self.vtls[0]
+        dropped = [vtl for number, vtl in self.vtls.items() if number]
+        self.vtls = {0: vtl0}
+        self._processor.run_vtl(vtl0.vcpu, vtl0.handlers, vtl0.emulator)
+        for each in dropped:
+            each.timer.close()
+            self._shared.forget(each.vcpu)
+            self._processor.remove_vcpu(each.vcpu)
+        self._shared.forget(vtl0.vcpu)
+        return dropped
+
+    # ---- on the VP's thread --------------------------------------------------------------------------
+
+    def switch(self, switch: SwitchVtl) -> None:
+        """A VTL call or return. Errors: `KvmError`."""
+        self._carry_out(switch)
+        if (
+            switch.target < self.vp.enabled.bit_length() - 1
+        ):  # a VTL above may have an interrupt waiting (VSM-055)
+            self.attend()
+
+    def attend(self) -> None:
+        """Something may have changed: do what is to be done until a VTL runs, or nothing can. Errors: `KvmError`."""
+        vp = self.vp
+        if vp.enabled == 1:
+            return
+        while True:
+            step = vp.next_step(self._entering(), self._taking())
+            match step:
+                case SwitchVtl():
+                    self._carry_out(step)
+                case RaiseVina(vtl=vtl, vector=vector, auto_eoi=auto_eoi):
+                    self._around.request_interrupt(vp.index, vtl, vector, auto_eoi)
+                case WaitForTlbLock():
+                    self._processor.held = True
+                    return
+                case Run() | WaitForStartup():
+                    # VTL0's vCPU waits for INIT and SIPI by itself, inside KVM_RUN.
+                    self._processor.held = False
+                    return
+
+    def _entering(self) -> int:
+        """VTLs above the active one whose local APIC has something for the VP."""
+        active, found = self.vp.active, 0
+        for number, vtl in self.vtls.items():
+            if number > active and self._wants(vtl):
+                found |= 1 << number
+        return found
+
+    def _wants(self, vtl: VtlVcpu) -> bool:
+        lapic = vtl.vcpu.get_lapic()
+        return readiness.requests(lapic, timer_due=vtl.timer.due) or _nmi_pending(vtl.vcpu)
+
+    def _taking(self) -> int:
+        """VTLs below the active one that would take an interrupt at once; asked only where VINA is to tell of it."""
+        active, found = self.vp.active, 0
+        if not active or not self.vp.vtls[active].vina.Enabled:
+            return 0
+        for number, vtl in self.vtls.items():
+            if number < active and vtl.vcpu.run.regs.rflags & _RFLAGS_IF and self._wants(vtl):
+                found |= 1 << number
+        return found
+
+    def _carry_out(self, switch: SwitchVtl) -> None:
+        source, target = self.vtls[switch.source], self.vtls[switch.target]
+        index = self.vp.index
+        self._around.left(index, switch.source)
+        if switch.store_registers:
+            regs = source.vcpu.run.regs
+            self._around.store_return_registers(index, switch.target, regs.rax, regs.rcx)
+        self._shared.carry(source.vcpu, target.vcpu)
+        if switch.registers is not None:
+            _load(target.vcpu.run.regs, switch.registers)
+        # Behind the copy: what follows looks at what the VTL has become.
+        source.timer.stopped()
+        target.timer.runs()
+        self._processor.run_vtl(target.vcpu, target.handlers, target.emulator)
+        self._around.entered(index, switch.target)
+        cause = switch.reason.value
+        self.switches[cause] = self.switches.get(cause, 0) + 1
+
+
+def _load(regs: x86.kvm_regs, values: ReturnRegisters) -> None:
+    regs.rax, regs.rcx = values.rax, values.rcx
+    if values.rdx is not None:
+        regs.rdx = values.rdx
+
+
+def _nmi_pending(vcpu: Vcpu) -> bool:
+    events = vcpu.get_vcpu_events()
+    return bool(events.nmi.pending or events.nmi.injected)
+
+
+WakeVp = Callable[[int], None]
