@@ -3,7 +3,7 @@
 
 The fields are those of `vmm.hv.hypercall_words`; here are their masks, and the two words the dispatcher makes.
 
-Implements: HC-001, HC-009, HC-010
+Implements: HC-001, HC-009, HC-010, LNX-005
 """
 
 from __future__ import annotations

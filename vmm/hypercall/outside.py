@@ -52,7 +52,10 @@ class CallerMemory(Protocol):
     """Guest physical memory as the caller's VTL may use it. Addresses are any 64-bit number, sizes at most a page.
 
     `vmm.outside.GuestMemoryError` when a byte is not RAM, `AccessInterceptedError` when a protection forbids it;
-    nothing is then changed.
+    nothing is then changed. Parameters in an overlay page are undefined in the TLFS; what is read and written there is
+    whatever this memory has at that address.
+
+    Implements: HC-021
     """
 
     def read(self, gpa: int, size: int) -> bytes:

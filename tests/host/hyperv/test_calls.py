@@ -101,7 +101,7 @@ def test_fast_output(basics: Printed) -> None:
     assert basics.passed("fast GetVpRegisters", "its value in XMM1", "XMM0 stays")
 
 
-@pytest.mark.tlfs("HC-020")
+@pytest.mark.tlfs("HC-020", "LNX-003")
 def test_extended_calls(calls: Printed) -> None:
     assert calls.passed("extended capabilities", "announced", "no other extended call")
 

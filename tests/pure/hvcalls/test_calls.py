@@ -89,6 +89,31 @@ def rig() -> Rig:
     return Rig()
 
 
+# As Linux does it
+
+
+@pytest.mark.tlfs("LNX-005")
+@pytest.mark.parametrize("ranges", [1, 64, 65, 300, 509])
+def test_a_list_is_finished_by_its_completed_count(rig: Rig, ranges: int) -> None:
+    """hv_do_rep_hypercall: again from the completed count on, whatever else the result has, until all is done."""
+    rig.caller.put(struct.pack(f"<QQQ{ranges}Q", 0x1000, 0, 1, *(index << 12 for index in range(ranges))))
+    word = int(control(Code.HvCallFlushVirtualAddressList, RepCount=ranges))
+    completed = 0
+
+    while completed < ranges:
+        while (outcome := rig.caller.call(word)) is Outcome.RETRY:
+            word = rig.caller.registers.rcx  # the trap instruction once more
+        assert outcome is Outcome.COMPLETED
+        result = int(rig.caller.result)
+        assert result & 0xFFFF == 0
+        assert result >> 32 & 0xFFF > completed
+        completed = result >> 32 & 0xFFF
+        word = word & ~(0xFFF << 48) | completed << 48
+
+    flushed = [page for _, flush in rig.flushes for page in flush.ranges or ()]
+    assert flushed == [(index << 12, 1) for index in range(ranges)]
+
+
 # Messages and events
 
 

@@ -24,7 +24,8 @@ X86_64 = (
     " syscall nx lm pni"
 )
 
-# What KVM adds to every named model, because guests gain and nothing is lost.
+# What KVM adds to every named model, because guests gain and nothing is lost. `hypervisor` is the bit by which they
+# know that there is one. Implements: DISC-001
 KVM_DEFAULTS = (
     "x2apic",
     "hypervisor",

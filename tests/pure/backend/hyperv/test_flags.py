@@ -97,5 +97,20 @@ def test_a_feature_without_what_it_needs_is_refused() -> None:
         announced({"hv-stimer": "on"})
 
 
+@pytest.mark.tlfs("TLB-005")
+def test_flushes_by_call_are_recommended() -> None:
+    said = offer(EVERYTHING, cpus=2, gpa_bits=40, tsc_hz=2_000_000_000, tsc_known=True)
+    (recommended,) = [entry.eax for entry in said.leaves if entry.leaf == 0x4000_0004]
+
+    assert {code for code in EVERYTHING.codes if "FlushVirtualAddress" in HypercallCode(code).name} == {
+        2,
+        3,
+        0x13,
+        0x14,
+    }
+    assert recommended >> 2 & 1  # remote flushes
+    assert recommended >> 11 & 1  # sets of more than 64 processors
+
+
 def test_hv_vsm_is_not_announced_yet() -> None:
     assert not announced({"hv-passthrough": "on"}).AccessVsm
