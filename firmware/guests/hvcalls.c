@@ -158,7 +158,8 @@ static void check_all_registers(void)
     get_register(HV_SELF_VP, REGISTER_CS, value);
     report(value[0] == 0 && value[1] == ((uint64_t)SEGMENT_CODE64 << 48 | (uint64_t)SELECTOR_CODE64 << 32 | 0xffffffff),
            "CS as TLFS lays it out: 0x%lx", value[1]);
-    report(register_of(HV_SELF_VP, REGISTER_CR3) == read_cr3() && register_of(HV_SELF_VP, REGISTER_EFER) == rdmsr(MSR_EFER) &&
+    report(register_of(HV_SELF_VP, REGISTER_CR3) == read_cr3() &&
+           register_of(HV_SELF_VP, REGISTER_EFER) == rdmsr(MSR_EFER) &&
                register_of(HV_SELF_VP, REGISTER_PAT) == rdmsr(MSR_PAT) &&
                register_of(HV_SELF_VP, REGISTER_APIC_SPURIOUS) == apic_read(APIC_SPURIOUS),
            "CR3, EFER, PAT and SPIV are the processor's");
@@ -172,13 +173,18 @@ static void check_refusals(void)
     report(get_register(HV_SELF_VP, 0xacacacac, value) == HV_STATUS_INVALID_PARAMETER, "an unknown register");
     report(get_register(HV_SELF_VP, REGISTER_VSM_VINA, value) == HV_STATUS_INVALID_PARAMETER, "a register of VTL1");
     report(get_register(0xacacacac, REGISTER_CR3, value) == HV_STATUS_INVALID_VP_INDEX, "a VP that is not there");
-    report(set_register(HV_SELF_VP, REGISTER_VP_INDEX, 1, 0) == HV_STATUS_INVALID_PARAMETER, "a register that is read only");
-    report(set_register(HV_SELF_VP, REGISTER_CR0, 1u << 31, 0) == HV_STATUS_INVALID_REGISTER_VALUE, "paging without protection");
-    report(set_register(HV_SELF_VP, REGISTER_PAT, 2, 0) == HV_STATUS_INVALID_REGISTER_VALUE, "a memory type that is none");
-    report(set_register(HV_SELF_VP, REGISTER_CR4, 1ull << 63, 0) == HV_STATUS_INVALID_REGISTER_VALUE, "a bit of CR4 that is none");
+    report(set_register(HV_SELF_VP, REGISTER_VP_INDEX, 1, 0) == HV_STATUS_INVALID_PARAMETER,
+           "a register that is read only");
+    report(set_register(HV_SELF_VP, REGISTER_CR0, 1u << 31, 0) == HV_STATUS_INVALID_REGISTER_VALUE,
+           "paging without protection");
+    report(set_register(HV_SELF_VP, REGISTER_PAT, 2, 0) == HV_STATUS_INVALID_REGISTER_VALUE,
+           "a memory type that is none");
+    report(set_register(HV_SELF_VP, REGISTER_CR4, 1ull << 63, 0) == HV_STATUS_INVALID_REGISTER_VALUE,
+           "a bit of CR4 that is none");
     memset(input, 0, 64);
     input[0] = 42, input[1] = HV_SELF_VP;
-    report(hv_call(HV_CALL_GET_REGISTERS | HV_REPS(1), (uintptr_t)input, (uintptr_t)output) == HV_STATUS_INVALID_PARTITION_ID,
+    report(hv_call(HV_CALL_GET_REGISTERS | HV_REPS(1),
+           (uintptr_t)input, (uintptr_t)output) == HV_STATUS_INVALID_PARTITION_ID,
            "another partition");
 }
 
@@ -200,7 +206,8 @@ static void check_switch(void)
     uint64_t switched = read_cr3();
     write_cr3(cr3);
     report(result == 0 && switched == (uintptr_t)copy, "address space switched: 0x%lx, CR3 0x%lx", result, switched);
-    report(hv_call(HV_CALL_SWITCH_ADDRESS_SPACE | HV_FAST, 1ull << 60, 0) == HV_STATUS_INVALID_PARAMETER && read_cr3() == cr3,
+    report(hv_call(HV_CALL_SWITCH_ADDRESS_SPACE | HV_FAST, 1ull << 60, 0) == HV_STATUS_INVALID_PARAMETER &&
+           read_cr3() == cr3,
            "none beyond physical memory");
 }
 
@@ -239,21 +246,27 @@ static void check_translation(uint32_t vp)
     report(!(*entry & (PTE_ACCESSED | PTE_DIRTY)), "looking sets no bits");
     translate(vp, TRANSLATE_WRITE | TRANSLATE_SET_BITS, probe_gva);
     report((*entry & (PTE_ACCESSED | PTE_DIRTY)) == (PTE_ACCESSED | PTE_DIRTY), "unless asked to");
-    report(translate(vp, TRANSLATE_READ | TRANSLATE_USER, probe_gva) == PRIVILEGE_VIOLATION, "user mode may not read it");
+    report(translate(vp, TRANSLATE_READ | TRANSLATE_USER, probe_gva) == PRIVILEGE_VIOLATION,
+           "user mode may not read it");
     page_protect(probe_gva, PTE_PRESENT);
-    report(translate(vp, TRANSLATE_WRITE, probe_gva) == (read_cr0() & CR0_WP ? PRIVILEGE_VIOLATION : 0), "nor anybody write it");
+    report(translate(vp, TRANSLATE_WRITE, probe_gva) == (read_cr0() & CR0_WP ? PRIVILEGE_VIOLATION : 0),
+           "nor anybody write it");
     page_map(probe_gva, 0xfed0000000ull, PTE_PRESENT);
-    report(translate(vp, TRANSLATE_READ, probe_gva) == GPA_UNMAPPED && found.page == 0xfed0000, "a page that is no memory");
+    report(translate(vp, TRANSLATE_READ, probe_gva) == GPA_UNMAPPED && found.page == 0xfed0000,
+           "a page that is no memory");
     page_unmap(probe_gva);
     report(translate(vp, TRANSLATE_READ, probe_gva) == NOT_PRESENT, "a page that is not there");
     uint64_t code = rdmsr(HV_MSR_HYPERCALL) & ~0xfffull;
-    report(translate(vp, TRANSLATE_EXECUTE, code) == 0 && found.overlay && found.page == code >> 12, "the hypercall page is an overlay");
+    report(translate(vp, TRANSLATE_EXECUTE, code) == 0 && found.overlay && found.page == code >> 12,
+           "the hypercall page is an overlay");
     report(translate(vp, TRANSLATE_WRITE, code) == ILLEGAL_OVERLAY, "that nobody writes");
-    report(translate(vp, 0, code) == ~0u && found.status == HV_STATUS_INVALID_PARAMETER, "nothing to validate is an error");
+    report(translate(vp, 0, code) == ~0u && found.status == HV_STATUS_INVALID_PARAMETER,
+           "nothing to validate is an error");
     input[2] = TRANSLATE_READ;
     memset(output, 0xff, 128);
     uint64_t result = hv_call(HV_CALL_TRANSLATE_EX, (uintptr_t)input, (uintptr_t)output);
-    report(result == 0 && output[0] == ((uint64_t)WRITE_BACK << 32 | 1ull << 40) && output[6] == code >> 12 && output[8] == ~0ull,
+    report(result == 0 && output[0] == ((uint64_t)WRITE_BACK << 32 | 1ull << 40) && output[6] == code >> 12 &&
+           output[8] == ~0ull,
            "the Ex form: 0x%lx, page 0x%lx", output[0], output[6]);
 }
 
@@ -353,7 +366,8 @@ static void check_start(void)
            "its control registers: 0x%lx 0x%lx 0x%lx", seen.cr0, seen.cr3, seen.cr4);
     report(seen.efer == (wanted.efer | EFER_LMA), "LMA is set: 0x%lx", seen.efer);
     report(first_stack == wanted.rsp && seen.gs == (uintptr_t)cpu, "its stack and GS base");
-    report(!(seen.rflags & RFLAGS_IF) && seen.pat == wanted.pat, "its flags and PAT: 0x%lx 0x%lx", seen.rflags, seen.pat);
+    report(!(seen.rflags & RFLAGS_IF) && seen.pat == wanted.pat,
+           "its flags and PAT: 0x%lx 0x%lx", seen.rflags, seen.pat);
     report(seen.gdt.base == wanted.gdtr.base && seen.gdt.limit == wanted.gdtr.limit, "its GDT");
     prepare(1, cpu);
     result = start();
@@ -396,8 +410,10 @@ static void check_other_registers(void)
     smp_run_async(1, turn, NULL);
     WAIT_FOR(loop_rip, 1000);
     uint64_t rip = register_of(1, REGISTER_RIP);
-    report(register_of(1, REGISTER_RBX) == MARK && rip >= loop_rip && rip < loop_rip + 16, "its RBX and RIP, while it runs");
-    report(register_of(1, REGISTER_VP_INDEX) == 1 && register_of(1, REGISTER_CR3) == read_cr3(), "its VP index and CR3");
+    report(register_of(1, REGISTER_RBX) == MARK && rip >= loop_rip && rip < loop_rip + 16,
+           "its RBX and RIP, while it runs");
+    report(register_of(1, REGISTER_VP_INDEX) == 1 && register_of(1, REGISTER_CR3) == read_cr3(),
+           "its VP index and CR3");
     report(register_of(1, REGISTER_INITIAL_APIC_ID) == ap_cpus[1]->apic_id, "its APIC id");
     check_translation(1);
     uint64_t result = set_register(1, REGISTER_RBX, CHANGED, 0);
@@ -453,7 +469,8 @@ static void check_interrupts(void)
                      "nop\n\t"
                      "mov %[count], %[after]"
                      : [after] "=r"(after)
-                     : "c"(HV_MSR_ICR), "a"(SELF_VECTOR | APIC_SHORTHAND_SELF | APIC_LEVEL_ASSERT), "d"(0), [count] "m"(self_count)
+                     : "c"(HV_MSR_ICR), "a"(SELF_VECTOR | APIC_SHORTHAND_SELF | APIC_LEVEL_ASSERT), "d"(0),
+                     [count] "m"(self_count)
                      : "memory");
         late += after != before + 1;
     }
@@ -512,7 +529,8 @@ static void check_misc(void)
 {
     struct cpuid unused = cpuid(0x40000080, 0), stack = cpuid(0x40000081, 0);
     report(cpuid(1, 0).ecx >> 31 & 1, "a hypervisor is present");
-    report(!(unused.eax | unused.ebx | unused.ecx | unused.edx | stack.eax), "no virtualization stack: 0x%x 0x%x", unused.eax, stack.eax);
+    report(!(unused.eax | unused.ebx | unused.ecx | unused.edx | stack.eax),
+           "no virtualization stack: 0x%x 0x%x", unused.eax, stack.eax);
     report(wrmsr_safe(HV_MSR_NPIEP, 1) == VECTOR_GP, "no NPIEP: its MSR faults");
     uint64_t first = rdmsr(HV_MSR_VP_RUNTIME), value;
     wait_us(20000);
@@ -558,10 +576,12 @@ static void sleep_by_msr(void)
             now = rdmsr(HV_MSR_TIME_REF_COUNT);
             reads++;
         } while (now < due && reads < 1000);
-        report(now >= due && now < due + 500 * MS_100NS && reads < 20, "slept until the timer, interrupts %s: %lu us, %u reads",
+        report(now >= due && now < due + 500 * MS_100NS && reads < 20,
+           "slept until the timer, interrupts %s: %lu us, %u reads",
                enabled ? "on" : "off", (now - begin) / 10, reads);
         report(sint_count == before + enabled, "the interrupt is %s", enabled ? "taken" : "still to come");
-        report(rdmsr(HV_MSR_VP_RUNTIME) - run < 40 * MS_100NS, "without running: %lu us", (rdmsr(HV_MSR_VP_RUNTIME) - run) / 10);
+        report(rdmsr(HV_MSR_VP_RUNTIME) - run < 40 * MS_100NS,
+           "without running: %lu us", (rdmsr(HV_MSR_VP_RUNTIME) - run) / 10);
         interrupts_on();
         WAIT_FOR(sint_count == before + 1, 1000);
         interrupts_off();

@@ -8,50 +8,8 @@
  * bench=N   no checks, but N hypercalls of each kind and N port writes: a line "NAME: CYCLES cycles" for each kind,
  *           the average of its fastest round
  */
+#include "hyperv.h"
 #include "runtime.h"
-
-#define LEAF_VENDOR 0x40000000
-#define LEAF_INTERFACE 0x40000001
-#define LEAF_FEATURES 0x40000003
-#define LEAF_RECOMMENDATIONS 0x40000004
-
-#define MSR_GUEST_OS_ID 0x40000000
-#define MSR_HYPERCALL 0x40000001
-#define MSR_VP_INDEX 0x40000002
-#define MSR_RESET 0x40000003
-#define MSR_VP_RUNTIME 0x40000010
-#define MSR_TIME_REF_COUNT 0x40000020
-#define MSR_REFERENCE_TSC 0x40000021
-#define MSR_TSC_FREQUENCY 0x40000022
-#define MSR_EOI 0x40000070
-#define MSR_ICR 0x40000071
-#define MSR_TPR 0x40000072
-#define MSR_VP_ASSIST_PAGE 0x40000073
-#define MSR_SCONTROL 0x40000080
-#define MSR_SVERSION 0x40000081
-#define MSR_SIEFP 0x40000082
-#define MSR_SIMP 0x40000083
-#define MSR_EOM 0x40000084
-#define MSR_SINT0 0x40000090
-#define MSR_STIMER0_CONFIG 0x400000b0
-#define MSR_STIMER0_COUNT 0x400000b1
-#define MSR_CRASH_P0 0x40000100
-#define MSR_CRASH_CTL 0x40000105
-
-#define CALL_FLUSH_SPACE 0x02
-#define CALL_SPIN_WAIT 0x08
-#define CALL_SEND_IPI 0x0b
-#define CALL_GET_REGISTERS 0x50
-#define CALL_SET_REGISTERS 0x51
-#define FAST (1ull << 16)
-#define REPS(n) ((uint64_t)(n) << 32)
-#define SELF_PARTITION ~0ull
-#define SELF_VP 0xfffffffeu
-
-#define STATUS_INVALID_CODE 2
-#define STATUS_INVALID_INPUT 3
-#define STATUS_INVALID_ALIGNMENT 4
-#define STATUS_INVALID_PARAMETER 5
 
 #define REGISTER_VP_INDEX 0x00090003
 #define REGISTER_GUEST_OS_ID 0x00090002
@@ -135,96 +93,96 @@ static uint64_t hypercall(uint64_t control, uint64_t first, uint64_t second)
 
 static void check_cpuid(void)
 {
-    struct cpuid vendor = cpuid(LEAF_VENDOR, 0);
+    struct cpuid vendor = cpuid(HV_LEAF_VENDOR, 0);
     report(vendor.eax >= 0x40000005 && !memcmp(&vendor.ebx, "Microsoft Hv", 12), "vendor, leaves to 0x%x",
            vendor.eax);
-    report(cpuid(LEAF_INTERFACE, 0).eax == 0x31237648, "interface Hv#1");
-    struct cpuid features = cpuid(LEAF_FEATURES, 0);
+    report(cpuid(HV_LEAF_INTERFACE, 0).eax == 0x31237648, "interface Hv#1");
+    struct cpuid features = cpuid(HV_LEAF_FEATURES, 0);
     report((features.eax & 0x6f) == 0x6f, "MSRs announced: 0x%x", features.eax);
-    report(cpuid(LEAF_RECOMMENDATIONS, 0).eax & 1 << 9, "AutoEoi is deprecated");
+    report(cpuid(HV_LEAF_RECOMMENDATIONS, 0).eax & 1 << 9, "AutoEoi is deprecated");
 }
 
 static void check_msrs(void)
 {
     uint64_t value;
-    report(rdmsr(MSR_VP_INDEX) == 0, "VP index");
-    report(rdmsr(MSR_VP_RUNTIME) > 0, "VP run time");
-    uint64_t hz = rdmsr(MSR_TSC_FREQUENCY), measured = tsc_hz();
+    report(rdmsr(HV_MSR_VP_INDEX) == 0, "VP index");
+    report(rdmsr(HV_MSR_VP_RUNTIME) > 0, "VP run time");
+    uint64_t hz = rdmsr(HV_MSR_TSC_FREQUENCY), measured = tsc_hz();
     report(hz > measured / 100 * 98 && hz < measured / 100 * 102, "TSC frequency %lu, measured %lu", hz, measured);
-    report(rdmsr(MSR_SVERSION) == 1, "SynIC version");
-    report(wrmsr_safe(MSR_VP_INDEX, 1) == VECTOR_GP, "a read-only MSR refuses a write");
-    report(rdmsr_safe(MSR_EOI, &value) == VECTOR_GP, "a write-only MSR refuses a read");
+    report(rdmsr(HV_MSR_SVERSION) == 1, "SynIC version");
+    report(wrmsr_safe(HV_MSR_VP_INDEX, 1) == VECTOR_GP, "a read-only MSR refuses a write");
+    report(rdmsr_safe(HV_MSR_EOI, &value) == VECTOR_GP, "a write-only MSR refuses a read");
     report(rdmsr_safe(0x400001f0, &value) == VECTOR_GP, "an unknown MSR refuses a read");
-    report(wrmsr_safe(MSR_SINT0 + SINT, 5) == VECTOR_GP, "a SINT refuses vector 5");
-    wrmsr(MSR_TPR, 0x40);
-    report(apic_read(APIC_TPR) == 0x40 && rdmsr(MSR_TPR) == 0x40, "TPR by MSR: 0x%x", apic_read(APIC_TPR));
-    wrmsr(MSR_TPR, 0);
+    report(wrmsr_safe(HV_MSR_SINT0 + SINT, 5) == VECTOR_GP, "a SINT refuses vector 5");
+    wrmsr(HV_MSR_TPR, 0x40);
+    report(apic_read(APIC_TPR) == 0x40 && rdmsr(HV_MSR_TPR) == 0x40, "TPR by MSR: 0x%x", apic_read(APIC_TPR));
+    wrmsr(HV_MSR_TPR, 0);
 }
 
 static void check_page(void)
 {
-    wrmsr(MSR_HYPERCALL, (uint64_t)(uintptr_t)call_page | 1);
-    report(!(rdmsr(MSR_HYPERCALL) & 1), "no hypercall page without an OS id");
+    wrmsr(HV_MSR_HYPERCALL, (uint64_t)(uintptr_t)call_page | 1);
+    report(!(rdmsr(HV_MSR_HYPERCALL) & 1), "no hypercall page without an OS id");
     call_page[100] = 0x5a;
-    wrmsr(MSR_GUEST_OS_ID, OS_ID);
-    wrmsr(MSR_HYPERCALL, (uint64_t)(uintptr_t)call_page | 1);
-    report(rdmsr(MSR_HYPERCALL) & 1, "hypercall page enabled");
+    wrmsr(HV_MSR_GUEST_OS_ID, OS_ID);
+    wrmsr(HV_MSR_HYPERCALL, (uint64_t)(uintptr_t)call_page | 1);
+    report(rdmsr(HV_MSR_HYPERCALL) & 1, "hypercall page enabled");
     report(call_page[100] != 0x5a, "the page covers memory");
-    wrmsr(MSR_HYPERCALL, 0);
+    wrmsr(HV_MSR_HYPERCALL, 0);
     report(call_page[100] == 0x5a, "and gives it back");
-    wrmsr(MSR_HYPERCALL, (uint64_t)(uintptr_t)call_page | 1);
+    wrmsr(HV_MSR_HYPERCALL, (uint64_t)(uintptr_t)call_page | 1);
 }
 
 static void check_calls(void)
 {
     struct registers seen;
-    uint64_t result = call_with(&seen, CALL_SPIN_WAIT | FAST, 1000, 0x8888);
+    uint64_t result = call_with(&seen, HV_CALL_SPIN_WAIT | HV_FAST, 1000, 0x8888);
     report(result == 0, "a fast call: 0x%lx", result);
-    report(seen.rcx == (CALL_SPIN_WAIT | FAST) && seen.rdx == 1000 && seen.r8 == 0x8888 && seen.rbx == 0xbbbb &&
+    report(seen.rcx == (HV_CALL_SPIN_WAIT | HV_FAST) && seen.rdx == 1000 && seen.r8 == 0x8888 && seen.rbx == 0xbbbb &&
                seen.rsi == 0x5151 && seen.rdi == 0xd1d1 && seen.r9 == 0x9999 && seen.r10 == 0x1010 &&
                seen.r11 == 0x1111 && seen.rsp_before == seen.rsp_after,
            "changes no register but RAX");
     report(seen.flags & 1, "nor a flag");
-    report(hypercall(0x7777, 0, 0) == STATUS_INVALID_CODE, "unknown code");
-    report(hypercall(CALL_SPIN_WAIT | FAST | 1ull << 27, 0, 0) == STATUS_INVALID_INPUT, "reserved bit");
-    report(hypercall(CALL_SPIN_WAIT, 4, 0) == STATUS_INVALID_ALIGNMENT, "misaligned input");
-    report(hypercall(CALL_SPIN_WAIT, (uintptr_t)input, 0) == 0, "a slow call");
+    report(hypercall(0x7777, 0, 0) == HV_STATUS_INVALID_CODE, "unknown code");
+    report(hypercall(HV_CALL_SPIN_WAIT | HV_FAST | 1ull << 27, 0, 0) == HV_STATUS_INVALID_INPUT, "reserved bit");
+    report(hypercall(HV_CALL_SPIN_WAIT, 4, 0) == HV_STATUS_INVALID_ALIGNMENT, "misaligned input");
+    report(hypercall(HV_CALL_SPIN_WAIT, (uintptr_t)input, 0) == 0, "a slow call");
 }
 
 static void check_registers(void)
 {
     memset(output, 0xff, sizeof output);
-    input[0] = SELF_PARTITION;
-    input[1] = SELF_VP;
+    input[0] = HV_SELF_PARTITION;
+    input[1] = HV_SELF_VP;
     ((uint32_t *)input)[4] = REGISTER_VP_INDEX;
     ((uint32_t *)input)[5] = REGISTER_GUEST_OS_ID;
     ((uint32_t *)input)[6] = REGISTER_CR3;
     ((uint32_t *)input)[7] = REGISTER_RBX;
-    uint64_t result = hypercall(CALL_GET_REGISTERS | REPS(4), (uintptr_t)input, (uintptr_t)output);
-    report(result == REPS(4), "slow GetVpRegisters: 0x%lx", result);
+    uint64_t result = hypercall(HV_CALL_GET_REGISTERS | HV_REPS(4), (uintptr_t)input, (uintptr_t)output);
+    report(result == HV_REPS(4), "slow GetVpRegisters: 0x%lx", result);
     report(output[0] == 0 && output[2] == OS_ID && output[4] == read_cr3() && output[6] == 0xbbbb && !output[7],
            "their values: 0x%lx 0x%lx 0x%lx 0x%lx", output[0], output[2], output[4], output[6]);
     report(output[8] == ~0ull, "nothing behind them is written");
     ((uint32_t *)input)[5] = 0x12345678;
-    result = hypercall(CALL_GET_REGISTERS | REPS(4), (uintptr_t)input, (uintptr_t)output);
-    report(result == (STATUS_INVALID_PARAMETER | REPS(1)), "stops at an unknown one: 0x%lx", result);
+    result = hypercall(HV_CALL_GET_REGISTERS | HV_REPS(4), (uintptr_t)input, (uintptr_t)output);
+    report(result == (HV_STATUS_INVALID_PARAMETER | HV_REPS(1)), "stops at an unknown one: 0x%lx", result);
 
     memset(input, 0, 64);
-    input[0] = SELF_PARTITION;
-    input[1] = SELF_VP;
+    input[0] = HV_SELF_PARTITION;
+    input[1] = HV_SELF_VP;
     ((uint32_t *)input)[4] = REGISTER_GUEST_OS_ID;
     input[4] = OS_ID + 1;
-    result = hypercall(CALL_SET_REGISTERS | REPS(1), (uintptr_t)input, 0);
-    report(result == REPS(1) && rdmsr(MSR_GUEST_OS_ID) == OS_ID + 1, "SetVpRegisters: 0x%lx", result);
-    wrmsr(MSR_GUEST_OS_ID, OS_ID);
+    result = hypercall(HV_CALL_SET_REGISTERS | HV_REPS(1), (uintptr_t)input, 0);
+    report(result == HV_REPS(1) && rdmsr(HV_MSR_GUEST_OS_ID) == OS_ID + 1, "SetVpRegisters: 0x%lx", result);
+    wrmsr(HV_MSR_GUEST_OS_ID, OS_ID);
 }
 
 /* Output of a fast call begins in the first XMM register behind the input: XMM1 here. */
 static void check_fast_registers(void)
 {
     static uint64_t in[4] __attribute__((aligned(16))), out[4] __attribute__((aligned(16)));
-    uint64_t rax, rcx = CALL_GET_REGISTERS | FAST | REPS(1), rdx = SELF_PARTITION;
-    register uint64_t r8 asm("r8") = SELF_VP;
+    uint64_t rax, rcx = HV_CALL_GET_REGISTERS | HV_FAST | HV_REPS(1), rdx = HV_SELF_PARTITION;
+    register uint64_t r8 asm("r8") = HV_SELF_VP;
     write_cr4(read_cr4() | CR4_OSFXSR);
     in[0] = REGISTER_GUEST_OS_ID;
     in[2] = in[3] = ~0ull;
@@ -236,7 +194,7 @@ static void check_fast_registers(void)
                  : "=a"(rax), "+c"(rcx), "+d"(rdx), "+r"(r8)
                  : [in] "r"(in), [out] "r"(out), [page] "m"(page_entry_point)
                  : "memory", "cc");
-    report(rax == REPS(1), "fast GetVpRegisters: 0x%lx", rax);
+    report(rax == HV_REPS(1), "fast GetVpRegisters: 0x%lx", rax);
     report(out[2] == OS_ID && out[3] == 0, "its value in XMM1: 0x%lx 0x%lx", out[2], out[3]);
     report(out[0] == REGISTER_GUEST_OS_ID && out[1] == 0, "XMM0 stays");
 }
@@ -254,16 +212,16 @@ static void check_refusal(void)
 {
     uint8_t code[64];
     memcpy(code, call_page, sizeof code);
-    wrmsr(MSR_GUEST_OS_ID, 0);
-    report(!(rdmsr(MSR_HYPERCALL) & 1), "OS id 0 takes the page away");
+    wrmsr(HV_MSR_GUEST_OS_ID, 0);
+    report(!(rdmsr(HV_MSR_HYPERCALL) & 1), "OS id 0 takes the page away");
     memcpy(call_page, code, sizeof code);
     interrupt_set_handler(VECTOR_UD, refused);
     struct registers seen;
-    call_with(&seen, CALL_SPIN_WAIT | FAST, 1, 0);
+    call_with(&seen, HV_CALL_SPIN_WAIT | HV_FAST, 1, 0);
     report(refusals == 1, "a call without the interface is #UD");
-    wrmsr(MSR_GUEST_OS_ID, OS_ID);
-    wrmsr(MSR_HYPERCALL, (uint64_t)(uintptr_t)call_page | 1);
-    report(hypercall(CALL_SPIN_WAIT | FAST, 1, 0) == 0 && refusals == 1, "and with it works again");
+    wrmsr(HV_MSR_GUEST_OS_ID, OS_ID);
+    wrmsr(HV_MSR_HYPERCALL, (uint64_t)(uintptr_t)call_page | 1);
+    report(hypercall(HV_CALL_SPIN_WAIT | HV_FAST, 1, 0) == 0 && refusals == 1, "and with it works again");
     outb(0xec, 0);
     report(true, "the page's port does nothing for others");
     interrupt_set_handler(VECTOR_UD, NULL);
@@ -294,42 +252,42 @@ static void release_slot(void)
     slot()->type = 0;
     asm volatile("mfence" : : : "memory");
     if (pending || slot()->flags & 1)
-        wrmsr(MSR_EOM, 0);
+        wrmsr(HV_MSR_EOM, 0);
 }
 
 static void check_synic(void)
 {
     interrupt_set_handler(SINT_VECTOR, sint_handler);
     interrupt_set_handler(DIRECT_VECTOR, direct_handler);
-    wrmsr(MSR_SIMP, (uint64_t)(uintptr_t)message_page | 1);
-    wrmsr(MSR_SIEFP, (uint64_t)(uintptr_t)event_page | 1);
-    wrmsr(MSR_SCONTROL, 1);
-    wrmsr(MSR_SINT0 + SINT, SINT_VECTOR);
+    wrmsr(HV_MSR_SIMP, (uint64_t)(uintptr_t)message_page | 1);
+    wrmsr(HV_MSR_SIEFP, (uint64_t)(uintptr_t)event_page | 1);
+    wrmsr(HV_MSR_SCONTROL, 1);
+    wrmsr(HV_MSR_SINT0 + SINT, SINT_VECTOR);
     interrupts_on();
 
-    uint64_t due = rdmsr(MSR_TIME_REF_COUNT) + 2 * MS_100NS;
-    wrmsr(MSR_STIMER0_COUNT, due);
-    wrmsr(MSR_STIMER0_CONFIG, STIMER_ENABLED | STIMER_SINT(SINT));
+    uint64_t due = rdmsr(HV_MSR_TIME_REF_COUNT) + 2 * MS_100NS;
+    wrmsr(HV_MSR_STIMER0_COUNT, due);
+    wrmsr(HV_MSR_STIMER0_CONFIG, STIMER_ENABLED | STIMER_SINT(SINT));
     report(WAIT_FOR(sint_count == 1, 1000), "a timer message interrupts");
     struct message *m = slot();
     report(m->type == TIMER_MESSAGE && m->size == 24 && m->timer == 0, "message 0x%x of %u bytes", m->type, m->size);
-    report(m->expiration == due && m->delivery >= due && m->delivery <= rdmsr(MSR_TIME_REF_COUNT),
+    report(m->expiration == due && m->delivery >= due && m->delivery <= rdmsr(HV_MSR_TIME_REF_COUNT),
            "due %lu, delivered %lu", m->expiration, m->delivery);
-    report(!(rdmsr(MSR_STIMER0_CONFIG) & STIMER_ENABLED), "a one-shot timer is off then");
+    report(!(rdmsr(HV_MSR_STIMER0_CONFIG) & STIMER_ENABLED), "a one-shot timer is off then");
 
     /* The slot is taken: the next message waits for it. */
-    wrmsr(MSR_STIMER0_CONFIG, STIMER_AUTO_ENABLE | STIMER_SINT(SINT));
-    wrmsr(MSR_STIMER0_COUNT, rdmsr(MSR_TIME_REF_COUNT) + MS_100NS);
+    wrmsr(HV_MSR_STIMER0_CONFIG, STIMER_AUTO_ENABLE | STIMER_SINT(SINT));
+    wrmsr(HV_MSR_STIMER0_COUNT, rdmsr(HV_MSR_TIME_REF_COUNT) + MS_100NS);
     report(WAIT_FOR(slot()->flags & 1, 1000) && sint_count == 1, "a taken slot is marked pending");
     release_slot();
     report(WAIT_FOR(sint_count == 2, 1000) && slot()->type == TIMER_MESSAGE, "EOM brings the next message");
     release_slot();
 
-    wrmsr(MSR_STIMER0_CONFIG, STIMER_DIRECT(DIRECT_VECTOR) | STIMER_PERIODIC | STIMER_AUTO_ENABLE);
-    wrmsr(MSR_STIMER0_COUNT, 2 * MS_100NS);
+    wrmsr(HV_MSR_STIMER0_CONFIG, STIMER_DIRECT(DIRECT_VECTOR) | STIMER_PERIODIC | STIMER_AUTO_ENABLE);
+    wrmsr(HV_MSR_STIMER0_COUNT, 2 * MS_100NS);
     bool came = WAIT_FOR(direct_count >= 5, 1000);
     report(came, "a periodic direct timer: %u interrupts", direct_count);
-    wrmsr(MSR_STIMER0_CONFIG, 0);
+    wrmsr(HV_MSR_STIMER0_CONFIG, 0);
     wait_us(5000);
     uint32_t before = direct_count;
     wait_us(10000);
@@ -352,14 +310,14 @@ static uint64_t page_time(const struct tsc_page *page)
 static void check_time(void)
 {
     struct tsc_page *page = (struct tsc_page *)time_page;
-    wrmsr(MSR_REFERENCE_TSC, (uint64_t)(uintptr_t)time_page | 1);
+    wrmsr(HV_MSR_REFERENCE_TSC, (uint64_t)(uintptr_t)time_page | 1);
     if (!page->sequence) {
         report_skip("no reference TSC page on this host");
         return;
     }
     uint32_t outside = 0;
     for (unsigned i = 0; i < 200; i++) {
-        uint64_t first = page_time(page), counter = rdmsr(MSR_TIME_REF_COUNT), last = page_time(page);
+        uint64_t first = page_time(page), counter = rdmsr(HV_MSR_TIME_REF_COUNT), last = page_time(page);
         outside += counter < first || counter > last;
     }
     report(outside == 0, "the counter lies between two reads of the page: %u times not", outside);
@@ -368,14 +326,14 @@ static void check_time(void)
     uint64_t elapsed = page_time(page) - begin, expected = tsc_to_ns(rdtsc() - tsc) / 100;
     report(elapsed < expected + expected / 20 + 100 && elapsed + expected / 20 + 100 > expected,
            "100 ns units: %lu, by the TSC %lu", elapsed, expected);
-    wrmsr(MSR_REFERENCE_TSC, 0);
+    wrmsr(HV_MSR_REFERENCE_TSC, 0);
 }
 
 static void ipi_handler(struct frame *frame)
 {
     (void)frame;
     __atomic_fetch_add(&ipi_count, 1, __ATOMIC_SEQ_CST);
-    __atomic_fetch_or(&ipi_cpus, 1u << rdmsr(MSR_VP_INDEX), __ATOMIC_SEQ_CST);
+    __atomic_fetch_or(&ipi_cpus, 1u << rdmsr(HV_MSR_VP_INDEX), __ATOMIC_SEQ_CST);
     apic_eoi();
 }
 
@@ -408,7 +366,7 @@ static void check_flush(void)
     input[0] = read_cr3();
     input[1] = 0;
     input[2] = 3; /* both */
-    uint64_t result = hypercall(CALL_FLUSH_SPACE, (uintptr_t)input, 0);
+    uint64_t result = hypercall(HV_CALL_FLUSH_SPACE, (uintptr_t)input, 0);
     uint32_t old = seen_old;
     report(result == 0 && *probe == 2, "flush of both processors: 0x%lx", result);
     bool met = WAIT_FOR(seen_new > 0, 1000);
@@ -428,13 +386,13 @@ static void check_processors(void)
     interrupts_on();
     input[0] = IPI_VECTOR;
     input[1] = 3;
-    uint64_t result = hypercall(CALL_SEND_IPI | FAST, input[0], input[1]);
+    uint64_t result = hypercall(HV_CALL_SEND_IPI | HV_FAST, input[0], input[1]);
     report(result == 0 && WAIT_FOR(ipi_count == 2, 1000), "a fast cluster IPI to both: 0x%lx", result);
     report(ipi_cpus == 3, "each got one");
-    result = hypercall(CALL_SEND_IPI, (uintptr_t)input, 0);
+    result = hypercall(HV_CALL_SEND_IPI, (uintptr_t)input, 0);
     report(result == 0 && WAIT_FOR(ipi_count == 4, 1000), "a slow one: 0x%lx", result);
-    report(hypercall(CALL_SEND_IPI | FAST, 5, 3) == STATUS_INVALID_PARAMETER, "vector 5 is refused");
-    wrmsr(MSR_ICR, (uint64_t)smp_cpu(1)->apic_id << (apic_is_x2apic() ? 32 : 56) | IPI_VECTOR | APIC_LEVEL_ASSERT);
+    report(hypercall(HV_CALL_SEND_IPI | HV_FAST, 5, 3) == HV_STATUS_INVALID_PARAMETER, "vector 5 is refused");
+    wrmsr(HV_MSR_ICR, (uint64_t)smp_cpu(1)->apic_id << (apic_is_x2apic() ? 32 : 56) | IPI_VECTOR | APIC_LEVEL_ASSERT);
     report(WAIT_FOR(ipi_count == 5, 1000), "an IPI by the ICR's MSR");
     interrupts_off();
     check_flush();
@@ -483,20 +441,20 @@ static uint64_t call_cycles(uint64_t count, const struct kind *kind)
 static void measure(uint64_t count)
 {
     static const uint8_t called_port[] = {0xe6, 0x80, 0xc3}; /* out %al, $0x80; ret */
-    uint64_t get = CALL_GET_REGISTERS | REPS(1), least[KINDS];
+    uint64_t get = HV_CALL_GET_REGISTERS | HV_REPS(1), least[KINDS];
     const struct kind kinds[KINDS] = {
         {.name = "port"},
         {.name = "called-port", .page = called_port},
         /* An IPI to no processor: the least that a call with a handler can do. */
-        {"null-fast", call_page, CALL_SEND_IPI | FAST, IPI_VECTOR, 0, 0},
-        {"get-register-slow", call_page, get, (uintptr_t)input, (uintptr_t)output, REPS(1)},
-        {"get-register-fast", call_page, get | FAST, SELF_PARTITION, SELF_VP, REPS(1)},
+        {"null-fast", call_page, HV_CALL_SEND_IPI | HV_FAST, IPI_VECTOR, 0, 0},
+        {"get-register-slow", call_page, get, (uintptr_t)input, (uintptr_t)output, HV_REPS(1)},
+        {"get-register-fast", call_page, get | HV_FAST, HV_SELF_PARTITION, HV_SELF_VP, HV_REPS(1)},
     };
-    wrmsr(MSR_GUEST_OS_ID, OS_ID);
-    wrmsr(MSR_HYPERCALL, (uint64_t)(uintptr_t)call_page | 1);
+    wrmsr(HV_MSR_GUEST_OS_ID, OS_ID);
+    wrmsr(HV_MSR_HYPERCALL, (uint64_t)(uintptr_t)call_page | 1);
     write_cr4(read_cr4() | CR4_OSFXSR);
-    input[0] = SELF_PARTITION;
-    input[1] = SELF_VP;
+    input[0] = HV_SELF_PARTITION;
+    input[1] = HV_SELF_VP;
     input[2] = REGISTER_VP_INDEX;
     asm volatile("movdqu (%0), %%xmm0" : : "r"(input + 2) : "memory");
     count = count / ROUNDS + 1;
@@ -516,14 +474,14 @@ static void report_crash(void)
 {
     static const char text[] = "something\tbroke\033[2J\nin two lines";
     static const char plain[] = "something broke";
-    wrmsr(MSR_CRASH_P0, 0xbad);
-    wrmsr(MSR_CRASH_P0 + 1, 2);
-    wrmsr(MSR_CRASH_P0 + 3, (uintptr_t)plain);
-    wrmsr(MSR_CRASH_P0 + 4, sizeof plain);
-    wrmsr(MSR_CRASH_CTL, rdmsr(MSR_CRASH_CTL));
-    wrmsr(MSR_CRASH_P0 + 3, (uintptr_t)text);
-    wrmsr(MSR_CRASH_P0 + 4, sizeof text);
-    wrmsr(MSR_CRASH_CTL, rdmsr(MSR_CRASH_CTL));
+    wrmsr(HV_MSR_CRASH_P0, 0xbad);
+    wrmsr(HV_MSR_CRASH_P0 + 1, 2);
+    wrmsr(HV_MSR_CRASH_P0 + 3, (uintptr_t)plain);
+    wrmsr(HV_MSR_CRASH_P0 + 4, sizeof plain);
+    wrmsr(HV_MSR_CRASH_CTL, rdmsr(HV_MSR_CRASH_CTL));
+    wrmsr(HV_MSR_CRASH_P0 + 3, (uintptr_t)text);
+    wrmsr(HV_MSR_CRASH_P0 + 4, sizeof text);
+    wrmsr(HV_MSR_CRASH_CTL, rdmsr(HV_MSR_CRASH_CTL));
     report(true, "the guest goes on");
 }
 
@@ -535,21 +493,21 @@ static void reset_once(void)
 {
     if (MARK == MARK_VALUE) {
         MARK = 0;
-        report(!rdmsr(MSR_GUEST_OS_ID) && !rdmsr(MSR_HYPERCALL) && !rdmsr(MSR_SIMP) &&
-                   !rdmsr(MSR_STIMER0_CONFIG) && rdmsr(MSR_SINT0 + SINT) == 1 << 16,
+        report(!rdmsr(HV_MSR_GUEST_OS_ID) && !rdmsr(HV_MSR_HYPERCALL) && !rdmsr(HV_MSR_SIMP) &&
+                   !rdmsr(HV_MSR_STIMER0_CONFIG) && rdmsr(HV_MSR_SINT0 + SINT) == 1 << 16,
                "all is as after power-on");
         return;
     }
     MARK = MARK_VALUE;
-    wrmsr(MSR_GUEST_OS_ID, OS_ID);
-    wrmsr(MSR_HYPERCALL, (uint64_t)(uintptr_t)call_page | 1);
-    wrmsr(MSR_SIMP, (uint64_t)(uintptr_t)message_page | 1);
-    wrmsr(MSR_SINT0 + SINT, SINT_VECTOR);
-    wrmsr(MSR_STIMER0_CONFIG, STIMER_AUTO_ENABLE | STIMER_PERIODIC | STIMER_DIRECT(DIRECT_VECTOR));
-    wrmsr(MSR_STIMER0_COUNT, MS_100NS);
+    wrmsr(HV_MSR_GUEST_OS_ID, OS_ID);
+    wrmsr(HV_MSR_HYPERCALL, (uint64_t)(uintptr_t)call_page | 1);
+    wrmsr(HV_MSR_SIMP, (uint64_t)(uintptr_t)message_page | 1);
+    wrmsr(HV_MSR_SINT0 + SINT, SINT_VECTOR);
+    wrmsr(HV_MSR_STIMER0_CONFIG, STIMER_AUTO_ENABLE | STIMER_PERIODIC | STIMER_DIRECT(DIRECT_VECTOR));
+    wrmsr(HV_MSR_STIMER0_COUNT, MS_100NS);
     printf("before the reset\n");
     console_drain();
-    wrmsr(MSR_RESET, 1);
+    wrmsr(HV_MSR_RESET, 1);
     abort_run("the reset did not come");
 }
 
@@ -583,8 +541,8 @@ static void allow_user_mode(void)
 
 static void call_from_user_mode(void)
 {
-    wrmsr(MSR_GUEST_OS_ID, OS_ID);
-    wrmsr(MSR_HYPERCALL, (uint64_t)(uintptr_t)call_page | 1);
+    wrmsr(HV_MSR_GUEST_OS_ID, OS_ID);
+    wrmsr(HV_MSR_HYPERCALL, (uint64_t)(uintptr_t)call_page | 1);
     interrupt_set_handler(VECTOR_UD, refused_in_user_mode);
     interrupt_set_handler(VECTOR_GP, refused_in_user_mode);
     allow_user_mode();
@@ -603,7 +561,8 @@ static void call_from_user_mode(void)
                  "pop %%rbp\n\t"
                  "pop %%rbx"
                  : "+a"(rax), [kernel] "=m"(kernel_stack)
-                 : "c"(CALL_SPIN_WAIT | FAST), "d"(0), [ss] "i"(SELECTOR_USER_DATA | 3), [cs] "i"(SELECTOR_USER_CODE64 | 3),
+                 : "c"(HV_CALL_SPIN_WAIT | HV_FAST), "d"(0), [ss] "i"(SELECTOR_USER_DATA | 3),
+                 [cs] "i"(SELECTOR_USER_CODE64 | 3),
                    [stack] "r"(user_stack + sizeof user_stack), [page] "r"(page_entry_point)
                  : "memory", "cc");
     report(user_cs == (SELECTOR_USER_CODE64 | 3) && rax == 0x1234, "a call from ring 3 is refused, exception %lu",
@@ -613,7 +572,7 @@ static void call_from_user_mode(void)
 int main(int argc, char **argv)
 {
     (void)argc, (void)argv;
-    if (memcmp(&(uint32_t[3]){cpuid(LEAF_VENDOR, 0).ebx, cpuid(LEAF_VENDOR, 0).ecx, cpuid(LEAF_VENDOR, 0).edx},
+    if (memcmp(&(uint32_t[3]){cpuid(HV_LEAF_VENDOR, 0).ebx, cpuid(HV_LEAF_VENDOR, 0).ecx, cpuid(HV_LEAF_VENDOR, 0).edx},
                "Microsoft Hv", 12)) {
         report_skip("no Hyper-V interface");
         return report_summary();
