@@ -7,14 +7,17 @@ import argparse
 import shutil
 import sys
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
+from vmm.backend.ring0 import measure_speed
 from vmm.cli.errors import UserError
 from vmm.cli.machine_options import add_machine_options, machine_argv, machine_config, whole_number
 from vmm.cli.output_file import check_writable
 from vmm.cli.standard_streams import OutputError, check_output
 from vmm.guesttest.config import ConfigError, parse_duration
 from vmm.guesttest.guests import Collection, Guest, Selection, SelectionError, collect, find_guests
+from vmm.guesttest.host_speed import MOST_PATIENCE, patience
 from vmm.guesttest.junit import write_junit
 from vmm.guesttest.report import LogFolder, Progress, json_text, table, totals
 from vmm.guesttest.runner import DEFAULT_TIMEOUT_S, Everyone, GuestResult, Observer, Runner
@@ -91,7 +94,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     how.add_argument(
         "--timeout",
         metavar="DURATION",
-        help=f"limit for each guest, such as 30 or 2m; 0 for none (default: its entry's, or {DEFAULT_TIMEOUT_S:g} s)",
+        help=f"limit for each guest, such as 30 or 2m; 0 for none (default: its entry's, or {DEFAULT_TIMEOUT_S:g} s, "
+        f"and up to {MOST_PATIENCE:g} times that where ring 0 is emulated)",
     )
     how.add_argument(
         "--allow-unsupported",
@@ -181,13 +185,31 @@ def _run_guests(
                 observers.append(log_folder)
             target = VmmTarget(machine_argv(args))
             runner = Runner(
-                target, jobs=args.jobs, timeout_s=timeout_s, cpus=args.cpus, observer=Everyone(observers)
+                target,
+                jobs=args.jobs,
+                timeout_s=timeout_s,
+                patience=partial(_patience, quiet=args.quiet),
+                cpus=args.cpus,
+                observer=Everyone(observers),
             )
             return runner, runner.run(collection), log_folder.logs if log_folder else {}
         except BrokenPipeError:
             raise  # whoever watched us went away: not a matter of a file
         except OSError as error:
             raise UserError(_os_error_text(error)) from error
+
+
+def _patience(*, quiet: bool) -> float:
+    """The factor for time limits on this host, told when it is not 1."""
+    found = measure_speed()
+    factor = patience(found)
+    if factor > 1 and not quiet:
+        million = found.instructions_per_second / 1e6
+        sys.stderr.write(
+            f"vmm: ring 0 runs {million:.1f} million instructions a second here, time limits are {factor:.1f} times "
+            "as long (--timeout sets another)\n"
+        )
+    return factor
 
 
 def _os_error_text(error: OSError) -> str:

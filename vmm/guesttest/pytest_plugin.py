@@ -14,6 +14,7 @@ of pytest, so it imports nothing of ours before there is a guest to collect.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
     from vmm.guesttest.runner import GuestResult
 
 CONSOLE_TAIL_LINES = 40  # of a failed guest's console, in the failure's text
+
+
+@cache
+def _host_patience() -> float:
+    from vmm.backend.ring0 import measure_speed
+    from vmm.guesttest.host_speed import patience
+
+    return patience(measure_speed())
 
 
 class GuestFailedError(Exception):
@@ -51,7 +60,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--vmm-guest-timeout",
         metavar="SECONDS",
         type=float,
-        help="limit for each guest (default: its entry's in unittests.cfg, or 90)",
+        help="limit for each guest (default: its entry's in unittests.cfg, or 90, and more on a slow host)",
     )
     parser.addini("vmm_guests", "collect kvm-unit-tests style guests", type="bool", default=False)
     parser.addini("vmm_guest_options", "options of `vmm run` for all guests", type="args", default=[])
@@ -99,7 +108,8 @@ class GuestItem(pytest.Item):
         from vmm.guesttest.verdict import Verdict
 
         options = [*self.config.getini("vmm_guest_options"), *self.config.getoption("--vmm-guest-option")]
-        runner = Runner(VmmTarget(options), timeout_s=self.config.getoption("--vmm-guest-timeout"))
+        timeout_s = self.config.getoption("--vmm-guest-timeout")
+        runner = Runner(VmmTarget(options), timeout_s=timeout_s, patience=_host_patience)
         (result,) = runner.run(collect([self.guest], Selection()))
         if runner.stopped_by is not None:
             raise KeyboardInterrupt

@@ -100,8 +100,18 @@ def translate(words: Sequence[str]) -> MachineNeeds:
     return needs
 
 
-def _cpu(needs: MachineNeeds, _word: str, operand: str) -> None:
+def _cpu(needs: MachineNeeds, word: str, operand: str) -> None:
     needs.cpu = operand  # `vmm run --cpu` speaks QEMU's language
+    for item in operand.split(",")[1:]:
+        name = item.lstrip("+-").partition("=")[0].replace("_", "-")
+        if name.startswith("hv-") and name not in _hyperv_flags():
+            raise UnsupportedError(f"{word} {operand}: `vmm run` has no {name}")
+
+
+def _hyperv_flags() -> tuple[str, ...]:
+    from vmm.backend.hyperv.flags import NAMES  # few entries ask for one
+
+    return NAMES
 
 
 def _append(needs: MachineNeeds, _word: str, operand: str) -> None:

@@ -14,7 +14,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +124,9 @@ class Runner:
     """Runs guests on one target.
 
     jobs: guests at a time; None: as many as the host's processors can carry, counting each guest's CPUs.
-    timeout_s: limit for every guest, whatever its entry says (0: none); None: the entry's, or 90 s.
+    timeout_s: limit for every guest, whatever its entry says (0: none); None: the entry's, or 90 s, times `patience`.
+    patience: tells how many times as long as its limit says a guest may take on this host (`host_speed`); asked once,
+    before the first guest with such a limit starts.
     cpus: what each guest weighs when the user has given a number of CPUs.
     """
 
@@ -134,6 +136,7 @@ class Runner:
         *,
         jobs: int | None = None,
         timeout_s: float | None = None,
+        patience: Callable[[], float] | None = None,
         cpus: int | None = None,
         observer: Observer | None = None,
     ) -> None:
@@ -141,6 +144,8 @@ class Runner:
         self._jobs = jobs
         self._capacity = jobs or len(os.sched_getaffinity(0))
         self._timeout_s = timeout_s
+        self._patience = patience
+        self._factor: float | None = None
         self._cpus = cpus
         self._observer: Observer = observer or Silent()
         self._selector = selectors.DefaultSelector()
@@ -234,7 +239,9 @@ class Runner:
         """The time limit of `guest` in seconds, 0 for none."""
         if self._timeout_s is not None:
             return self._timeout_s
-        return DEFAULT_TIMEOUT_S if guest.timeout_s is None else guest.timeout_s
+        if self._factor is None:
+            self._factor = self._patience() if self._patience is not None else 1.0
+        return self._factor * (DEFAULT_TIMEOUT_S if guest.timeout_s is None else guest.timeout_s)
 
     def _wait(self) -> None:
         deadlines = [

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.pure.guesttest.standin_guests import FAILED, PASSED, SKIPPED, STANDIN_COMMAND, MakeGuest
+from vmm.backend.ring0 import SLOW_BELOW, Ring0
 from vmm.cli import standard_streams
 from vmm.cli import test as cli
 from vmm.cli.main import main
@@ -22,8 +23,9 @@ from vmm.guesttest.targets import VmmTarget
 
 @pytest.fixture(autouse=True)
 def standin_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`vmm test` runs the stand-in in place of `vmm run`."""
+    """`vmm test` runs the stand-in in place of `vmm run`, on a host that runs ring 0 at full speed."""
     monkeypatch.setattr(cli, "VmmTarget", lambda options: VmmTarget(options, STANDIN_COMMAND))
+    monkeypatch.setattr(cli, "measure_speed", lambda: Ring0(2e9))
 
 
 @pytest.fixture
@@ -111,6 +113,20 @@ def test_table_on_standard_output_and_progress_on_standard_error(
     ]
     assert output.splitlines()[-1] == "5 guests: 1 PASS, 1 FAIL, 2 SKIP, 1 UNSUPPORTED"
     assert len(errors.splitlines()) == 5
+
+
+@pytest.mark.parametrize(("options", "lines"), [([], 1), (["--quiet"], 0), (["--timeout", "20"], 0)])
+def test_longer_limits_on_a_slow_host_are_told_once(
+    options: list[str],
+    lines: int,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(cli, "measure_speed", lambda: Ring0(SLOW_BELOW / 2))
+    main(["test", *options, str(folder / "unittests.cfg")])
+    told = [line for line in capsys.readouterr().err.splitlines() if "2.0 times as long" in line]
+    assert len(told) == lines
 
 
 def test_json_is_the_only_thing_on_standard_output(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

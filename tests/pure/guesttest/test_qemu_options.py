@@ -41,6 +41,7 @@ def test_no_options_mean_the_machine_of_upstreams_runner() -> None:
         ("-enable-kvm --no-reboot -nodefaults -display none -serial stdio", DEFAULTS),
         ("-device pc-testdev -device isa-debug-exit,iobase=0xf4,iosize=0x4 -device pci-testdev", DEFAULTS),
         ("-global kvm-pit.lost_tick_policy=discard -overcommit mem-lock=off", DEFAULTS),
+        ("-cpu host,hv_passthrough,hv-stimer=off", replaced("--cpu", "host,hv_passthrough,hv-stimer=off")),
         ("-overcommit cpu-pm=on,mem-lock=on", [*DEFAULTS, "--machine", "cpu-pm=on"]),
     ],
 )
@@ -62,6 +63,8 @@ def test_options_that_exist_here(line: str, arguments: list[str]) -> None:
         ("-smp 8,threads=4", "no CPU topology (threads)"),
         ("-m 1G,slots=2", "no memory hotplug (slots)"),
         ("-bios x", "-bios: `vmm run` has no such option"),
+        ("-cpu max,hv_time,hv-nonsense=on", "`vmm run` has no hv-nonsense"),
+        ("-cpu host,+hv_nonsense", "`vmm run` has no hv-nonsense"),
         ("-accel tcg", "-accel tcg"),
         ("-global kvm-pit.lost_tick_policy=delay", "-global kvm-pit.lost_tick_policy=delay"),
     ],
