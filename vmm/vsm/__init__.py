@@ -57,7 +57,10 @@ at another's registers: on that one's thread, with a caller that never waits wit
 other in a circle. HvRegisterPendingEvent0 is a register of the target VTL's vCPU like others: the exception is taken
 when that VTL runs next.
 
-INIT and SIPI: ask `partition.init` and `partition.sipi` before anything is done to a vCPU; False means dropped.
+INIT and SIPI: ask `partition.init` and `partition.sipi` before anything is done to a vCPU; False means dropped. Where
+the kernel's local APIC handles both itself, `WaitForStartup` of a VP without higher VTLs is a KVM_RUN of VTL0's vCPU,
+and `partition.sipi` is told once that one runs; with a higher VTL it is a sleep, and an INIT that the kernel still
+has for VTL0's vCPU is dropped before that one runs again (KVM_SET_VCPU_EVENTS, smi.latched_init clear).
 
 TLB flushes: `partition.tlb_locks.blocks(vtl, vps)` before a flush is carried out; while it holds, the flush answers
 "not done" (`vmm.hvcalls.outside.Tlbs.flush` returns False) and the hypercall comes again.
