@@ -11,6 +11,7 @@ HvCallPostMessage and HvCallSignalEvent with the SynIC, come with any of them as
 | `hv-spinlocks=N` | tries before a guest tells that it spins |
 | `hv-vp-registers` | ours: HvCallGetVpRegisters, HvCallSetVpRegisters, HvCallTranslateVirtualAddress, Ex |
 | `hv-guest-idle` | ours: the idle MSR; HLT is cheaper for a guest with interrupts enabled |
+| `hv-hypercall-exits` | ours: VMCALL or VMMCALL in the hypercall page (on), a port write (off); `transport` |
 | `hv-start-vp` | ours: HvCallStartVirtualProcessor |
 | `hv-switch-space` | ours: HvCallSwitchVirtualAddressSpace; never recommended, MOV CR3 needs no exit |
 | `hv-frequencies`, `hv-reset`, `hv-crash`, `hv-runtime`, `hv-vpindex`, `hv-synic`, `hv-stimer` ... | as in QEMU |
@@ -19,7 +20,7 @@ HvCallPostMessage and HvCallSignalEvent with the SynIC, come with any of them as
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from vmm.hv.call_codes import HypercallCode as Code
@@ -75,10 +76,13 @@ CALL_FLAGS: Final[dict[str, frozenset[Code]]] = {
 XMM_FLAGS: Final = ("hv-xmm-input", "hv-xmm-output")
 PASSTHROUGH: Final = "hv-passthrough"
 SPINLOCKS: Final = "hv-spinlocks"
+EXITS: Final = "hv-hypercall-exits"
 NO_EFFECT: Final = frozenset({"hv-enforce-cpuid", "hv-avic", "hv-apicv", "hv-no-nonarch-coresharing"})
 """Accepted: what is not announced always faults, AutoEoi is never recommended, the scheduler promises nothing."""
 
-NAMES: Final = tuple(sorted({*FEATURE_FLAGS, *CALL_FLAGS, *XMM_FLAGS, PASSTHROUGH, SPINLOCKS, *NO_EFFECT}))
+NAMES: Final = tuple(
+    sorted({*FEATURE_FLAGS, *CALL_FLAGS, *XMM_FLAGS, PASSTHROUGH, SPINLOCKS, EXITS, *NO_EFFECT})
+)
 
 _ON: Final = frozenset({"on", "yes", "true", "y"})
 _OFF: Final = frozenset({"off", "no", "false", "n"})
@@ -97,10 +101,12 @@ class Wanted:
     codes: frozenset[Code]
     convention: Features
     spin_retries: int = HV_SPIN_RETRIES_NEVER_NOTIFY
+    exits: bool | None = None
+    """Whether hypercalls shall leave by the processor's instruction; None: where nothing is lost by that."""
 
     def without(self, feature: HvFeature) -> Wanted:
         """The same without a feature that this host cannot give."""
-        return Wanted(self.features - {feature}, self.codes, self.convention, self.spin_retries)
+        return replace(self, features=self.features - {feature})
 
 
 # With flushes: a VTL1 can hold VTL0's TLBs only where VTL0 flushes by call. Implements: TLB-005
@@ -121,6 +127,7 @@ def wanted(flags: Mapping[str, str]) -> Wanted | None:
         if name not in NAMES:
             raise HypervFlagError(f"CPU option '{name}': expected one of {', '.join(NAMES)}")
     spins = _spins(flags[SPINLOCKS]) if SPINLOCKS in flags else None
+    exits = switches.pop(EXITS, None)
     if not any(switches.values()) and spins is None:
         return None
     if switches.pop(PASSTHROUGH, False):
@@ -138,6 +145,7 @@ def wanted(flags: Mapping[str, str]) -> Wanted | None:
         codes | _SYNIC if _F.SYNIC in features else codes - _SYNIC,
         Features(xmm_input=xmm["hv-xmm-input"], xmm_output=xmm["hv-xmm-output"]),
         HV_SPIN_RETRIES_NEVER_NOTIFY if spins is None else spins,
+        exits,
     )
 
 

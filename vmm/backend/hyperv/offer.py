@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from vmm.backend.hyperv.flags import HypervFlagError, Wanted
+from vmm.backend.hyperv.flags import EXITS, HypervFlagError, Wanted
 from vmm.backend.hyperv.transport import PORT_WRITE, Transport
 from vmm.hvcpuid import HvCpuidEntry, HvFeature, HvLimits, leaves, words
 from vmm.hvmsr.state import HvOffer
@@ -40,10 +40,13 @@ def offer(
     tsc_known: bool,
     transport: Transport = PORT_WRITE,
 ) -> Offer:
-    """What to announce. tsc_known: whether the VMM can tell what a guest's RDTSC gives. transport: of hypercalls.
+    """What to announce.
+
+    tsc_known: whether the VMM can tell what a guest's RDTSC gives. transport: what is possible here.
 
     Errors: `HypervFlagError` for a feature without one that it needs.
     """
+    transport = _transport(wanted, transport)
     if not tsc_known or not tsc_hz:
         wanted = wanted.without(HvFeature.REFERENCE_TSC)
     if not tsc_hz:
@@ -60,3 +63,16 @@ def offer(
         HvOffer(said.privileges, said.features, gpa_bits, tsc_hz, APIC_TIMER_HZ),
         transport,
     )
+
+
+def _transport(wanted: Wanted, possible: Transport) -> Transport:
+    """The way that hypercalls take."""
+    if wanted.exits and not possible.exits:
+        raise HypervFlagError(
+            f"{EXITS}: expected a KVM with our series and a processor of the host's vendor for the guest, found none: "
+            "leave it out, a port write does on every KVM"
+        )
+    lost = wanted.codes - possible.arriving(wanted.codes)
+    if wanted.exits is False or (wanted.exits is None and lost):
+        return PORT_WRITE
+    return possible

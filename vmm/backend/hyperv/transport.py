@@ -4,11 +4,13 @@
 | KVM | trap | hypercalls |
 |---|---|---|
 | with our series, and the guest's processor has the host's hypercall instruction | VMCALL or VMMCALL | those below |
-| any other | a port write | all |
+| any | a port write | all |
 
-By VMCALL and VMMCALL KVM answers some calls itself (flushes and IPIs of the caller's own VTL, spin waits: it does them
-without the VMM), hands over some, and refuses all others, which therefore are not offered there. What it needs for
-that: the guest OS id (`HV_X64_MSR_GUEST_OS_ID`), and its SynIC switched on, whose MSRs the VMM keeps from it.
+By VMCALL and VMMCALL KVM answers some calls itself (flushes and IPIs of the caller's own VTL, spin waits: without the
+VMM, with statuses of its own for what is wrong with them), hands over some, and refuses all others. So that way is
+taken where all that is offered comes by it, or where the user asks for it (`hv-hypercall-exits`); what does not come
+is then not offered. It needs the guest OS id (`HV_X64_MSR_GUEST_OS_ID`), and its SynIC switched on, whose MSRs the VMM
+keeps from it.
 """
 
 from __future__ import annotations

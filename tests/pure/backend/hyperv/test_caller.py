@@ -7,6 +7,7 @@ import ctypes
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -101,7 +102,12 @@ class Rig:
             notice=self.unexpected,
         )
         said = offer(
-            EVERYTHING, cpus=2, gpa_bits=40, tsc_hz=2_000_000_000, tsc_known=True, transport=transport
+            replace(EVERYTHING, exits=transport.exits),
+            cpus=2,
+            gpa_bits=40,
+            tsc_hz=2_000_000_000,
+            tsc_known=True,
+            transport=transport,
         )
         self.hyperv = interface.HypervInterface(machine, said)
         self.caller: Caller = self.hyperv.callers[0]

@@ -26,7 +26,8 @@ from tests.pure.backend.hyperv.test_caller import (
     a_rig,
 )
 from vmm.backend.hyperv import page_code
-from vmm.backend.hyperv.flags import EVERYTHING
+from vmm.backend.hyperv.flags import EVERYTHING, HypervFlagError, wanted
+from vmm.backend.hyperv.offer import offer
 from vmm.backend.hyperv.transport import PORT_WRITE, Transport, choose
 from vmm.hv.call_codes import HypercallCode as Code
 from vmm.hv.registers import HvRegisterName as Register
@@ -146,6 +147,36 @@ def test_what_comes_is_what_is_offered(rig: Rig) -> None:
 
 def test_every_call_can_be_made_by_a_port_write() -> None:
     assert PORT_WRITE.arriving(EVERYTHING.codes) == EVERYTHING.codes
+
+
+@pytest.mark.parametrize(
+    ("flags", "exits"),
+    [
+        ({"hv-passthrough": "on"}, False),  # some calls would not come
+        ({"hv-passthrough": "on", "hv-hypercall-exits": "on"}, True),
+        ({"hv-vpindex": "on", "hv-start-vp": "on", "hv-ipi": "on"}, True),
+        ({"hv-vpindex": "on", "hv-start-vp": "on", "hv-hypercall-exits": "off"}, False),
+    ],
+)
+def test_that_way_is_taken_where_nothing_is_lost_or_the_user_says_so(
+    flags: dict[str, str], exits: bool
+) -> None:
+    asked = wanted(flags)
+    assert asked is not None
+    way = Transport(VMCALL, exits=True)
+
+    said = offer(asked, cpus=1, gpa_bits=40, tsc_hz=1, tsc_known=True, transport=way)
+
+    assert said.transport == (way if exits else PORT_WRITE)
+    assert said.wanted.codes == said.transport.arriving(asked.codes)
+
+
+def test_asking_for_it_where_it_cannot_be_is_an_error() -> None:
+    asked = wanted({"hv-passthrough": "on", "hv-hypercall-exits": "on"})
+    assert asked is not None
+
+    with pytest.raises(HypervFlagError, match="port write"):
+        offer(asked, cpus=1, gpa_bits=40, tsc_hz=1, tsc_known=True, transport=PORT_WRITE)
 
 
 def test_vsm_calls_come_together() -> None:
