@@ -22,10 +22,12 @@
 #define CR0_PG (1u << 31)
 #define CR4_PAE (1u << 5)
 #define RFLAGS_IF (1u << 9)
+#define VTLS 2
 
 #define MSR_APIC_BASE 0x1b
 #define MSR_TSC_DEADLINE 0x6e0
 #define MSR_X2APIC 0x800
+#define MSR_PAT 0x277
 #define MSR_EFER 0xc0000080
 #define MSR_GS_BASE 0xc0000101
 #define EFER_LME (1u << 8)
@@ -151,10 +153,12 @@ struct fault {
 
 typedef void (*cpu_function)(void *argument);
 
-/* One processor. GS base points to it. start.S and trampoline.S know the first two offsets. */
+/* One processor, as one VTL has it (vsm.h). GS base points to it. start.S knows the second offset, vsm.S the next two. */
 struct cpu {
     struct cpu *self;
     uint64_t stack_top;
+    uint64_t vtl_return_entry, vtl_return_control;
+    uint32_t vtl; /* 0, or 1 in the struct that VTL1 has of the same processor */
     uint32_t index;
     uint32_t apic_id;
     bool online;
@@ -173,7 +177,9 @@ static inline struct cpu *this_cpu(void)
     return cpu;
 }
 
-/* Loads GDT, TSS, IDT and GS base of the running processor. */
+/* Fills the GDT and TSS of `cpu`, with its VTL's stack for #DF. */
+void cpu_fill_tables(struct cpu *cpu);
+/* Does that, and loads GDT, TSS, IDT and GS base of the running processor. */
 void cpu_init(struct cpu *cpu);
 
 extern struct cpu boot_cpu;

@@ -38,6 +38,11 @@
 #define HV_CALL_FLUSH_SPACE 0x02
 #define HV_CALL_SPIN_WAIT 0x08
 #define HV_CALL_SEND_IPI 0x0b
+#define HV_CALL_ENABLE_PARTITION_VTL 0x0d
+#define HV_CALL_ENABLE_VP_VTL 0x0f
+#define HV_CALL_VTL_CALL 0x11
+#define HV_CALL_VTL_RETURN 0x12
+#define HV_CALL_SEND_IPI_EX 0x15
 #define HV_CALL_GET_REGISTERS 0x50
 #define HV_CALL_SET_REGISTERS 0x51
 #define HV_CALL_TRANSLATE 0x52
@@ -59,6 +64,8 @@
 #define HV_STATUS_INVALID_VP_INDEX 0x0e
 #define HV_STATUS_INVALID_VP_STATE 0x15
 #define HV_STATUS_INVALID_REGISTER_VALUE 0x50
+#define HV_STATUS_INVALID_VTL_STATE 0x51
+#define HV_STATUS_VTL_ALREADY_ENABLED 0x86
 
 struct hv_segment {
     uint64_t base;
@@ -79,7 +86,9 @@ struct hv_context {
     uint64_t efer, cr0, cr3, cr4, pat;
 };
 
-/* Reports a guest OS id and enables the hypercall page. */
+/* Reports a guest OS id and enables the hypercall page, for the VTL that runs. */
 void hv_init(void);
+/* The address of that VTL's hypercall page. */
+uint64_t hv_page(void);
 /* Calls the hypercall page; the result. Parameters are GPAs, or the input itself with HV_FAST. */
 uint64_t hv_call(uint64_t control, uint64_t first, uint64_t second);

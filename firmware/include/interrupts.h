@@ -4,6 +4,8 @@
 
 #include <stdint.h>
 
+#include "cpu.h"
+
 #define VECTOR_DE 0
 #define VECTOR_DB 1
 #define VECTOR_NMI 2
@@ -29,10 +31,13 @@ typedef void (*interrupt_handler)(struct frame *frame);
 /* Builds the IDT; every vector without a handler ends the guest with its registers and code 63. */
 void interrupts_init(void);
 
-/* Runs `handler` with interrupts off; it sends its own EOI. NULL: unexpected again. */
+/* Runs `handler` with interrupts off; it sends its own EOI. NULL: unexpected again. For the VTL that runs, or any. */
 void interrupt_set_handler(uint8_t vector, interrupt_handler handler);
+void interrupt_set_handler_of(unsigned vtl, uint8_t vector, interrupt_handler handler);
 
 /* Prints the registers of `frame`. */
 void frame_print(const struct frame *frame);
 
+/* Each VTL has an IDT of its own; this loads that of the one that runs. */
 void idt_load(void);
+struct table_pointer idt_pointer(unsigned vtl);

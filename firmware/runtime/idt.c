@@ -26,12 +26,17 @@ void interrupt_dispatch(struct frame *frame);
 extern const char interrupt_entries[];
 extern const struct fixup fixups_start[], fixups_end[];
 
-static struct gate idt[256] __attribute__((aligned(16)));
-static interrupt_handler handlers[256];
+static struct gate idts[VTLS][256] __attribute__((aligned(16)));
+static interrupt_handler handlers[VTLS][256];
+
+struct table_pointer idt_pointer(unsigned vtl)
+{
+    return (struct table_pointer){sizeof(idts[vtl]) - 1, (uint64_t)idts[vtl]};
+}
 
 void idt_load(void)
 {
-    struct table_pointer pointer = {sizeof(idt) - 1, (uint64_t)idt};
+    struct table_pointer pointer = idt_pointer(this_cpu()->vtl);
     asm volatile("lidt %0" : : "m"(pointer));
 }
 
@@ -39,7 +44,7 @@ void interrupts_init(void)
 {
     for (unsigned vector = 0; vector < 256; vector++) {
         uint64_t entry = (uint64_t)interrupt_entries + vector * ENTRY_SIZE;
-        idt[vector] = (struct gate){
+        idts[0][vector] = idts[1][vector] = (struct gate){
             .offset_low = entry & 0xffff,
             .selector = SELECTOR_CODE64,
             .ist = vector == VECTOR_DF ? 1 : 0,
@@ -52,7 +57,12 @@ void interrupts_init(void)
 
 void interrupt_set_handler(uint8_t vector, interrupt_handler handler)
 {
-    handlers[vector] = handler;
+    handlers[this_cpu()->vtl][vector] = handler;
+}
+
+void interrupt_set_handler_of(unsigned vtl, uint8_t vector, interrupt_handler handler)
+{
+    handlers[vtl][vector] = handler;
 }
 
 void frame_print(const struct frame *f)
@@ -75,11 +85,11 @@ static void unexpected(const struct frame *frame)
         "reserved", "reserved", "reserved", "reserved", "reserved", "#HV", "#VC", "#SX", "reserved",
     };
     if (frame->vector < 32)
-        printf("Unhandled exception %lu %s at ip %016lx on CPU %u\n", frame->vector, names[frame->vector],
-               frame->rip, this_cpu()->index);
+        printf("Unhandled exception %lu %s at ip %016lx on CPU %u%s\n", frame->vector, names[frame->vector],
+               frame->rip, this_cpu()->index, this_cpu()->vtl ? " in VTL1" : "");
     else
-        printf("Unexpected interrupt 0x%02lx at ip %016lx on CPU %u\n", frame->vector, frame->rip,
-               this_cpu()->index);
+        printf("Unexpected interrupt 0x%02lx at ip %016lx on CPU %u%s\n", frame->vector, frame->rip,
+               this_cpu()->index, this_cpu()->vtl ? " in VTL1" : "");
     frame_print(frame);
     exit(EXIT_ABORT);
 }
@@ -103,8 +113,9 @@ static bool guarded(struct frame *frame)
 
 void interrupt_dispatch(struct frame *frame)
 {
-    if (handlers[frame->vector])
-        handlers[frame->vector](frame);
+    interrupt_handler handler = handlers[this_cpu()->vtl][frame->vector];
+    if (handler)
+        handler(frame);
     else if (frame->vector == VECTOR_SPURIOUS)
         ; /* SDM volume 3, "Spurious Interrupt": no EOI */
     else if (frame->vector == VECTOR_NMI || frame->vector >= 32 || !guarded(frame))

@@ -152,8 +152,9 @@ int vprintf(const char *format, va_list arguments)
     char line[LINE_SIZE + 1];
     int length = vsnprintf(line, sizeof(line), format, arguments);
 
-    /* An exception inside the lock prints too: its processor must not wait for itself. */
-    bool nested = load_acquire(&owner) == this_cpu();
+    /* An exception inside the lock prints too, and VTL1 in the midst of VTL0: a processor must not wait for itself. */
+    struct cpu *holder = load_acquire(&owner);
+    bool nested = holder && holder->index == this_cpu()->index;
     if (!nested) {
         lock_acquire(&lock);
         store_release(&owner, this_cpu());

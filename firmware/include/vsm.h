@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Virtual Trust Levels: VTL1 beside VTL0 on every processor, with its own stack, descriptor tables and page tables.
+ * TLFS chapter 15.
+ *
+ *     vsm_require();                  the guest ends here where VTLs are not offered
+ *     smp_start();
+ *     vsm_start();                    VTL1 is enabled and set up on all processors
+ *     vsm_run(function, argument);    runs it in VTL1 of this processor by a VTL call; its value
+ *
+ * Code of both VTLs is the same image at the same addresses; this_cpu()->vtl tells in which one it runs. VTL1 runs with
+ * interrupts off unless it turns them on. It may have come while VTL0 holds a lock: when an interrupt made it enter, it
+ * must neither report nor allocate.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "cpu.h"
+
+#define HV_REGISTER_VSM_CODE_PAGE_OFFSETS 0x000d0002
+#define HV_REGISTER_VSM_VP_STATUS 0x000d0003
+#define HV_REGISTER_VSM_PARTITION_STATUS 0x000d0004
+#define HV_REGISTER_VSM_VINA 0x000d0005
+#define HV_REGISTER_VSM_CAPABILITIES 0x000d0006
+#define HV_REGISTER_VSM_PARTITION_CONFIG 0x000d0007
+#define HV_REGISTER_VSM_VP_SECURE_CONFIG_VTL0 0x000d0010
+
+#define VSM_CONFIG_ENABLE_PROTECTION (1ull << 0)
+#define VSM_CONFIG_ALL_ACCESS (0xfull << 1)
+#define VSM_CONFIG_ZERO_MEMORY_ON_RESET (1ull << 5)
+#define VSM_CONFIG_DENY_LOWER_STARTUP (1ull << 6)
+
+#define VINA_ENABLED (1u << 8)
+#define VINA_AUTO_RESET (1u << 9)
+#define VINA_AUTO_EOI (1u << 10)
+
+/* HV_INPUT_VTL */
+#define HV_OWN_VTL 0
+#define HV_VTL(n) (0x10 | (n))
+
+#define ENTRY_FIRST 0 /* before VTL1 had a VP assist page: nobody wrote a reason */
+#define ENTRY_CALL 1
+#define ENTRY_INTERRUPT 2
+#define ENTRY_REASONS 4
+
+/* The VP assist page. */
+struct hv_assist {
+    uint32_t apic_assist, reserved0;
+    uint32_t entry_reason;
+    uint8_t vina_asserted, reserved1[3];
+    uint64_t return_rax, return_rcx;
+};
+
+/* The general registers when VTL1 was entered: those of VTL0, which has them back, and all changes, at the return. */
+struct vtl_frame {
+    uint64_t r15, r14, r13, r12, r11, r10, r9, r8, rdi, rsi, rbp, rbx, rdx, rcx, rax;
+};
+
+/* VTL1 of one processor. */
+struct vtl1 {
+    struct cpu cpu; /* VTL1's GS base points here */
+    volatile struct hv_assist *assist;
+    uint32_t vp_index;
+    bool ready;        /* it has run and set itself up */
+    bool return_fast;  /* leave VTL0's RAX and RCX as they are after the return's own instructions */
+    volatile uint64_t entries[ENTRY_REASONS]; /* by reason */
+    volatile uint64_t rax, rcx; /* VTL0's at the last entry */
+};
+
+typedef uint64_t (*vtl1_function)(void *argument);
+/* A service call: its number in RDI, operands in RSI, RDX, R8; the answer in RAX. */
+typedef void (*vtl1_service)(struct vtl1 *self, struct vtl_frame *frame);
+
+/* CPUID and the status registers say that a VTL1 may be enabled. Enables the hypercall page. */
+bool vsm_offered(void);
+/* Prints a SKIP and ends the guest where it may not. */
+void vsm_require(void);
+
+/* All of it, on all processors that run: VP 0's VTL1 by VTL0, the others' by VTL1. */
+void vsm_start(void);
+/* Its steps. `vsm_prepare` makes VTL1's half of a processor; `vsm_enable_vp` gives it to the hypervisor (the status);
+ * the first vsm_call on the processor sets VTL1 up. */
+uint64_t vsm_enable_partition(uint64_t partition, uint8_t vtl, uint8_t flags);
+struct vtl1 *vsm_prepare(unsigned cpu, uint32_t vp);
+uint64_t vsm_enable_vp(uint32_t vp, uint8_t vtl, struct vtl1 *vtl1);
+/* The input of HvCallEnableVpVtl and HvCallStartVirtualProcessor in the caller's input page, for what is not as usual;
+ * the context is at its third word. NULL: an empty context. */
+uint64_t *vsm_vp_input(uint32_t vp, uint8_t vtl, struct vtl1 *vtl1);
+
+/* VTL1 of a processor. */
+struct vtl1 *vtl1_of(unsigned cpu);
+/* In VTL1: of this one. */
+static inline struct vtl1 *vtl1_self(void)
+{
+    return (struct vtl1 *)this_cpu();
+}
+
+/* From VTL0: a VTL call with a service number (from 1 up; see vsm_set_service). */
+uint64_t vsm_call(uint64_t service, uint64_t first, uint64_t second, uint64_t third);
+uint64_t vsm_run(vtl1_function function, void *argument);
+void vsm_set_service(vtl1_service service);
+/* What VTL1 does when an interrupt made it enter; NULL: turns interrupts on for a moment. */
+void vsm_set_interrupted(vtl1_service interrupted);
+/* Addresses of the VTL call and return sequences of the VTL that runs. */
+uint64_t vsm_call_entry(void);
+uint64_t vsm_return_entry(void);
+
+/* HvCallGetVpRegisters and HvCallSetVpRegisters of one register, with pages of this processor and VTL: their result
+ * value. `input_vtl` is HV_OWN_VTL or HV_VTL(n). */
+uint64_t hv_get_register(uint32_t vp, uint8_t input_vtl, uint32_t name, uint64_t value[2]);
+uint64_t hv_set_register(uint32_t vp, uint8_t input_vtl, uint32_t name, uint64_t low, uint64_t high);
+/* The low half of a register; all ones when it cannot be read. */
+uint64_t hv_register(uint32_t vp, uint8_t input_vtl, uint32_t name);
+/* This processor's and VTL's pages for a hypercall's input and output. */
+uint64_t *hv_input(void);
+uint64_t *hv_output(void);
