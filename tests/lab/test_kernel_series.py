@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -17,51 +21,86 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
 LIMIT = 900.0
 """Seconds for some 350 tests, which take about 40 on an idle machine."""
 TESTS_AT_LEAST = 300
-
+KERNEL_TESTS = [".venv/bin/pytest", "tests/kernel"]
 MMUS = {
     "npt": [],
     "npt-without-tdp-mmu": ["kvm.tdp_mmu=0"],
     "shadow-paging": ["kvm_amd.npt=0"],
     "small-executable-pages": ["kvm.nx_huge_pages=force"],
 }
+# Of tests/host a part is enough to see that it runs beside tests/kernel.
+HOST_RING_IN_PART = [HOST_RING, "-k", "test_kick or test_inactive_vtl"]
 
 
-def run(kernel: str, results: Path, command: list[str], kernel_arguments: list[str]) -> LabResult:
-    lab = Lab(kernel, time_limit=LIMIT, results=results, kernel_arguments=kernel_arguments)
-    return lab.run([*command, f"--junitxml={results}/junit.xml"], directory=CHECKOUT)
+@dataclass(frozen=True)
+class Case:
+    """A kernel, how it is booted, and what it runs."""
+
+    kernel: str
+    command: list[str]
+    arguments: list[str] = field(default_factory=list)
 
 
-def check(result: LabResult, results: Path) -> None:
-    said = result.report or result.stdout.decode(errors="replace")[-6000:] + result.stderr.decode()
-    assert result.exit_status == 0, said
-    counts = read_counts(results / "junit.xml")
-    assert counts.tests >= TESTS_AT_LEAST and counts.are_good and counts.skipped == 0, counts
-    assert result.warnings == ()
+CASES = {
+    "upstream": Case("upstream", KERNEL_TESTS),
+    **{mmu: Case("patched", KERNEL_TESTS, arguments) for mmu, arguments in MMUS.items()},
+    "host ring": Case("patched", HOST_RING_IN_PART),
+}
 
 
-def test_the_features_are_absent_from_the_unpatched_kernel(tmp_path: Path) -> None:
-    result = run("upstream", tmp_path, [".venv/bin/pytest", "tests/kernel"], [])
+@dataclass(frozen=True)
+class Ended:
+    result: LabResult
+    junit: Path
 
-    check(result, tmp_path)
-    assert b"VSM series: none" in result.stdout
+    def check(self) -> None:
+        """Tests ran, all of them passed, and the kernel did not complain."""
+        said = self.result.stdout.decode(errors="replace")[-6000:] + self.result.stderr.decode()
+        assert self.result.exit_status == 0, self.result.report or said
+        counts = read_counts(self.junit)
+        assert counts.tests >= TESTS_AT_LEAST and counts.are_good and counts.skipped == 0, counts
+        assert self.result.warnings == ()
 
 
-@pytest.mark.parametrize("arguments", MMUS.values(), ids=MMUS)
-def test_the_features_are_those_of_the_patched_kernel(tmp_path: Path, arguments: list[str]) -> None:
-    result = run("patched", tmp_path, [".venv/bin/pytest", "tests/kernel"], arguments)
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Ended]]]:
+    """All cases at once, as many as there are processors: a lab keeps little more than one busy."""
+    for kernel in ("upstream", "patched"):
+        Lab(kernel).image()
+    folder = tmp_path_factory.mktemp("kernel-series")
 
-    check(result, tmp_path)
-    assert b"VSM series: ours, features 0x7f" in result.stdout
+    def run(name: str, case: Case) -> Ended:
+        results = folder / name.replace(" ", "-")
+        lab = Lab(case.kernel, time_limit=LIMIT, results=results, kernel_arguments=case.arguments)
+        junit = results / "junit.xml"
+        return Ended(lab.run([*case.command, f"--junitxml={junit}"], directory=CHECKOUT), junit)
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        yield {name: pool.submit(run, name, case) for name, case in CASES.items()}
 
 
-def test_the_host_ring_tests_the_kernel_of_a_host_with_our_series(tmp_path: Path) -> None:
-    """Inside, the lab is a host whose own /dev/kvm has it. Of tests/host a part is enough to see that both run."""
-    some = ["-k", "test_kick or test_inactive_vtl"]
+def test_the_features_are_absent_from_the_unpatched_kernel(runs: dict[str, Future[Ended]]) -> None:
+    ended = runs["upstream"].result()
 
-    result = run("patched", tmp_path, [HOST_RING, *some], [])
+    ended.check()
+    assert b"VSM series: none" in ended.result.stdout
 
-    assert result.exit_status == 0, result.report or result.stdout.decode(errors="replace")[-6000:]
-    assert b"host ring: this host's KVM has our VSM series (fault_access, fault_insn, rwx_" in result.stdout
-    junit = (tmp_path / "junit.xml").read_text()
+
+@pytest.mark.parametrize("mmu", MMUS)
+def test_the_features_are_those_of_the_patched_kernel(runs: dict[str, Future[Ended]], mmu: str) -> None:
+    ended = runs[mmu].result()
+
+    ended.check()
+    assert b"VSM series: ours, features 0x7f" in ended.result.stdout
+
+
+def test_the_host_ring_tests_the_kernel_of_a_host_with_our_series(runs: dict[str, Future[Ended]]) -> None:
+    """Inside, the lab is a host whose own /dev/kvm has it."""
+    ended = runs["host ring"].result()
+
+    said = ended.result.stdout
+    assert ended.result.exit_status == 0, ended.result.report or said.decode(errors="replace")[-6000:]
+    assert b"host ring: this host's KVM has our VSM series (fault_access, fault_insn, rwx_" in said
+    junit = ended.junit.read_text()
     assert 'classname="tests.kernel.test_inactive_vtl"' in junit
     assert 'classname="tests.host.kvmapi.test_kick"' in junit
