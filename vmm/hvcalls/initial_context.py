@@ -78,6 +78,7 @@ def settled_context(
 
     real_mode: whether CR0.PE may be clear.
     """
+    widths = widths.under(context.Cr4)
     values: dict[str, int] = {}
     for field, register in _NUMBERS.items():
         value = settled(register, getattr(context, field), widths)

@@ -24,7 +24,7 @@ U64: Final = (1 << 64) - 1
 CR0_PE, CR0_ET, CR0_NW, CR0_CD, CR0_PG = 1 << 0, 1 << 4, 1 << 29, 1 << 30, 1 << 31
 CR0_DEFINED: Final = 0xE005003F
 """PE, MP, EM, TS, ET, NE, WP, AM, NW, CD, PG."""
-CR4_PAE: Final = 1 << 5
+CR4_PAE, CR4_LA57 = 1 << 5, 1 << 12
 CR4_DEFINED: Final = 0x03F7FFFF
 """Bits 25:0 without bit 19, Key Locker's."""
 EFER_SCE, EFER_LME, EFER_LMA, EFER_NXE = 1 << 0, 1 << 8, 1 << 10, 1 << 11
@@ -35,7 +35,7 @@ RFLAGS_VM: Final = 1 << 17
 RFLAGS_DEFINED: Final = 0x003F7FD7
 _PAT_TYPES: Final = frozenset((0, 1, 4, 5, 6, 7))
 _ATTRIBUTES_RESERVED: Final = HV_X64_SEGMENT_ATTRIBUTES.Reserved.mask
-_VIRTUAL_BITS_LA57: Final = 57
+_VIRTUAL_BITS, _VIRTUAL_BITS_LA57 = 48, 57
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,13 @@ class Widths:
 
     physical: int = 52
     virtual: int = _VIRTUAL_BITS_LA57
-    """48, or 57 with 5-level paging: the widest that a register may hold."""
+    """48, or 57 with 5-level paging."""
+
+    def under(self, cr4: int) -> Widths:
+        """The widths that count while CR4 has this value: without LA57 an address has 48 bits."""
+        if cr4 & CR4_LA57:
+            return self
+        return Widths(self.physical, min(self.virtual, _VIRTUAL_BITS))
 
     def canonical(self, address: int) -> bool:
         """Whether all bits from the highest implemented one on are equal."""

@@ -94,6 +94,15 @@ def test_compatibility_mode_has_a_32_bit_rip() -> None:
     assert settled_context(context(Cs=code32), WIDTHS, real_mode=False) is None
 
 
+def test_addresses_are_as_wide_as_the_paging_mode_makes_them() -> None:
+    wide = Widths(physical=40, virtual=57)
+    la57 = 1 << 12
+
+    assert settled_context(context(Rip=NOT_CANONICAL), wide, real_mode=False) is None
+    assert settled_context(context(Rip=NOT_CANONICAL, Cr4=0x6A0 | la57), wide, real_mode=False) is not None
+    assert settled_context(context(Rip=NOT_CANONICAL, Cr4=0x6A0 | la57), WIDTHS, real_mode=False) is None
+
+
 @given(block=st.binary(min_size=HV_INITIAL_VP_CONTEXT.SIZE, max_size=HV_INITIAL_VP_CONTEXT.SIZE))
 def test_any_bytes_get_an_answer(block: bytes) -> None:
     settled = settled_context(HV_INITIAL_VP_CONTEXT.unpack(block), WIDTHS, real_mode=True)
