@@ -119,6 +119,30 @@ static void check_msrs(void)
     wrmsr(HV_MSR_TPR, 0);
 }
 
+static volatile uint32_t refused_writes;
+static uint64_t behind_write;
+
+static void write_refused(struct frame *frame)
+{
+    refused_writes++;
+    frame->rip = behind_write; /* which it may be already: KVM's emulator is past the instruction */
+}
+
+static void write_to_page(void)
+{
+    uint8_t before = call_page[100];
+    interrupt_set_handler(VECTOR_GP, write_refused);
+    asm volatile("lea 1f(%%rip), %%rax\n\t"
+                 "mov %%rax, %[behind]\n\t"
+                 "movb $0x5b, %[byte]\n"
+                 "1:"
+                 : [behind] "=m"(behind_write), [byte] "+m"(call_page[100])
+                 :
+                 : "rax", "memory");
+    interrupt_set_handler(VECTOR_GP, NULL);
+    report(refused_writes == 1 && call_page[100] == before, "which may only be read: %u #GP", refused_writes);
+}
+
 static void check_page(void)
 {
     wrmsr(HV_MSR_HYPERCALL, (uint64_t)(uintptr_t)call_page | 1);
@@ -128,6 +152,7 @@ static void check_page(void)
     wrmsr(HV_MSR_HYPERCALL, (uint64_t)(uintptr_t)call_page | 1);
     report(rdmsr(HV_MSR_HYPERCALL) & 1, "hypercall page enabled");
     report(call_page[100] != 0x5a, "the page covers memory");
+    write_to_page();
     printf("trap: %02x %02x %02x\n", call_page[0], call_page[1], call_page[2]);
     wrmsr(HV_MSR_HYPERCALL, 0);
     report(call_page[100] == 0x5a, "and gives it back");

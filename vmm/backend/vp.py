@@ -74,7 +74,10 @@ class VirtualProcessor:
         self.handlers = self.common_handlers()
 
     def common_handlers(self) -> dict[int, Handler]:
-        """What each VTL's exits lead to, by exit reason: a dict of the caller's own, which knows every reason."""
+        """What each VTL's exits lead to, by exit reason: a dict of the caller's own, which knows every reason.
+
+        A negative key is for a `KVM_RUN` that fails with that error number.
+        """
         handlers: dict[int, Handler] = defaultdict(lambda: self._unexpected)
         handlers |= {
             k.KVM_EXIT_MMIO: self._mmio_exit,
@@ -214,13 +217,19 @@ class VirtualProcessor:
         """`KVM_RUN` returned an error number. True: go on."""
         if error in (errno.EINTR, errno.EAGAIN):  # EAGAIN: the vCPU waits for INIT/SIPI, or left that wait
             return self._attend()
-        report = vp_report.describe(self.vcpu)
+        if (handler := self.handlers.get(-error)) is not None:
+            handler()
+            return True
+        self.run_failed(error)
+        return self._attend()
+
+    def run_failed(self, error: int) -> None:
+        """End the run: `KVM_RUN` returned an error number that nobody has an answer for. On the VP's thread."""
         self._end(
             OutcomeKind.INTERNAL_ERROR,
             f"VP {self.index}: KVM_RUN failed with {errno.errorcode.get(error, error)}",
-            report=report,
+            report=vp_report.describe(self.vcpu),
         )
-        return self._attend()
 
     def _attend(self) -> bool:
         """Do what other threads asked for: stay out while frozen or held. False: the thread is to end."""

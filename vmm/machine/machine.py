@@ -30,7 +30,7 @@ from vmm.machine.clock import GuestClock
 from vmm.machine.config import MachineConfig
 from vmm.machine.events import Control, End, Event, Reset, Suspend, Wake
 from vmm.machine.memory_map import e820_map
-from vmm.machine.ram import PAGE_SIZE, GuestRam
+from vmm.machine.ram import PAGE_SIZE, GuestRam, RamView
 from vmm.outside import GuestMemoryError
 
 if TYPE_CHECKING:
@@ -142,6 +142,8 @@ class Machine:
             control=self.control,
             ports=self.ports,
             notice=ends.notice,
+            # One page of a huge one cannot be replaced.
+            view=None if self.config.huge_pages else RamView(self.ram, self._vtl0_mapping),
         )
         made = interface.HypervInterface(around, offer)
         if self.config.testdev:

@@ -15,6 +15,12 @@ from dataclasses import dataclass
 
 from vmm.outside import Buffer, GuestMemoryError
 
+MAP_FIXED = 0x10  # asm-generic/mman-common.h; Python's mmap has no name for it
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+_MAP_FAILED = ctypes.c_void_p(-1).value
+
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 PAGE_SIZE = 4 * KIB
 
@@ -159,6 +165,7 @@ class RamMapping:
     """One mapping of the whole memfd. `address` is a host virtual address for KVM's memory slots."""
 
     def __init__(self, fd: int, size_bytes: int) -> None:
+        self._fd = fd
         self._map = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._pin: ctypes.c_char | None = ctypes.c_char.from_buffer(self._map)
         self.address = ctypes.addressof(self._pin)
@@ -168,6 +175,18 @@ class RamMapping:
         """Take the host page at `offset` out of this mapping (its contents stay in the memfd)."""
         self._map.madvise(mmap.MADV_DONTNEED, offset & -PAGE_SIZE, PAGE_SIZE)
 
+    def put_over(self, offset: int, fd: int, fd_offset: int, *, writable: bool) -> None:
+        """Show a page of another file in the place of the page at `offset`, at once for whoever uses the mapping.
+
+        Not where huge pages back the RAM. Errors: `OSError`.
+        """
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        _map_fixed(self.address + offset, protection, fd, fd_offset)
+
+    def put_back(self, offset: int) -> None:
+        """Undo `put_over`. Errors: `OSError`."""
+        _map_fixed(self.address + offset, mmap.PROT_READ | mmap.PROT_WRITE, self._fd, offset)
+
     def close(self) -> None:
         """Unmap. Idempotent."""
         if self._pin is None:
@@ -175,6 +194,23 @@ class RamMapping:
         self.view.release()
         self._pin = None
         self._map.close()
+
+
+class RamView:
+    """A KVM VM's mapping, in which pages of guest RAM are found by address."""
+
+    def __init__(self, ram: GuestRam, mapping: RamMapping) -> None:
+        self.offset_of = ram.offset_of
+        self.put_over = mapping.put_over
+        self.put_back = mapping.put_back
+
+
+def _map_fixed(address: int, protection: int, fd: int, offset: int) -> None:
+    """mmap(2) of a page at `address`, in the place of what is mapped there. Python's mmap cannot choose one."""
+    flags = mmap.MAP_SHARED | MAP_FIXED
+    if _libc.mmap(address, PAGE_SIZE, protection, flags, fd, offset) == _MAP_FAILED:
+        number = ctypes.get_errno()
+        raise OSError(number, f"mmap of a page at {address:#x}: {os.strerror(number)}")
 
 
 def check_size(size_bytes: int, *, huge_pages: bool = False) -> None:

@@ -21,9 +21,11 @@ from vmm.backend.hyperv.address_spaces import VpAddressSpaces
 from vmm.backend.hyperv.caller import Caller
 from vmm.backend.hyperv.errands import Errands
 from vmm.backend.hyperv.guest_tsc import guest_tsc
+from vmm.backend.hyperv.mapped_overlays import MappedOverlays, OverlayView
 from vmm.backend.hyperv.memory import DirectMemory
 from vmm.backend.hyperv.native import NativeCode
 from vmm.backend.hyperv.offer import Offer
+from vmm.backend.hyperv.refused_writes import RefusedWrites
 from vmm.backend.hyperv.services import KvmServices
 from vmm.backend.hyperv.starts import VpStarts
 from vmm.backend.hyperv.tlbs import VpTlbs
@@ -40,12 +42,18 @@ from vmm.hvmsr.state import HvState
 from vmm.hypercall.dispatcher import Dispatcher
 from vmm.outside import Clock, GuestMemory, MachineControl
 from vmm.overlay.copying import CopyingBackend
+from vmm.overlay.pages import OverlayBackend
 
 VTL0: Final = 0
 SYNTHETIC_MSRS: Final = MsrRange(0x4000_0000, 0x200)
 """What KVM leaves to the VMM: all that the TLFS gives MSRs in (4.2) and room behind them; those that nobody owns
 fault. KVM's own MSRs lie elsewhere."""
 
+
+PAGES_PER_VTL: Final = 2
+"""Overlay pages: hypercall page, reference TSC page."""
+PAGES_PER_VP: Final = 3
+"""Of a VTL: SIMP, SIEFP, VP assist page."""
 
 BLOCK_BELOW_GPA: Final = 1 << 32
 """Guests put what they share with a hypervisor low, whatever RAM there is above."""
@@ -63,7 +71,10 @@ class HostMemory(GuestMemory, Protocol):
 
 @dataclass(frozen=True)
 class Machine:
-    """What the interface is built into. apic_ids: by VP index. notice: a line for the user."""
+    """What the interface is built into. apic_ids: by VP index. notice: a line for the user.
+
+    view: where VTL0's VM has guest RAM; None where single pages of it cannot be replaced.
+    """
 
     vm: Vm
     processors: Sequence[VirtualProcessor]
@@ -73,6 +84,7 @@ class Machine:
     control: MachineControl
     ports: PortBus
     notice: Callable[[str], None]
+    view: OverlayView | None = None
 
 
 class HypervInterface:
@@ -95,7 +107,8 @@ class HypervInterface:
             machine.notice,
         )
         self.services.page = offer.transport.page
-        overlays = CopyingBackend(machine.memory, self._fetch_or(native))
+        self._overlays = self._mapped_overlays(native)
+        overlays: OverlayBackend = self._overlays or CopyingBackend(machine.memory, self._fetch_or(native))
         self.state = HvState(offer.msrs, self.services, machine.memory, machine.clock, overlays, tsc)
         self._tlbs = VpTlbs(machine.processors)
         self._errands = Errands(machine.processors)
@@ -112,6 +125,13 @@ class HypervInterface:
             machine.ports.add(page_code.PORT, 1, HypercallPort(self.callers), "hypercall page")
         machine.vm.enable_cap(k.KVM_CAP_X86_USER_SPACE_MSR, k.KVM_MSR_EXIT_REASON_FILTER)
         machine.vm.set_msr_filter([SYNTHETIC_MSRS])
+
+    def _mapped_overlays(self, native: NativeCode | None) -> MappedOverlays | None:
+        view = self._machine.view
+        if view is None:
+            return None
+        pages = PAGES_PER_VTL + PAGES_PER_VP * len(self._machine.processors)
+        return MappedOverlays({VTL0: view}, pages, native.fetch_or if native is not None else None)
 
     def _fetch_or(self, native: NativeCode | None) -> Callable[[int, int], int] | None:
         if native is None:
@@ -152,6 +172,8 @@ class HypervInterface:
             transport,
         )
         caller.attach()
+        if self._overlays is not None:
+            RefusedWrites(processor, caller.vcpu, processor.handlers, VTL0, self._overlays).attach()
         processor.after_kick = AfterKick(
             processor.index,
             self._tlbs,
@@ -186,6 +208,8 @@ class HypervInterface:
     def close(self) -> None:
         """Free what is not Python's. No VP runs, the clock's timers are over. Idempotent."""
         self._memory.close()
+        if self._overlays is not None:
+            self._overlays.close()
         if self._native is not None:
             self._native.close()
 

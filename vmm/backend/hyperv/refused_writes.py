@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest's write to a page that it may only read, such as the hypercall page: #GP (TLFS 3.13).
+
+| where | how the write comes to the VMM | RIP of the #GP |
+|---|---|---|
+| KVM emulates the instruction | KVM_EXIT_MMIO with the address | behind the instruction |
+| the processor writes; patched KVM | EFAULT, KVM_EXIT_MEMORY_FAULT with the address | at the instruction |
+| the processor writes; upstream KVM | EFAULT without an address | at the instruction |
+
+The address is not told in the last case. The host refuses a guest nothing else than these pages, so while one is shown
+the access is taken for one to it; without one, EFAULT ends the run as ever.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Final
+
+from kvmapi import Vcpu
+from kvmapi.uapi import kvm as k
+from kvmapi.uapi.x86 import GP_VECTOR, KVM_VCPUEVENT_VALID_SHADOW
+from vmm.backend.hyperv.mapped_overlays import MappedOverlays
+from vmm.backend.vp import VirtualProcessor
+from vmm.hv.constants import HV_PAGE_SHIFT
+
+# struct kvm_run: mmio.phys_addr u64 @32, mmio.is_write u8 @52; memory_fault.gpa u64 @40
+_MMIO_GPA_U64: Final = 32 // 8
+_MMIO_IS_WRITE_U8: Final = 52
+_FAULT_GPA_U64: Final = 40 // 8
+_EXIT_REASON_U32: Final = 8 // 4
+
+REFUSED_ACCESS: Final = -errno.EFAULT
+"""The key of `VirtualProcessor.handlers` for KVM_RUN that fails with EFAULT."""
+
+
+class RefusedWrites:
+    """The exits of one VTL of one VP. `attach` puts the handlers in place; they run on the VP's thread."""
+
+    def __init__(
+        self,
+        processor: VirtualProcessor,
+        vcpu: Vcpu,
+        handlers: dict[int, Callable[[], None]],
+        vtl: int,
+        overlays: MappedOverlays,
+    ) -> None:
+        """vcpu, handlers: those of the VTL."""
+        self._processor = processor
+        self._vcpu = vcpu
+        self._handlers = handlers
+        self._vtl = vtl
+        self._overlays = overlays
+        self._other_mmio = handlers[k.KVM_EXIT_MMIO]
+
+    def attach(self) -> None:
+        """The VP's thread has not started."""
+        self._handlers[k.KVM_EXIT_MMIO] = self.mmio
+        self._handlers[REFUSED_ACCESS] = self.fault
+
+    def mmio(self) -> None:
+        """KVM_EXIT_MMIO."""
+        run = self._vcpu.run
+        gpn = run.u64[_MMIO_GPA_U64] >> HV_PAGE_SHIFT
+        if (self._vtl, gpn) in self._overlays.refused and run.u8[_MMIO_IS_WRITE_U8]:
+            self._general_protection()
+        else:
+            self._other_mmio()
+
+    def fault(self) -> None:
+        """KVM_RUN failed with EFAULT."""
+        refused = self._overlays.refused
+        run = self._vcpu.run
+        if run.u32[_EXIT_REASON_U32] == k.KVM_EXIT_MEMORY_FAULT:
+            mine = (self._vtl, run.u64[_FAULT_GPA_U64] >> HV_PAGE_SHIFT) in refused
+        else:
+            mine = any(vtl == self._vtl for vtl, _ in refused)
+        if mine:
+            self._general_protection()
+        else:
+            self._processor.run_failed(errno.EFAULT)
+
+    def _general_protection(self) -> None:
+        events = self._vcpu.get_vcpu_events()
+        exception = events.exception
+        exception.injected, exception.pending, exception.nr = 1, 0, GP_VECTOR
+        exception.has_error_code, exception.error_code = 1, 0
+        # No NMI or SMI that came since the GET is lost by writing them back.
+        events.flags = KVM_VCPUEVENT_VALID_SHADOW
+        self._vcpu.set_vcpu_events(events)
