@@ -71,8 +71,15 @@ _HARDWARE: Final[dict[int, tuple[Read, Write | None]]] = (
     register_access.ACCESSORS | fpu_registers.ACCESSORS | event_registers.ACCESSORS | apic_registers.ACCESSORS
 )
 _CR3: Final = int(_N.HvX64RegisterCr3)
-_NEVER_WRITTEN: Final = frozenset({int(_N.HvX64RegisterTsc)})
-"""All VPs and VTLs read the same TSC."""
+_NEVER_WRITTEN: Final = frozenset(
+    {
+        int(_N.HvX64RegisterTsc),
+        int(_N.HvX64RegisterTscAdjust),
+        int(_N.MsrMcUpdatePatchLevel),
+        int(_N.HvX64RegisterIa32FeatureControl),
+    }
+)
+"""All VPs and VTLs read the same TSC. The others KVM lets the VMM write where it would not let the guest."""
 
 NOT_OFFERED: Final = {
     "with VTLs": ("HvRegisterVsm", "GuestVsmPartitionConfig", "HvX64RegisterCrIntercept"),
@@ -295,10 +302,11 @@ class RegisterCalls:
         done = 0
         try:
             for element in elements:
+                widths = self._widths.under(vcpu.run.sregs.cr4)
                 setter = self._setters.get(element.Name)
                 if setter is None:
                     raise RegisterError(HvStatus.INVALID_PARAMETER)
-                value = settled(element.Name, int.from_bytes(element.Value, "little"), self._widths)
+                value = settled(element.Name, int.from_bytes(element.Value, "little"), widths)
                 if value is None:
                     raise RegisterError(HvStatus.INVALID_REGISTER_VALUE)
                 setter(vp, vtl, vcpu, value)

@@ -149,6 +149,8 @@ def test_two_elements_of_a_set_are_32_bytes_each(rig: Rig) -> None:
         Register.HvX64RegisterInitialApicId,
         Register.HvRegisterInternalActivityState,
         Register.HvX64RegisterApicVersion,
+        Register.MsrMcUpdatePatchLevel,
+        Register.HvX64RegisterTscAdjust,
     ],
 )
 def test_a_register_that_is_only_read(rig: Rig, register: Register) -> None:
@@ -179,6 +181,14 @@ def test_a_value_that_is_refused_changes_nothing(rig: Rig, register: Register, r
 def test_a_synthetic_msr_without_its_privilege_is_denied(rig: Rig) -> None:
     assert rig.registers(Register.HvRegisterGuestIdle)[0] == HvStatus.ACCESS_DENIED
     assert rig.set_register(Register.HvRegisterGuestIdle, 0) == HvStatus.ACCESS_DENIED
+
+
+def test_an_address_is_as_wide_as_the_paging_mode(rig: Rig) -> None:
+    wide, la57 = 1 << 55, 1 << 12
+
+    assert rig.set_register(Register.HvX64RegisterLstar, wide) == HvStatus.INVALID_REGISTER_VALUE
+    assert rig.set_register(Register.HvX64RegisterCr4, la57) == ONE_REP
+    assert rig.set_register(Register.HvX64RegisterLstar, wide) == ONE_REP
 
 
 def test_clock_frequencies(rig: Rig) -> None:
