@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Overlay pages by copying: the page is written into guest RAM, what was there is saved and written back.
 
-It works on every KVM and in tests. What differs from a real overlay:
+It works everywhere: in tests, and where huge pages back guest RAM, so that a page of the VMM's own cannot be mapped in
+(`vmm.backend.hyperv.mapped_overlays`). What differs from a real overlay:
 
 - The guest can write to every page, the hypercall page too; TLFS 3.13 asks for #GP. What it wrote is gone when
   the overlay is disabled.

@@ -9,7 +9,9 @@ Here is the way to and from a guest:
 | `flags` | what a user asked for (QEMU's `hv-*`) as features, calls and CPUID words |
 | `offer` | from that to what CPUID says |
 | `interface` | `HypervInterface`: all of it for one machine |
-| `page_code` | the hypercall page's bytes: it leaves the guest by a port write |
+| `transport` | which instruction leaves the guest, and which calls come by it |
+| `page_code` | the hypercall page's bytes |
+| `mapped_overlays`, `refused_writes` | overlay pages in a VTL's mapping of RAM; #GP for a write to a read-only one |
 | `caller` | one VP: its hypercalls and its MSR exits, on the VP's thread |
 | `services` | interrupts, run time, reset, crash reports |
 | `local_apic`, `auto_eoi` | EOI, ICR and TPR of the kernel's local APIC; interrupts without EOI |
