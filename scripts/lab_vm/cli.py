@@ -19,7 +19,7 @@ from scripts.lab_vm.measure import measure
 from scripts.lab_vm.places import LAB_RESULTS
 from scripts.lab_vm.progress import Progress
 from scripts.lab_vm.recipe import VARIANTS
-from scripts.lab_vm.suite import HOST_RING, test_kernels
+from scripts.lab_vm.suite import HOST_RING, run_on_kernels
 from scripts.lab_vm.terminal import RawTerminal
 
 DEFAULT_TEST_KERNELS = ("upstream", "patched")
@@ -219,7 +219,7 @@ def _conclude(result: LabResult, arguments: argparse.Namespace) -> int:
 
 
 def _test(arguments: argparse.Namespace, progress: Progress) -> int:
-    return test_kernels(
+    return run_on_kernels(
         arguments.kernel or DEFAULT_TEST_KERNELS,
         results=arguments.results.resolve(),
         time_limit=arguments.time_limit,

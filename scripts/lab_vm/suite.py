@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`scripts/lab test`: the host ring on each of several kernels, side by side; what came out, as JUnit XML.
 
-Per kernel, under the results directory: `<kernel>/junit.xml`, `<kernel>/kernel.log`, `<kernel>/output.txt`.
+Per kernel, under the results directory: `<kernel>/junit.xml`, `<kernel>/kernel.log`, `<kernel>/output.txt`, and
+`<kernel>/spec` (`VMM_SPEC_DIR=<kernel>/spec make spec` tells what of the checklist was proven there).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from scripts.lab_vm.places import CHECKOUT
 from scripts.lab_vm.progress import Progress, duration
 
 HOST_RING = "scripts/test_host_ring.sh"
-JUNIT, LOG, OUTPUT = "junit.xml", "kernel.log", "output.txt"
+JUNIT, LOG, OUTPUT, SPEC = "junit.xml", "kernel.log", "output.txt", "spec"
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Tagged:
                 os.write(1, self._tag + line + b"\n")
 
 
-def test_kernels(
+def run_on_kernels(
     kernels: Sequence[str],
     results: Path,
     time_limit: float,
@@ -115,6 +116,9 @@ def test_kernels(
 
     Returns the exit status: 0 when tests ran on every kernel, all passed and no kernel complained.
     """
+    names = [Path(kernel).name for kernel in kernels]
+    if len(set(names)) < len(names):
+        raise LabError(f"the results of {', '.join(kernels)} would go to the same folder; rename one file")
     labs = [
         Lab(
             kernel,
@@ -159,7 +163,16 @@ class _Testing:
         # That of the last run is no result of this one.
         self._junit.unlink(missing_ok=True)
         self._output = Tagged(lab.kernel, lab.results / OUTPUT)
-        self.run = lab.start([*command, f"--junitxml={self._junit}"], directory=CHECKOUT, output=self._output)
+        self.run = lab.start(
+            [*command, f"--junitxml={self._junit}"],
+            directory=CHECKOUT,
+            # What `make spec` reads: the checkout cannot be written to.
+            environment={
+                "VMM_SPEC_DIR": str(lab.results / SPEC),
+                "VMM_SPEC_HOST": f"lab, {self._junit.parent.name}",
+            },
+            output=self._output,
+        )
 
     def finish(self) -> None:
         try:

@@ -11,7 +11,8 @@ from kvmapi.vsm_support import VsmSeries, VsmSupport
 from scripts.host_series import sentence
 from scripts.lab_vm import LabError, LabResult, Outcome
 from scripts.lab_vm.kernel_log import Trouble
-from scripts.lab_vm.suite import Counts, Tagged, read_counts, verdict
+from scripts.lab_vm.progress import Progress
+from scripts.lab_vm.suite import Counts, Tagged, read_counts, run_on_kernels, verdict
 
 PASSED = '<testsuites><testsuite tests="3" failures="0" errors="0" skipped="0"/></testsuites>'
 FAILED = '<testsuites><testsuite tests="3" failures="1" errors="0" skipped="1"/></testsuites>'
@@ -97,3 +98,10 @@ def test_output_is_tagged_by_whole_lines_and_kept_as_it_was(
 )
 def test_the_host_ring_says_what_the_host_has(support: VsmSupport, words: str) -> None:
     assert words in sentence(support)
+
+
+def test_kernels_of_the_same_name_are_refused(tmp_path: Path) -> None:
+    kernels = ["a/bzImage", "b/bzImage"]
+
+    with pytest.raises(LabError, match="same folder"):
+        run_on_kernels(kernels, tmp_path, 60.0, 1, "1G", ["true"], Progress(quiet=True))
