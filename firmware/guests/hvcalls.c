@@ -66,11 +66,6 @@
 #define SINT 3
 #define SINT_VECTOR 0x50
 #define SELF_VECTOR 0x53
-#define AUTO_EOI (1ull << 17)
-#define STIMER_SINT(n) ((uint64_t)(n) << 16)
-#define STIMER_DIRECT(vector) ((uint64_t)(vector) << 4 | 1ull << 12)
-#define STIMER_ENABLED 1ull
-#define MS_100NS 10000ull
 
 extern struct cpu *ap_cpus[MAX_CPUS];
 void ap_main(struct cpu *cpu);
@@ -490,7 +485,7 @@ static void check_auto_eoi(void)
     interrupt_set_handler(SINT_VECTOR, sint_handler);
     wrmsr(HV_MSR_SIMP, (uint64_t)(uintptr_t)message_page | 1);
     wrmsr(HV_MSR_SCONTROL, 1);
-    wrmsr(HV_MSR_SINT0 + SINT, SINT_VECTOR | AUTO_EOI);
+    wrmsr(HV_MSR_SINT0 + SINT, SINT_VECTOR | SINT_AUTO_EOI);
     bool came = true, in_service = false;
     for (uint32_t i = 1; i <= 5 && came; i++) {
         wrmsr(HV_MSR_STIMER0_COUNT, rdmsr(HV_MSR_TIME_REF_COUNT) + MS_100NS);

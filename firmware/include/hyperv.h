@@ -67,6 +67,16 @@
 #define HV_STATUS_INVALID_VTL_STATE 0x51
 #define HV_STATUS_VTL_ALREADY_ENABLED 0x86
 
+#define SINT_MASKED (1ull << 16)
+#define SINT_AUTO_EOI (1ull << 17)
+#define STIMER_ENABLED 1ull
+#define STIMER_PERIODIC 2ull
+#define STIMER_AUTO_ENABLE 8ull
+#define STIMER_DIRECT(vector) ((uint64_t)(vector) << 4 | 1ull << 12)
+#define STIMER_SINT(n) ((uint64_t)(n) << 16)
+#define TIMER_MESSAGE 0x80000010u
+#define MS_100NS 10000ull
+
 struct hv_segment {
     uint64_t base;
     uint32_t limit;

@@ -26,6 +26,37 @@
 #define HV_REGISTER_VSM_PARTITION_CONFIG 0x000d0007
 #define HV_REGISTER_VSM_VP_SECURE_CONFIG_VTL0 0x000d0010
 
+#define HV_REGISTER_PENDING_EVENT 0x00010004
+#define HV_REGISTER_RBX 0x00020003
+#define HV_REGISTER_RSP 0x00020004
+#define HV_REGISTER_RIP 0x00020010
+#define HV_REGISTER_RFLAGS 0x00020011
+#define HV_REGISTER_FP_MMX0 0x00030010
+#define HV_REGISTER_CR0 0x00040000
+#define HV_REGISTER_CR3 0x00040002
+#define HV_REGISTER_CR4 0x00040003
+#define HV_REGISTER_CR8 0x00040004
+#define HV_REGISTER_DR3 0x00050003
+#define HV_REGISTER_DR7 0x00050005
+#define HV_REGISTER_CS 0x00060001
+#define HV_REGISTER_TR 0x00060007
+#define HV_REGISTER_IDTR 0x00070000
+#define HV_REGISTER_GDTR 0x00070001
+#define HV_REGISTER_EFER 0x00080001
+#define HV_REGISTER_KERNEL_GS_BASE 0x00080002
+#define HV_REGISTER_APIC_BASE 0x00080003
+#define HV_REGISTER_PAT 0x00080004
+#define HV_REGISTER_SYSENTER_EIP 0x00080006
+#define HV_REGISTER_SYSENTER_ESP 0x00080007
+#define HV_REGISTER_STAR 0x00080008
+#define HV_REGISTER_LSTAR 0x00080009
+#define HV_REGISTER_CSTAR 0x0008000a
+#define HV_REGISTER_SFMASK 0x0008000b
+#define HV_REGISTER_GUEST_OS_ID 0x00090002
+#define HV_REGISTER_VP_INDEX 0x00090003
+#define HV_REGISTER_VP_ASSIST_PAGE 0x00090013
+#define HV_REGISTER_SINT0 0x000a0000
+
 #define VSM_CONFIG_ENABLE_PROTECTION (1ull << 0)
 #define VSM_CONFIG_ALL_ACCESS (0xfull << 1)
 #define VSM_CONFIG_ZERO_MEMORY_ON_RESET (1ull << 5)
@@ -102,6 +133,8 @@ uint64_t vsm_run(vtl1_function function, void *argument);
 void vsm_set_service(vtl1_service service);
 /* What VTL1 does when an interrupt made it enter; NULL: turns interrupts on for a moment. */
 void vsm_set_interrupted(vtl1_service interrupted);
+/* What VTL1 does at its first entry, before it sets itself up; NULL: nothing. */
+void vsm_set_first(vtl1_service first);
 /* Addresses of the VTL call and return sequences of the VTL that runs. */
 uint64_t vsm_call_entry(void);
 uint64_t vsm_return_entry(void);
@@ -112,6 +145,11 @@ uint64_t hv_get_register(uint32_t vp, uint8_t input_vtl, uint32_t name, uint64_t
 uint64_t hv_set_register(uint32_t vp, uint8_t input_vtl, uint32_t name, uint64_t low, uint64_t high);
 /* The low half of a register; all ones when it cannot be read. */
 uint64_t hv_register(uint32_t vp, uint8_t input_vtl, uint32_t name);
+/* A fixed interrupt for VPs 0 to 63 of a mask, by HvCallSendSyntheticClusterIpi. */
+uint64_t hv_send_ipi(uint8_t input_vtl, uint8_t vector, uint64_t vps);
+/* Reports whether a hypercall's status is `status`, or `other`. */
+void hv_expect(uint64_t result, uint16_t status, const char *what);
+void hv_expect_either(uint64_t result, uint16_t status, uint16_t other, const char *what);
 /* This processor's and VTL's pages for a hypercall's input and output. */
 uint64_t *hv_input(void);
 uint64_t *hv_output(void);

@@ -38,7 +38,7 @@ static struct vtl1 *vtl1s[MAX_CPUS];
 static uint64_t *call_pages[VTLS][MAX_CPUS];
 static uint64_t call_entries[VTLS], return_entries[VTLS];
 static uint64_t page_tables; /* VTL1's */
-static vtl1_service service_handler, interrupted_handler;
+static vtl1_service service_handler, interrupted_handler, first_handler;
 
 /* ---- hypercalls ---- */
 
@@ -86,6 +86,22 @@ uint64_t hv_register(uint32_t vp, uint8_t input_vtl, uint32_t name)
 {
     uint64_t value[2];
     return hv_get_register(vp, input_vtl, name, value) == HV_REPS(1) ? value[0] : ~0ull;
+}
+
+uint64_t hv_send_ipi(uint8_t input_vtl, uint8_t vector, uint64_t vps)
+{
+    return hv_call(HV_CALL_SEND_IPI | HV_FAST, (uint64_t)input_vtl << 32 | vector, vps);
+}
+
+void hv_expect(uint64_t result, uint16_t status, const char *what)
+{
+    hv_expect_either(result, status, status, what);
+}
+
+void hv_expect_either(uint64_t result, uint16_t status, uint16_t other, const char *what)
+{
+    uint16_t is = (uint16_t)result;
+    report(is == status || is == other, "%s: status 0x%x", what, is);
 }
 
 /* ---- enabling ---- */
@@ -246,7 +262,7 @@ void vsm_start(void)
 
 struct vtl1 *vtl1_of(unsigned cpu)
 {
-    assert(cpu < smp_count() && vtl1s[cpu]);
+    assert(cpu < MAX_CPUS && vtl1s[cpu]);
     return vtl1s[cpu];
 }
 
@@ -278,6 +294,11 @@ void vsm_set_interrupted(vtl1_service interrupted)
     interrupted_handler = interrupted;
 }
 
+void vsm_set_first(vtl1_service first)
+{
+    first_handler = first;
+}
+
 /* ---- in VTL1 ---- */
 
 static void set_up(struct vtl1 *self)
@@ -299,8 +320,11 @@ void vtl1_entered(struct vtl_frame *frame)
     uint32_t reason = self->ready ? self->assist->entry_reason : ENTRY_FIRST;
     self->rax = frame->rax;
     self->rcx = frame->rcx;
-    if (!self->ready)
+    if (!self->ready) {
+        if (first_handler)
+            first_handler(self, frame);
         set_up(self);
+    }
     self->entries[reason % ENTRY_REASONS]++;
     if (reason == ENTRY_INTERRUPT) {
         if (interrupted_handler)
