@@ -34,6 +34,7 @@ from vmm.backend.hyperv.vp_registers import RegisterCalls
 from vmm.backend.vp import VirtualProcessor
 from vmm.bus import PortBus
 from vmm.hv.call_codes import HypercallCode
+from vmm.hv.constants import HV_NUM_VTLS_ARCHITECTURAL
 from vmm.hvcalls.handlers import handlers
 from vmm.hvcalls.register_values import Widths
 from vmm.hvcalls.start import StartCalls
@@ -130,7 +131,7 @@ class HypervInterface:
         view = self._machine.view
         if view is None:
             return None
-        pages = PAGES_PER_VTL + PAGES_PER_VP * len(self._machine.processors)
+        pages = HV_NUM_VTLS_ARCHITECTURAL * (PAGES_PER_VTL + PAGES_PER_VP * len(self._machine.processors))
         return MappedOverlays({VTL0: view}, pages, native.fetch_or if native is not None else None)
 
     def _fetch_or(self, native: NativeCode | None) -> Callable[[int, int], int] | None:
