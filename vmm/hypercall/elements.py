@@ -79,7 +79,7 @@ class Blocks:
         return lambda block: tuple([block[at : at + size] for at in offsets])
 
     def pack(self, values: Sequence[bytes]) -> bytes:
-        data = b"".join(values)
+        data = values[0] if len(values) == 1 else b"".join(values)
         if len(data) != len(values) * self.size:
             raise ValueError(
                 f"{len(values)} {self.name} are {len(values) * self.size} bytes, got {len(data)}"

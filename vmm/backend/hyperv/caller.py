@@ -170,7 +170,8 @@ class Caller:
             if outcome in _ENTRIES:
                 self.regs.rip = page_code.continue_at(rip, _ENTRIES[outcome])
         self._u64[_DIRTY_U64] |= _REGS
-        self.xmm.end(succeeded=True)
+        if self.xmm.used:
+            self.xmm.end(succeeded=True)
 
     def hypercall_exit(self) -> None:
         """KVM_EXIT_HYPERV: the VP executed the hypercall instruction, in ring 0 of protected or long mode.
@@ -192,7 +193,8 @@ class Caller:
         elif result != _SWITCHED:
             self._stay(mode)
         u64[_DIRTY_U64] |= _REGS
-        self.xmm.end(succeeded=result >= 0 and not result & _STATUS)
+        if self.xmm.used:
+            self.xmm.end(succeeded=result >= 0 and not result & _STATUS)
 
     def _stay(self, mode: int) -> None:
         """End the instruction with the caller's registers as they are now, RIP included."""

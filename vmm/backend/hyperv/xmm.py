@@ -31,15 +31,18 @@ _CODE: Final = 0xFFFF
 
 
 class VcpuXmm:
-    """The registers of one vCPU. Used on its VP's thread, between two `KVM_RUN`s, with `end` at the end of a call."""
+    """The registers of one vCPU. Used on its VP's thread, between two `KVM_RUN`s.
 
-    __slots__ = ("_area", "_bytes", "_held", "_vcpu")
+    used: read or written in this call; whoever made it then calls `end`.
+    """
+
+    __slots__ = ("_area", "_bytes", "_vcpu", "used")
 
     def __init__(self, vcpu: Vcpu) -> None:
         self._vcpu = vcpu
         self._area = kvm_xsave()
         self._bytes = memoryview(self._area).cast("B")
-        self._held = False  # `_area` is what KVM has
+        self.used = False  # as long as it is, `_area` is what KVM has
 
     def read(self, size: int) -> bytes:
         """The first `size` bytes, 96 at most."""
@@ -55,33 +58,36 @@ class VcpuXmm:
         self._vcpu.set_xsave(self._area)
 
     def _hold(self) -> None:
-        if not self._held:
+        if not self.used:
             self._vcpu.get_xsave(self._area)
-            self._held = True
+            self.used = True
 
     def end(self, succeeded: bool) -> None:
         """The call is over and the guest runs on."""
-        self._held = False
+        self.used = False
 
 
 class ExitXmm:
     """The registers in the KVM_EXIT_HYPERV of one vCPU. As `VcpuXmm`."""
 
-    __slots__ = ("_others", "_u8", "_u64", "_written")
+    __slots__ = ("_others", "_u8", "_u64", "_written", "used")
 
     def __init__(self, vcpu: Vcpu) -> None:
         self._others = VcpuXmm(vcpu)
         self._u8, self._u64 = vcpu.run.u8, vcpu.run.u64
         self._written: list[tuple[int, bytes]] = []
+        self.used = False
 
     def read(self, size: int) -> bytes:
         """The first `size` bytes, 96 at most."""
+        self.used = True
         if self._u64[_INPUT_U64] & _CODE in XMM_INPUT:
             return self._u8[_EXIT_XMM : _EXIT_XMM + size].tobytes()
         return self._others.read(size)
 
     def write(self, offset: int, data: Buffer) -> None:
         """Replace `data`'s length of bytes from `offset` on."""
+        self.used = True
         self._written.append((offset, bytes(data)))
 
     def end(self, succeeded: bool) -> None:
@@ -95,3 +101,4 @@ class ExitXmm:
                     self._others.write(offset, data)
             self._written.clear()
         self._others.end(succeeded)
+        self.used = False
