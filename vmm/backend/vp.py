@@ -149,6 +149,16 @@ class VirtualProcessor:
         with self._state:
             self._all_vcpus = tuple(other for other in self._all_vcpus if other is not vcpu)
 
+    @property
+    def all_vcpus(self) -> tuple[Vcpu, ...]:
+        """Those of all its VTLs."""
+        return self._all_vcpus
+
+    @property
+    def thread_ident(self) -> int | None:
+        """`threading.get_ident()` of its thread, None before `start`."""
+        return self._thread.ident
+
     def is_current_thread(self) -> bool:
         """Whether the caller runs on this VP's thread."""
         return self._thread is threading.current_thread()

@@ -27,6 +27,8 @@ class MachineConfig:
     testdev: kvm-unit-tests' pc-testdev and pci-testdev, and the isa-debug-exit port; hyperv-testdev with the Hyper-V
     interface. hyperv: the Hyper-V interface, all of it and instead of KVM's own (True), none of it (False), or what
     `cpu` says (None).
+    vsm: Virtual Trust Levels, with the whole Hyper-V interface. vsm_profile: "hyperv" or "kvm-v1", what counts where
+    sources on them disagree.
     reboot: a reset starts the guest anew instead of ending the run.
     raw_address: load the kernel there as it is, instead of recognising its format.
     """
@@ -43,12 +45,18 @@ class MachineConfig:
     cpu_pm: bool = False
     testdev: bool = True
     hyperv: bool | None = None
+    vsm: bool = False
+    vsm_profile: str = "hyperv"
     reboot: bool = True
     raw_address: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.cpus <= MAXIMUM_CPUS:
             raise ConfigError(f"{self.cpus} processors: a machine has 1 to {MAXIMUM_CPUS}")
+        if self.vsm and self.hyperv is False:
+            raise ConfigError(
+                "Virtual Trust Levels are a part of the Hyper-V interface: leave out hyperv=off or vsm=on"
+            )
         if self.irqchip not in ("kernel", "split"):
             raise ConfigError(f"irqchip {self.irqchip!r}: expected 'kernel' or 'split'")
 

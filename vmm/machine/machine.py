@@ -30,12 +30,13 @@ from vmm.machine.clock import GuestClock
 from vmm.machine.config import MachineConfig
 from vmm.machine.events import Control, End, Event, Reset, Suspend, Wake
 from vmm.machine.memory_map import e820_map
-from vmm.machine.ram import PAGE_SIZE, GuestRam, RamView
+from vmm.machine.ram import PAGE_SIZE, GuestRam, RamMapping, RamView
 from vmm.outside import GuestMemoryError
 
 if TYPE_CHECKING:
     from vmm.backend.hyperv.interface import HypervInterface
     from vmm.backend.hyperv.offer import Offer
+    from vmm.machine.vcpu_setup import CpuPlan
 
 # A signal that arrives just before the control thread goes to sleep, or on another thread, does not wake it: Python
 # runs the handler when that thread next wakes. So it looks up this often.
@@ -88,7 +89,7 @@ class Machine:
         self._options = VmOptions(
             split_irqchip=config.irqchip == "split", pit=config.pit, cpu_pm=config.cpu_pm
         )
-        slots = [Slot(block.gpa, block.size, block.offset) for block in self.ram.blocks]
+        slots = self._slots = [Slot(block.gpa, block.size, block.offset) for block in self.ram.blocks]
         if kvm.check_extension(k.KVM_CAP_READONLY_MEM):
             # A processor starts at the top of 4 GiB after INIT, where a PC shows its firmware a second time.
             slots.append(Slot(boot_state.ROM_ALIAS_GPA, PAGE_SIZE, boot_state.ROM_GPA, readonly=True))
@@ -123,32 +124,49 @@ class Machine:
             own.callback(vp.stop)
         self.board.connect_processors(self.vps)
         if cpus.hyperv is not None:
-            self.hyperv = self._hyperv_interface(cpus.hyperv, cpus.apic_ids, ends)
+            self.hyperv = self._hyperv_interface(kvm, cpus, cpus.hyperv, ends)
         vcpu_setup.after_creation([vp.vcpu for vp in self.vps])
         self._at_reset = [vcpu_state.take(vp.vcpu, msr_indices) for vp in self.vps]
         chip_setup.as_firmware_leaves(self._vtl0.vm, self._options)
         self._chips_at_reset = take_chips(self._vtl0.vm, self._options)
         self._start_guest()
 
-    def _hyperv_interface(self, offer: Offer, apic_ids: list[int], ends: BoardEnds) -> HypervInterface:
+    def _hyperv_interface(self, kvm: Kvm, cpus: CpuPlan, offer: Offer, ends: BoardEnds) -> HypervInterface:
         from vmm.backend.hyperv import interface  # most machines have none
 
         around = interface.Machine(
             vm=self._vtl0.vm,
             processors=self.vps,
-            apic_ids=apic_ids,
+            apic_ids=cpus.apic_ids,
             memory=self.ram,
             clock=self.clock,
             control=self.control,
             ports=self.ports,
             notice=ends.notice,
-            # One page of a huge one cannot be replaced.
-            view=None if self.config.huge_pages else RamView(self.ram, self._vtl0_mapping),
+            view=self._view(self._vtl0_mapping),
+            higher=interface.HigherVms(
+                make_vm=lambda vtl: self._higher_vm(kvm, vtl),
+                add_vcpu=lambda vm, vp: self._add_vcpu(vm, cpus, vp),
+                has_xcr0=self.boot_processor.get_xcrs().nr_xcrs > 0,
+            ),
         )
         made = interface.HypervInterface(around, offer)
         if self.config.testdev:
             self.board.plug_hyperv_testdev(made.state.find_synic, made.state.connections)
         return made
+
+    def _view(self, mapping: RamMapping) -> RamView | None:
+        # One page of a huge one cannot be replaced.
+        return None if self.config.huge_pages else RamView(self.ram, mapping)
+
+    def _higher_vm(self, kvm: Kvm, vtl: int) -> tuple[VtlVm, RamView | None]:
+        """The KVM VM of a VTL above 0. Device interrupts are VTL0's, so it has local APICs alone."""
+        mapping = self.ram.map_for_kvm()
+        options = VmOptions(split_irqchip=True, pit=False, cpu_pm=self.config.cpu_pm)
+        return VtlVm(kvm, vtl, mapping, self._slots, options), self._view(mapping)
+
+    def _add_vcpu(self, vm: VtlVm, cpus: CpuPlan, vp: int) -> Vcpu:
+        return vm.add_vcpu(cpus.apic_ids[vp], cpus.cpuid[vp], cpus.msrs, cpus.tsc_khz, cpus.mcg_cap)
 
     def _close_hyperv(self) -> None:
         if self.hyperv is not None:

@@ -66,7 +66,7 @@ def plan(config: MachineConfig, kvm: Kvm) -> CpuPlan:
     open_files.allow(config.cpus)
     host = probe(kvm)
     spec = parse_cpu(config.cpu)
-    if config.hyperv:
+    if config.hyperv or config.vsm:
         spec = replace(spec, kvm=False)  # guests that know both interfaces would take KVM's
     cpu = resolve_cpu(
         spec,
@@ -103,12 +103,15 @@ def _hyperv(
     config: MachineConfig, spec: CpuSpec, cpu: ResolvedCpu, host: HostProfile, *, tsc_known: bool
 ) -> Offer | None:
     """What of the Hyper-V interface the machine offers. tsc_known: the guest's TSC is the host's plus an offset."""
-    if config.hyperv is False or not (config.hyperv or spec.hyperv):
+    whole = config.hyperv or config.vsm
+    if config.hyperv is False or not (whole or spec.hyperv):
         return None
     from vmm.backend.hyperv import flags, offer, transport  # most machines have none of it
+    from vmm.vsm.profile import VsmProfile
 
     try:
-        wanted = flags.wanted({flags.PASSTHROUGH: "on", **spec.hyperv} if config.hyperv else spec.hyperv)
+        named = {flags.PASSTHROUGH: "on", **spec.hyperv} if whole else spec.hyperv
+        wanted = flags.wanted({flags.VSM: "on", **named} if config.vsm else named)
         if wanted is None:
             return None
         missing = [need for need in offer.HOST_NEEDS if not host.has(need)]
@@ -124,6 +127,7 @@ def _hyperv(
             tsc_hz=(cpu.tsc_khz or host.tsc_khz) * 1000,
             tsc_known=tsc_known,
             transport=transport.choose(host.vsm_support, host.vendor, cpu.vendor),
+            vsm_profile=VsmProfile(config.vsm_profile),
         )
     except flags.HypervFlagError as error:
         raise ConfigError(str(error)) from error

@@ -3,25 +3,34 @@
 
 The dispatcher has checked form, privileges, processor mode (#UD outside ring 0) and that a target VTL is not above the
 caller where the row says so. HvCallStartVirtualProcessor's handler is `vmm.hvcalls.start.StartCalls` over the
-partition; HvCallModifyVtlProtectionMask and HvCallInstallIntercept come with protections.
+partition. HvCallInstallIntercept comes with protections; until then HvCallModifyVtlProtectionMask gives lower VTLs all
+access, which they have, and denies what would restrict them.
 
-Implements: VSM-022, VSM-026, VSM-041
+Implements: VSM-022, VSM-026, VSM-041, VSM-074
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from vmm.hv.call_codes import HypercallCode
 from vmm.hv.constants import HV_PARTITION_ID_SELF, HV_VP_INDEX_SELF
-from vmm.hv.inputs import HV_INPUT_ENABLE_PARTITION_VTL, HV_INPUT_ENABLE_VP_VTL
+from vmm.hv.inputs import (
+    HV_INPUT_ENABLE_PARTITION_VTL,
+    HV_INPUT_ENABLE_VP_VTL,
+    HV_INPUT_MODIFY_VTL_PROTECTION_MASK,
+)
+from vmm.hv.memory_bits import HV_MAP_GPA_FLAGS
 from vmm.hv.status import HvStatus
 from vmm.hvcalls.start import StartCalls
 from vmm.hypercall.call import CallInput, Reply, failed
 from vmm.vsm.outside import VsmCaller
 from vmm.vsm.partition import VsmPartition
 from vmm.vsm.register_calls import RegisterCalls
+
+_READ_WRITE: Final = HV_MAP_GPA_FLAGS.Readable.mask | HV_MAP_GPA_FLAGS.Writable.mask
+_EXECUTE: Final = HV_MAP_GPA_FLAGS.KernelExecutable.mask | HV_MAP_GPA_FLAGS.UserExecutable.mask
 
 
 class VsmCalls:
@@ -53,6 +62,20 @@ class VsmCalls:
         )
         return status, 0, None
 
+    def modify_vtl_protection_mask(
+        self, context: VsmCaller, call: CallInput[HV_INPUT_MODIFY_VTL_PROTECTION_MASK, int]
+    ) -> Reply:
+        """HvCallModifyVtlProtectionMask, where nothing applies protections: all access is what lower VTLs have."""
+        header = call.header
+        if header.TargetPartitionId != HV_PARTITION_ID_SELF:
+            return failed(HvStatus.INVALID_PARTITION_ID)
+        if not self._partition.config(context.vtl).EnableVtlProtection:
+            return failed(HvStatus.ACCESS_DENIED)
+        flags = int(header.MapFlags)
+        if flags & ~_EXECUTE != _READ_WRITE or not flags & _EXECUTE:
+            return failed(HvStatus.OPERATION_DENIED)
+        return HvStatus.SUCCESS, len(call.elements), None
+
     def vtl_call(self, context: VsmCaller, control: int) -> bool:
         """HvCallVtlCall: the switch is in `context.switch`; False: #UD."""
         context.switch = self._vps[context.vp].vtl_call()
@@ -70,6 +93,7 @@ def handlers(partition: VsmPartition) -> dict[int, Callable[..., Any]]:
     return {
         HypercallCode.HvCallEnablePartitionVtl: calls.enable_partition_vtl,
         HypercallCode.HvCallEnableVpVtl: calls.enable_vp_vtl,
+        HypercallCode.HvCallModifyVtlProtectionMask: calls.modify_vtl_protection_mask,
         HypercallCode.HvCallVtlCall: calls.vtl_call,
         HypercallCode.HvCallVtlReturn: calls.vtl_return,
         HypercallCode.HvCallGetVpRegisters: registers.get,

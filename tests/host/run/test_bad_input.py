@@ -111,7 +111,8 @@ def where_dev_is(prepare: str) -> subprocess.CompletedProcess[str]:
     In a mount and a user namespace of its own, which an ordinary user may make too; and without capabilities, so
     that permission bits count for root as well.
     """
-    script = f'mount -t tmpfs none /dev && touch /dev/null && {prepare} && exec setpriv --bounding-set=-all --inh-caps=-all "$@"'
+    covered = f"mount -t tmpfs none /dev && touch /dev/null && {prepare}"
+    script = f'{covered} && exec setpriv --bounding-set=-all --inh-caps=-all "$@"'
     namespaces = ["unshare", "--user", "--map-root-user", "--mount"]
     return subprocess.run(
         [*namespaces, "sh", "-c", script, "sh", *command("run", guest(DUMMY))],

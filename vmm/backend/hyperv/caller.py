@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One VP in VTL0 as the Hyper-V interface sees it: its hypercalls and its MSR exits, on the VP's own thread.
+"""One VTL of one VP as the Hyper-V interface sees it: its hypercalls and its MSR exits, on the VP's own thread.
 
 General and segment registers come with each exit (KVM_CAP_SYNC_REGS) and go back only if they changed, so that a
 hypercall costs the one exit that it is.
@@ -8,11 +8,12 @@ hypercall costs the one exit that it is.
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from ctypes import sizeof
 from struct import Struct, calcsize
 from typing import Final
 
-from kvmapi import KvmError
+from kvmapi import KvmError, Vcpu
 from kvmapi import run as run_page
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi import x86
@@ -27,7 +28,9 @@ from vmm.hvmsr.msr_file import MsrFile
 from vmm.hypercall.convention import BITS_32, BITS_64, EFER_LMA, LOW_32, Outcome, caller_mode
 from vmm.hypercall.dispatcher import Dispatcher
 from vmm.hypercall.outside import CallerMemory
+from vmm.vsm.actions import SwitchVtl
 
+CR0_PE: Final = 1
 SYNC: Final = x86.KVM_SYNC_X86_REGS | x86.KVM_SYNC_X86_SREGS
 _REGS: Final = x86.KVM_SYNC_X86_REGS
 _DIRTY_U64: Final = run_page.DIRTY_REGS // 8
@@ -93,19 +96,25 @@ class Caller:
         memory: CallerMemory,
         dispatcher: Dispatcher[Caller],
         transport: Transport = PORT_WRITE,
+        vcpu: Vcpu | None = None,
     ) -> None:
+        """vcpu: that of `vtl`, where it is not the processor's first."""
         self.vp = processor.index
         self.vtl = vtl
         self.privileges = privileges
         self.memory = memory
         self.processor = processor
-        self.vcpu = processor.vcpu
-        self.xmm = ExitXmm(processor.vcpu) if transport.exits else VcpuXmm(processor.vcpu)
+        self.vcpu = vcpu = vcpu or processor.vcpu
+        self.handlers = processor.handlers if vcpu is processor.vcpu else processor.common_handlers()
+        self.switch: SwitchVtl | None = None
+        # Where a VTL call or return goes on; no VTL above 0 can be without it.
+        self.on_switch: Callable[[SwitchVtl], None] = self._no_switch
+        self.xmm = ExitXmm(vcpu) if transport.exits else VcpuXmm(vcpu)
         self._exits = transport.exits
         self._page = page
         self._dispatch, self._answer = dispatcher.dispatch, dispatcher.answer
         self._readers, self._writers = msrs.readers, msrs.writers
-        run = processor.vcpu.run
+        run = vcpu.run
         self._u8, self._u32, self._u64 = run.u8, run.u32, run.u64
         self.regs, self.sregs = run.regs, run.sregs
 
@@ -118,16 +127,30 @@ class Caller:
         """VTL0's memory has no protections of a higher VTL yet, so that nothing refuses an access."""
         raise AssertionError(f"an intercept at {gpa:#x} without a VTL that could have asked for it")
 
+    @property
+    def bits_64(self) -> bool:
+        """Whether the caller runs in 64-bit mode (CR0.PE and EFER.LMA)."""
+        return bool(self.sregs.cr0 & CR0_PE and self.sregs.efer & EFER_LMA)
+
+    def _no_switch(self, switch: SwitchVtl) -> None:
+        raise AssertionError(f"{switch} without a scheduler of VTLs")
+
+    def _end_switch(self) -> None:
+        """The call was a VTL call or return."""
+        switch, self.switch = self.switch, None
+        assert switch is not None  # the handler has left it
+        self.on_switch(switch)
+
     def attach(self) -> None:
         """Have the registers with each exit, and the exits handled here. The VP's thread has not started.
 
         Errors: `KvmError`.
         """
-        self.processor.vcpu.run.sync(SYNC)
-        self.processor.handlers[k.KVM_EXIT_X86_RDMSR] = self.read_msr
-        self.processor.handlers[k.KVM_EXIT_X86_WRMSR] = self.write_msr
+        self.vcpu.run.sync(SYNC)
+        self.handlers[k.KVM_EXIT_X86_RDMSR] = self.read_msr
+        self.handlers[k.KVM_EXIT_X86_WRMSR] = self.write_msr
         if self._exits:
-            self.processor.handlers[k.KVM_EXIT_HYPERV] = self.hypercall_exit
+            self.handlers[k.KVM_EXIT_HYPERV] = self.hypercall_exit
             # KVM hands over messages and events only where its SynIC is on. Its MSRs are kept from it.
             self.vcpu.enable_cap(k.KVM_CAP_HYPERV_SYNIC2)
             self._tell_kvm_os_id()
@@ -166,12 +189,14 @@ class Caller:
             elif result != _SWITCHED:
                 self.regs.rip = page_code.continue_at(rip, _ENTRIES[result])
         else:
-            outcome = int(self._dispatch(self, self.regs, self._mode()))
-            if outcome in _ENTRIES:
-                self.regs.rip = page_code.continue_at(rip, _ENTRIES[outcome])
+            result = int(self._dispatch(self, self.regs, self._mode()))
+            if result in _ENTRIES:
+                self.regs.rip = page_code.continue_at(rip, _ENTRIES[result])
         self._u64[_DIRTY_U64] |= _REGS
         if self.xmm.used:
             self.xmm.end(succeeded=True)
+        if result == _SWITCHED:
+            self._end_switch()
 
     def hypercall_exit(self) -> None:
         """KVM_EXIT_HYPERV: the VP executed the hypercall instruction, in ring 0 of protected or long mode.
@@ -195,6 +220,8 @@ class Caller:
         u64[_DIRTY_U64] |= _REGS
         if self.xmm.used:
             self.xmm.end(succeeded=result >= 0 and not result & _STATUS)
+        if result == _SWITCHED:
+            self._end_switch()
 
     def _stay(self, mode: int) -> None:
         """End the instruction with the caller's registers as they are now, RIP included."""

@@ -13,6 +13,7 @@ HvCallPostMessage and HvCallSignalEvent with the SynIC, come with any of them as
 | `hv-guest-idle` | ours: the idle MSR; HLT is cheaper for a guest with interrupts enabled |
 | `hv-hypercall-exits` | ours: VMCALL or VMMCALL in the hypercall page (on), a port write (off); `transport` |
 | `hv-start-vp` | ours: HvCallStartVirtualProcessor |
+| `hv-vsm` | ours: Virtual Trust Levels, and the calls for registers and for starting processors that they need |
 | `hv-switch-space` | ours: HvCallSwitchVirtualAddressSpace; never recommended, MOV CR3 needs no exit |
 | `hv-frequencies`, `hv-reset`, `hv-crash`, `hv-runtime`, `hv-vpindex`, `hv-synic`, `hv-stimer` ... | as in QEMU |
 """
@@ -47,10 +48,20 @@ _REGISTERS: Final = frozenset(
     }
 )
 _START: Final = frozenset({Code.HvCallStartVirtualProcessor})
+_VSM: Final = frozenset(
+    {
+        Code.HvCallModifyVtlProtectionMask,
+        Code.HvCallEnablePartitionVtl,
+        Code.HvCallEnableVpVtl,
+        Code.HvCallVtlCall,
+        Code.HvCallVtlReturn,
+    }
+)
 _SWITCH: Final = frozenset({Code.HvCallSwitchVirtualAddressSpace})
 _SYNIC: Final = frozenset({Code.HvCallPostMessage, Code.HvCallSignalEvent})
 _ALWAYS: Final = frozenset({Code.HvCallNotifyLongSpinWait, Code.HvCallGetVpIndexFromApicId})
 
+VSM: Final = "hv-vsm"
 FEATURE_FLAGS: Final[dict[str, frozenset[HvFeature]]] = {
     "hv-relaxed": frozenset(),
     "hv-vapic": frozenset({_F.APIC}),
@@ -72,6 +83,7 @@ CALL_FLAGS: Final[dict[str, frozenset[Code]]] = {
     "hv-vp-registers": _REGISTERS,
     "hv-start-vp": _START,
     "hv-switch-space": _SWITCH,
+    VSM: _VSM | _REGISTERS | _START,
 }
 XMM_FLAGS: Final = ("hv-xmm-input", "hv-xmm-output")
 PASSTHROUGH: Final = "hv-passthrough"
@@ -103,6 +115,11 @@ class Wanted:
     spin_retries: int = HV_SPIN_RETRIES_NEVER_NOTIFY
     exits: bool | None = None
     """Whether hypercalls shall leave by the processor's instruction; None: where nothing is lost by that."""
+
+    @property
+    def vsm(self) -> bool:
+        """Whether there are Virtual Trust Levels."""
+        return Code.HvCallEnableVpVtl in self.codes
 
     def without(self, feature: HvFeature) -> Wanted:
         """The same without a feature that this host cannot give."""

@@ -23,12 +23,12 @@ class OffsetTsc:
 
     def __init__(self, hz: int, offset: int, rdtsc: Callable[[], int]) -> None:
         self.hz = hz
-        self._offset = offset
+        self.offset = offset
         self._rdtsc = rdtsc
 
     def read(self) -> int:
         """What RDTSC would give a guest now."""
-        return self._rdtsc() + self._offset & TSC_MASK
+        return self._rdtsc() + self.offset & TSC_MASK
 
 
 def guest_tsc(vcpus: Sequence[Vcpu], hz: int, rdtsc: Callable[[], int]) -> OffsetTsc | None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import get_ident
 from typing import Final, Protocol
 
-from kvmapi import MsrRange, Vm
+from kvmapi import MsrRange, Vcpu, Vm
 from kvmapi import run as run_page
 from kvmapi.uapi import kvm as k
 from vmm.backend.hyperv import page_code
@@ -29,9 +30,10 @@ from vmm.backend.hyperv.refused_writes import RefusedWrites
 from vmm.backend.hyperv.services import KvmServices
 from vmm.backend.hyperv.starts import VpStarts
 from vmm.backend.hyperv.tlbs import VpTlbs
-from vmm.backend.hyperv.transport import Transport
-from vmm.backend.hyperv.vp_registers import RegisterCalls
+from vmm.backend.hyperv.vp_registers import RegisterCalls, constants
+from vmm.backend.partition import VtlVm
 from vmm.backend.vp import VirtualProcessor
+from vmm.backend.vsm.vtls import Parts, Vtls
 from vmm.bus import PortBus
 from vmm.hv.call_codes import HypercallCode
 from vmm.hv.constants import HV_NUM_VTLS_ARCHITECTURAL
@@ -44,6 +46,7 @@ from vmm.hypercall.dispatcher import Dispatcher
 from vmm.outside import Clock, GuestMemory, MachineControl
 from vmm.overlay.copying import CopyingBackend
 from vmm.overlay.pages import OverlayBackend
+from vmm.vsm import calls as vsm_calls
 
 VTL0: Final = 0
 SYNTHETIC_MSRS: Final = MsrRange(0x4000_0000, 0x200)
@@ -66,15 +69,32 @@ class HostMemory(GuestMemory, Protocol):
     def host_address(self, gpa: int, size: int) -> int:
         """Where `[gpa, gpa + size)` lies in this process. Errors: `GuestMemoryError`."""
 
+    def fill(self, gpa: int, size: int, value: int = 0) -> None:
+        """Set bytes of `[gpa, gpa + size)`."""
+
     def view(self, gpa: int, size: int) -> memoryview:
         """The bytes of `[gpa, gpa + size)`, to be read and written. Errors: `GuestMemoryError`."""
+
+
+@dataclass(frozen=True)
+class HigherVms:
+    """How VTLs above 0 are made.
+
+    make_vm: a KVM VM for a VTL, over the same memory, with local APICs only; and its view, as `Machine.view`.
+    add_vcpu: the vCPU of a VP in it. has_xcr0: whether KVM tells and takes XCR0.
+    """
+
+    make_vm: Callable[[int], tuple[VtlVm, OverlayView | None]]
+    add_vcpu: Callable[[VtlVm, int], Vcpu]
+    has_xcr0: bool
 
 
 @dataclass(frozen=True)
 class Machine:
     """What the interface is built into. apic_ids: by VP index. notice: a line for the user.
 
-    view: where VTL0's VM has guest RAM; None where single pages of it cannot be replaced.
+    view: where VTL0's VM has guest RAM; None where single pages of it cannot be replaced. higher: None where there is
+    only VTL0.
     """
 
     vm: Vm
@@ -86,6 +106,7 @@ class Machine:
     ports: PortBus
     notice: Callable[[str], None]
     view: OverlayView | None = None
+    higher: HigherVms | None = None
 
 
 class HypervInterface:
@@ -93,12 +114,14 @@ class HypervInterface:
 
     def __init__(self, machine: Machine, offer: Offer) -> None:
         self._machine = machine
+        self._offer = offer
         vcpus = [processor.vcpu for processor in machine.processors]
         self._native: NativeCode | None = None
         with contextlib.suppress(OSError):  # no executable memory here: no TSC page, no atomic OR
             self._native = NativeCode()
         native = self._native
         tsc = guest_tsc(vcpus, offer.msrs.tsc_hz, native.rdtsc) if native and offer.msrs.tsc_hz else None
+        self._tsc = tsc
         self.services = KvmServices(
             machine.vm,
             machine.processors,
@@ -113,19 +136,25 @@ class HypervInterface:
         self.state = HvState(offer.msrs, self.services, machine.memory, machine.clock, overlays, tsc)
         self._tlbs = VpTlbs(machine.processors)
         self._errands = Errands(machine.processors)
+        for processor in machine.processors:
+            self.state.enable_vtl(processor.index, VTL0)
+        self.vtls: Vtls | None = None
+        if offer.vsm is not None and machine.higher is not None:
+            self.vtls = Vtls(self._parts(machine.higher), offer.vsm)
         self.dispatcher: Dispatcher[Caller] = Dispatcher(
             self._handlers(offer), features=offer.wanted.convention
         )
         block = max(machine.memory.ranges(), key=lambda block: (block[0] < BLOCK_BELOW_GPA, block[1]))
         self._memory = DirectMemory(machine.memory, block, machine.memory.view(*block))
-        self.callers = [
-            self._connect(processor, int(offer.msrs.privileges), offer.transport)
-            for processor in machine.processors
-        ]
+        self.callers = [self._connect(processor) for processor in machine.processors]
+        if self.vtls is not None:
+            self.vtls.attach(self.callers)
+            self.services.vtls = self.vtls
+            self._tlbs.held = self.vtls.partition.tlb_locks.blocks
+        self._port = HypercallPort(self.callers)
         if not offer.transport.exits:
-            machine.ports.add(page_code.PORT, 1, HypercallPort(self.callers), "hypercall page")
-        machine.vm.enable_cap(k.KVM_CAP_X86_USER_SPACE_MSR, k.KVM_MSR_EXIT_REASON_FILTER)
-        machine.vm.set_msr_filter([SYNTHETIC_MSRS])
+            machine.ports.add(page_code.PORT, 1, self._port, "hypercall page")
+        keep_msrs(machine.vm)
 
     def _mapped_overlays(self, native: NativeCode | None) -> MappedOverlays | None:
         view = self._machine.view
@@ -141,7 +170,7 @@ class HypervInterface:
         return lambda gpa, mask: fetch_or(host_address(gpa, 1), mask)
 
     def _handlers(self, offer: Offer) -> dict[int, Callable[..., object]]:
-        by_leaf = {leaf: eax | ebx << 32 | ecx << 64 | edx << 96 for leaf, eax, ebx, ecx, edx in offer.leaves}
+        by_leaf = self._by_leaf()
         machine, state, errands = self._machine, self.state, self._errands
         vps, widths = machine.processors, Widths(physical=offer.msrs.gpa_bits)
         registers = RegisterCalls(state, by_leaf, vps, errands, widths)
@@ -156,36 +185,88 @@ class HypervInterface:
             HypercallCode.HvCallTranslateVirtualAddressEx: translations.translate_ex,
             HypercallCode.HvCallSwitchVirtualAddressSpace: registers.switch_address_space,
         }
+        if self.vtls is not None:
+            known |= vsm_calls.handlers(self.vtls.partition)
         return {int(code): known[code] for code in offer.wanted.codes}
 
-    def _connect(self, processor: VirtualProcessor, privileges: int, transport: Transport) -> Caller:
-        state = self.state.enable_vtl(processor.index, VTL0)
-        shared = self.state.vtl(VTL0)
+    def _connect(self, processor: VirtualProcessor) -> Caller:
+        caller = self._caller(processor, VTL0, processor.vcpu)
+        looks = [
+            self.services.auto_eois[processor.index].look,
+            self.services.idle_sleeps[processor.index].look,
+        ]
+        if self.vtls is not None:  # last: it decides what runs
+            looks.append(partial(self.vtls.attend, processor.index))
+        processor.after_kick = AfterKick(
+            processor.index, self._tlbs, self._errands, looks, processor.after_kick
+        )
+        return caller
+
+    def _caller(self, processor: VirtualProcessor, vtl: int, vcpu: Vcpu) -> Caller:
+        """The Hyper-V state of a VTL on a VP, and its exits."""
+        state = self.state.enable_vtl(processor.index, vtl)
+        shared = self.state.vtl(vtl)
         assert shared is not None  # enable_vtl has made it
         caller = Caller(
             processor,
-            VTL0,
-            privileges,
+            vtl,
+            int(self._offer.msrs.privileges),
             shared.hypercall_page,
             state.msrs,
             self._memory,
             self.dispatcher,
-            transport,
+            self._offer.transport,
+            vcpu,
         )
         caller.attach()
         if self._overlays is not None:
-            RefusedWrites(processor, caller.vcpu, processor.handlers, VTL0, self._overlays).attach()
-        processor.after_kick = AfterKick(
-            processor.index,
-            self._tlbs,
-            self._errands,
-            (self.services.auto_eois[processor.index].look, self.services.idle_sleeps[processor.index].look),
-            processor.after_kick,
-        )
+            RefusedWrites(processor, vcpu, caller.handlers, vtl, self._overlays).attach()
         return caller
+
+    def _parts(self, higher: HigherVms) -> Parts:
+        machine, tsc = self._machine, self._tsc
+
+        def make_vm(vtl: int) -> VtlVm:
+            vm, view = higher.make_vm(vtl)
+            keep_msrs(vm.vm)
+            if self._overlays is not None and view is not None:
+                self._overlays.views[vtl] = view
+            return vm
+
+        def add_vcpu(vm: VtlVm, vp: int) -> Vcpu:
+            vcpu = higher.add_vcpu(vm, vp)
+            if tsc is not None:
+                vcpu.set_tsc_offset(tsc.offset)  # all VTLs read the same TSC
+            return vcpu
+
+        return Parts(
+            processors=machine.processors,
+            apic_ids=machine.apic_ids,
+            memory=machine.memory,
+            clock=machine.clock,
+            state=self.state,
+            errands=self._errands,
+            constants=constants(self._offer.msrs, self._by_leaf()),
+            make_vm=make_vm,
+            add_vcpu=add_vcpu,
+            connect=self._caller,
+            use_caller=lambda caller: self._port.use(caller),
+            read_tsc=None if tsc is None else tsc.read,
+            tsc_khz=self._offer.msrs.tsc_hz // 1000,
+            has_xcr0=higher.has_xcr0,
+            bus_cycle_ns=1_000_000_000 // self._offer.msrs.apic_hz,
+        )
+
+    def _by_leaf(self) -> dict[int, int]:
+        return {
+            leaf: eax | ebx << 32 | ecx << 64 | edx << 96 for leaf, eax, ebx, ecx, edx in self._offer.leaves
+        }
 
     def reset(self) -> None:
         """The state after power-on. All VPs are frozen; guest RAM is written."""
+        if self.vtls is not None and self.vtls.reset():
+            for gpa, size in self._machine.memory.ranges():
+                self._machine.memory.fill(gpa, size)
         self.state.reset()
         self._tlbs.reset()
         self._errands.reset()
@@ -208,11 +289,19 @@ class HypervInterface:
 
     def close(self) -> None:
         """Free what is not Python's. No VP runs, the clock's timers are over. Idempotent."""
+        if self.vtls is not None:
+            self.vtls.close()
         self._memory.close()
         if self._overlays is not None:
             self._overlays.close()
         if self._native is not None:
             self._native.close()
+
+
+def keep_msrs(vm: Vm) -> None:
+    """Have the MSRs of the Hyper-V interface exit to the VMM. Errors: `KvmError`."""
+    vm.enable_cap(k.KVM_CAP_X86_USER_SPACE_MSR, k.KVM_MSR_EXIT_REASON_FILTER)
+    vm.set_msr_filter([SYNTHETIC_MSRS])
 
 
 class HypercallPort:
@@ -232,6 +321,12 @@ class HypercallPort:
         if hypercall is None:
             hypercall = self._find()
         hypercall()
+
+    def use(self, caller: Caller) -> None:
+        """On the VP's thread, or while it is frozen: its hypercalls are this caller's from now on."""
+        thread = caller.processor.thread_ident
+        if thread is not None:
+            self._by_thread[thread] = caller.hypercall
 
     def _find(self) -> Callable[[], None]:
         for caller in self._callers:

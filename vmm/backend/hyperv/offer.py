@@ -11,9 +11,12 @@ from dataclasses import dataclass, replace
 
 from vmm.backend.hyperv.flags import EXITS, HypervFlagError, Wanted
 from vmm.backend.hyperv.transport import PORT_WRITE, Transport
+from vmm.hvcalls.register_values import Widths
 from vmm.hvcpuid import HvCpuidEntry, HvFeature, HvLimits, leaves, words
 from vmm.hvmsr.state import HvOffer
 from vmm.hypercall.announce import announcement
+from vmm.vsm.offer import VsmOffer
+from vmm.vsm.profile import VsmProfile
 
 HOST_NEEDS = ("sync_regs", "x86_user_space_msr", "x86_msr_filter")
 """KVM capabilities without which the interface cannot be."""
@@ -29,6 +32,8 @@ class Offer:
     leaves: Sequence[HvCpuidEntry]
     msrs: HvOffer
     transport: Transport
+    vsm: VsmOffer | None = None
+    """Virtual Trust Levels, None where there is only VTL0."""
 
 
 def offer(
@@ -39,10 +44,12 @@ def offer(
     tsc_hz: int,
     tsc_known: bool,
     transport: Transport = PORT_WRITE,
+    vsm_profile: VsmProfile = VsmProfile.HYPERV,
 ) -> Offer:
     """What to announce.
 
-    tsc_known: whether the VMM can tell what a guest's RDTSC gives. transport: what is possible here.
+    tsc_known: whether the VMM can tell what a guest's RDTSC gives. transport: what is possible here. vsm_profile:
+    what counts where sources disagree on VTLs.
 
     Errors: `HypervFlagError` for a feature without one that it needs.
     """
@@ -51,6 +58,8 @@ def offer(
         wanted = wanted.without(HvFeature.REFERENCE_TSC)
     if not tsc_hz:
         wanted = wanted.without(HvFeature.FREQUENCIES)
+    if wanted.vsm:
+        transport = PORT_WRITE  # whatever VTL calls: KVM hands over only what it knows of
     wanted = replace(wanted, codes=transport.arriving(wanted.codes))
     try:
         said = words(wanted.features, announcement(wanted.codes, wanted.convention))
@@ -62,6 +71,7 @@ def offer(
         leaves(said, limits),
         HvOffer(said.privileges, said.features, gpa_bits, tsc_hz, APIC_TIMER_HZ),
         transport,
+        VsmOffer(profile=vsm_profile, widths=Widths(physical=gpa_bits)) if wanted.vsm else None,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from kvmapi import Vm
 from vmm.backend.hyperv import page_code
@@ -19,6 +19,19 @@ from vmm.outside import Clock, MachineControl
 
 _VTL0: Final = 0
 _SPIN_YIELD_S: Final = 0.0
+
+
+class HigherVtls(Protocol):
+    """The VTLs above 0 (`vmm.backend.vsm.vtls`)."""
+
+    def vp_mask(self, vtl: int) -> int:
+        """Bit n: VP n has `vtl`."""
+
+    def request_interrupt(self, vp: int, vtl: int, vector: int) -> bool:
+        """A fixed, edge-triggered interrupt. False: no local APIC takes it."""
+
+    def local_apic(self, vp: int, vtl: int) -> LocalApic:
+        """The local APIC of a VTL that is being enabled."""
 
 
 class KvmServices:
@@ -42,6 +55,7 @@ class KvmServices:
         self._notice = notice
         self._addresses = [msi_address(apic_id) for apic_id in apic_ids]
         self._vp_of = {apic_id: vp for vp, apic_id in enumerate(apic_ids)}
+        self.vtls: HigherVtls | None = None
         self._all = (1 << len(processors)) - 1
         self._apics = [KvmLocalApic(vm, processor.vcpu, apic_ids) for processor in processors]
         self.auto_eois = [
@@ -53,20 +67,28 @@ class KvmServices:
 
     def request_interrupt(self, vp: int, vtl: int, vector: int, auto_eoi: bool) -> None:
         """A fixed, edge-triggered interrupt; lost where the VP does not exist or its APIC is disabled."""
-        if vtl != _VTL0 or not 0 <= vp < len(self._addresses):
+        if not 0 <= vp < len(self._addresses):
+            return
+        if vtl != _VTL0:
+            if self.vtls is not None:
+                self.vtls.request_interrupt(vp, vtl, vector)
             return
         if signal(self._vm, self._addresses[vp], vector) and auto_eoi:
             self.auto_eois[vp].requested(vector)
 
     def local_apic(self, vp: int, vtl: int) -> LocalApic:
-        """The local APIC of VTL0: there is no other yet."""
-        return self._apics[vp]
+        """That of the VTL's vCPU."""
+        if vtl == _VTL0 or self.vtls is None:
+            return self._apics[vp]
+        return self.vtls.local_apic(vp, vtl)
 
     # ---- processors ----------------------------------------------------------------------------------
 
     def vp_mask(self, vtl: int) -> int:
-        """All VPs have VTL0, none has another."""
-        return self._all if vtl == _VTL0 else 0
+        """All VPs have VTL0."""
+        if vtl == _VTL0:
+            return self._all
+        return 0 if self.vtls is None else self.vtls.vp_mask(vtl)
 
     def vp_of_apic_id(self, apic_id: int) -> int | None:
         """VP index of a local APIC id."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -61,6 +61,8 @@ class VpTlbs:
         self._changed = threading.Condition()
         self._targets = [_Target() for _ in processors]
         self._pending: dict[int, _Pending] = {}
+        # Whether a higher VTL holds the TLBs of `(vtl, vps)`: then a flush waits (VSM-140).
+        self.held: Callable[[int, int], bool] = lambda vtl, vps: False
 
     def reset(self) -> None:
         """Forget unfinished calls. All VPs are frozen, their TLBs empty."""
@@ -70,6 +72,8 @@ class VpTlbs:
 
     def flush(self, vp: int, request: TlbFlush) -> bool:
         """Carry out a flush that `vp` asked for, on its thread; False: the caller is to ask again."""
+        if self.held(request.vtl, request.vps):
+            return False
         stack_pointer: int = self._processors[vp].vcpu.run.regs.rsp
         with self._changed:
             call = self._pending.pop(vp, None)
@@ -102,12 +106,12 @@ class VpTlbs:
         """Drop all translations of `vp`, on its thread. Errors: `KvmError`."""
         target = self._targets[vp]
         wanted = target.wanted  # asked for before this flush begins
-        vcpu = self._processors[vp].vcpu
-        sregs = vcpu.get_sregs()
-        sregs.cr4 ^= _CR4_PGE
-        vcpu.set_sregs(sregs)
-        sregs.cr4 ^= _CR4_PGE
-        vcpu.set_sregs(sregs)
+        for vcpu in self._processors[vp].all_vcpus:
+            sregs = vcpu.get_sregs()
+            sregs.cr4 ^= _CR4_PGE
+            vcpu.set_sregs(sregs)
+            sregs.cr4 ^= _CR4_PGE
+            vcpu.set_sregs(sregs)
         with self._changed:
             target.done = max(target.done, wanted)
             self._changed.notify_all()

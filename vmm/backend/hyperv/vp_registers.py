@@ -45,7 +45,7 @@ from vmm.hv.inputs import (
 from vmm.hv.registers import HvRegisterName
 from vmm.hv.status import HvStatus
 from vmm.hvcalls.register_values import Widths, settled
-from vmm.hvmsr.state import HvState
+from vmm.hvmsr.state import HvOffer, HvState
 from vmm.hypercall.call import AGAIN, DONE, CallInput, Reply, failed
 from vmm.hypercall.outside import HypercallContext
 
@@ -164,6 +164,15 @@ class RegisterError(Exception):
         self.status = status
 
 
+def constants(offer: HvOffer, leaves: Mapping[int, int]) -> dict[int, int]:
+    """Registers that never change: CPUID leaves (EAX, EBX, ECX, EDX as one number, EAX lowest) and frequencies."""
+    found = {register: leaves.get(int(leaf), 0) for register, leaf in _CPUID.items()}
+    if offer.features.FrequencyRegsAvailable:
+        found[int(_N.HvRegisterProcessorClockFrequency)] = offer.tsc_hz
+        found[int(_N.HvRegisterInterruptClockFrequency)] = offer.apic_hz
+    return found
+
+
 class RegisterCalls:
     """The handlers. Thread-safe; see the package for threads."""
 
@@ -182,14 +191,11 @@ class RegisterCalls:
         self._widths = widths
         self._getters: dict[int, _Get] = {}
         self._setters: dict[int, _Set] = {}
-        constants = {register: leaves.get(int(leaf), 0) for register, leaf in _CPUID.items()}
-        if state.offer.features.FrequencyRegsAvailable:
-            constants[int(_N.HvRegisterProcessorClockFrequency)] = state.offer.tsc_hz
-            constants[int(_N.HvRegisterInterruptClockFrequency)] = state.offer.apic_hz
+        known = constants(state.offer, leaves)
         missing = tuple(start for starts in NOT_OFFERED.values() for start in starts)
         for name in _N:
             if not name.name.startswith(missing):
-                self._add(name, constants.get(int(name)))
+                self._add(name, known.get(int(name)))
 
     def _add(self, name: HvRegisterName, constant: int | None) -> None:
         register = int(name)

@@ -10,6 +10,8 @@ from vmm.backend.vsm import readiness
 from vmm.outside import Clock
 
 _MSR_TSC_DEADLINE = 0x6E0
+TSC_UNKNOWN_NS = 1_000_000
+"""A VTL that is entered too early finds nothing to do and returns."""
 
 
 class ApicTimer:
@@ -25,10 +27,12 @@ class ApicTimer:
         kick: Callable[[], None],
         *,
         bus_cycle_ns: int,
-        read_tsc: Callable[[Vcpu], int],
+        read_tsc: Callable[[], int] | None,
         tsc_khz: int,
     ) -> None:
-        """kick: brings the VP's thread out of the guest. read_tsc: the guest's TSC on a vCPU, now."""
+        """kick: brings the VP's thread out of the guest. read_tsc: the guest's TSC now, None where it is not known:
+        then a TSC deadline counts as reached `TSC_UNKNOWN_NS` after the vCPU stopped.
+        """
         self._vcpu = vcpu
         self._clock = clock
         self._bus_cycle_ns = bus_cycle_ns
@@ -65,5 +69,7 @@ class ApicTimer:
         deadline = tsc = 0
         if readiness.by_deadline(lapic):
             deadline = self._vcpu.get_msrs([_MSR_TSC_DEADLINE])[0][1]
-            tsc = self._read_tsc(self._vcpu)
+            if self._read_tsc is None:
+                return TSC_UNKNOWN_NS if deadline and readiness.timer_vector(lapic) is not None else None
+            tsc = self._read_tsc()
         return readiness.timer_left_ns(lapic, self._bus_cycle_ns, deadline, tsc, self._tsc_khz)

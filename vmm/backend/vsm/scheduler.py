@@ -14,7 +14,6 @@ for, and no two of them run at once. Others only `kick` the VP; the thread then 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from kvmapi import Vcpu
@@ -50,17 +49,14 @@ class VtlVcpu(NamedTuple):
 class Around(Protocol):
     """What the scheduler of a VP needs beside its vCPUs."""
 
-    def request_interrupt(self, vp: int, vtl: int, vector: int, auto_eoi: bool) -> None:
-        """A fixed, edge-triggered interrupt for a local APIC."""
+    def raise_vina(self, vp: int, vtl: int, vector: int, auto_eoi: bool) -> None:
+        """A fixed, edge-triggered interrupt for the local APIC of `vtl`, which is about to run."""
 
     def store_return_registers(self, vp: int, vtl: int, rax: int, rcx: int) -> None:
         """Into the VP assist page of `vtl`."""
 
-    def entered(self, vp: int, vtl: int) -> None:
-        """The VP runs `vtl` from now on: it may send IPIs to that VTL of other VPs."""
-
-    def left(self, vp: int, vtl: int) -> None:
-        """The VP no longer runs `vtl`."""
+    def runs(self, vp: int, vtl: int, vcpu: Vcpu) -> None:
+        """The VP runs `vtl` from now on."""
 
 
 class VpScheduler:
@@ -83,7 +79,7 @@ class VpScheduler:
 
     def add(self, vtl: VtlVcpu) -> None:
         """A VTL that has just been made; it does not run by this."""
-        self.vtls[vtl.vtl] = vtl
+        self.vtls = {**self.vtls, vtl.vtl: vtl}  # its VP may be reading it
         self._processor.add_vcpu(vtl.vcpu)
 
     def drop_all(self) -> list[VtlVcpu]:
@@ -120,7 +116,7 @@ class VpScheduler:
                 case SwitchVtl():
                     self._carry_out(step)
                 case RaiseVina(vtl=vtl, vector=vector, auto_eoi=auto_eoi):
-                    self._around.request_interrupt(vp.index, vtl, vector, auto_eoi)
+                    self._around.raise_vina(vp.index, vtl, vector, auto_eoi)
                 case WaitForTlbLock():
                     self._processor.held = True
                     return
@@ -154,7 +150,6 @@ class VpScheduler:
     def _carry_out(self, switch: SwitchVtl) -> None:
         source, target = self.vtls[switch.source], self.vtls[switch.target]
         index = self.vp.index
-        self._around.left(index, switch.source)
         if switch.store_registers:
             regs = source.vcpu.run.regs
             self._around.store_return_registers(index, switch.target, regs.rax, regs.rcx)
@@ -165,7 +160,7 @@ class VpScheduler:
         source.timer.stopped()
         target.timer.runs()
         self._processor.run_vtl(target.vcpu, target.handlers, target.emulator)
-        self._around.entered(index, switch.target)
+        self._around.runs(index, switch.target, target.vcpu)
         cause = switch.reason.value
         self.switches[cause] = self.switches.get(cause, 0) + 1
 
@@ -179,6 +174,3 @@ def _load(regs: x86.kvm_regs, values: ReturnRegisters) -> None:
 def _nmi_pending(vcpu: Vcpu) -> bool:
     events = vcpu.get_vcpu_events()
     return bool(events.nmi.pending or events.nmi.injected)
-
-
-WakeVp = Callable[[int], None]

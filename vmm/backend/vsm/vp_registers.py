@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The processor registers of a VP, of any of its VTLs (`vmm.vsm.outside.VpRegisters`), on the VP's own thread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from kvmapi import KvmError, Vcpu
+from vmm.backend.hyperv import apic_registers, event_registers, fpu_registers, register_access
+from vmm.backend.hyperv.register_access import Read, RegisterValueError, Write
+from vmm.backend.vsm.scheduler import VtlVcpu
+from vmm.hv.status import HvStatus
+
+HARDWARE: Final[dict[int, tuple[Read, Write | None]]] = (
+    register_access.ACCESSORS | fpu_registers.ACCESSORS | event_registers.ACCESSORS | apic_registers.ACCESSORS
+)
+
+
+class OwnRegisters:
+    """One VP between two entries into the guest."""
+
+    def __init__(self, vtls: Mapping[int, VtlVcpu], running: Vcpu) -> None:
+        """running: the vCPU whose exit is being handled, whose registers in kvm_run are valid."""
+        self._vtls = vtls
+        self._fresh = {running}
+
+    def read(self, vtl: int, register: int) -> int | None:
+        """See `vmm.vsm.outside.VpRegisters`."""
+        read, _ = HARDWARE.get(register, (None, None))
+        if read is None:
+            return None
+        try:
+            return read(self._vcpu(vtl))
+        except KvmError:  # an MSR that this processor model does not have
+            return None
+
+    def write(self, vtl: int, register: int, value: int) -> HvStatus:
+        """See `vmm.vsm.outside.VpRegisters`."""
+        read, write = HARDWARE.get(register, (None, None))
+        if write is None:
+            return HvStatus.INVALID_PARAMETER
+        vcpu = self._vcpu(vtl)
+        try:
+            write(vcpu, value)
+        except RegisterValueError:
+            return HvStatus.INVALID_REGISTER_VALUE
+        except KvmError:  # KVM checks what the processor would check
+            there = read is None or self.read(vtl, register) is not None
+            return HvStatus.INVALID_REGISTER_VALUE if there else HvStatus.INVALID_PARAMETER
+        return HvStatus.SUCCESS
+
+    def _vcpu(self, vtl: int) -> Vcpu:
+        vcpu = self._vtls[vtl].vcpu
+        if vcpu not in self._fresh:
+            # A vCPU that has not run since it was given its registers may have older ones in kvm_run.
+            register_access.refresh(vcpu)
+            self._fresh.add(vcpu)
+        return vcpu

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Vtls`: the VTLs of one machine on KVM: their VMs, the vCPUs of each VP, and who runs.
+
+It is what `vmm.vsm.partition` asks of a backend (`vmm.vsm.outside.VsmServices`) and what each VP's scheduler needs
+(`scheduler.Around`).
+
+Life: made with VTL0's vCPUs, VPs not started; `reset` with all VPs frozen; `close` when no VP runs any more.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from kvmapi import KvmError, Vcpu, Vm
+from kvmapi.uapi import kvm as k
+from vmm.backend.emulation.emulator import Emulator
+from vmm.backend.hyperv import page_code, starts
+from vmm.backend.hyperv.caller import Caller
+from vmm.backend.hyperv.errands import Errands
+from vmm.backend.hyperv.local_apic import KvmLocalApic, msi_address, signal
+from vmm.backend.partition import VtlVm
+from vmm.backend.vp import VirtualProcessor
+from vmm.backend.vsm.apic_timer import ApicTimer
+from vmm.backend.vsm.ipi_watch import IpiWatch
+from vmm.backend.vsm.scheduler import VpScheduler, VtlVcpu
+from vmm.backend.vsm.shared_state import SharedState
+from vmm.backend.vsm.vp_registers import OwnRegisters
+from vmm.hv.register_bits import HV_REGISTER_VSM_CODE_PAGE_OFFSETS
+from vmm.hv.status import HvStatus
+from vmm.hv.vp_context import HV_INITIAL_VP_CONTEXT
+from vmm.hvmsr.outside import LocalApic
+from vmm.hvmsr.state import HvState, HvVpState
+from vmm.hypercall.call import AGAIN, Reply
+from vmm.outside import Clock, GuestMemory
+from vmm.vsm.offer import VsmOffer
+from vmm.vsm.outside import AssistPage, SyntheticMsrs, VpRegisters
+from vmm.vsm.partition import VsmPartition
+
+VTL0: Final = 0
+_SPIV: Final = 0xF0
+_SPIV_ENABLED: Final = 1 << 8
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the VTLs are built from.
+
+    make_vm: a further VTL's KVM VM over the same memory, with local APICs only. add_vcpu: the vCPU of a VP in it, as
+    the machine's others are. connect: the Hyper-V state and hypercalls of a VTL on a VP. use_caller: hypercalls of a
+    VP come to this caller from now on. read_tsc: the guest's TSC, None where it cannot be known.
+    """
+
+    processors: Sequence[VirtualProcessor]
+    apic_ids: Sequence[int]
+    memory: GuestMemory
+    clock: Clock
+    state: HvState
+    errands: Errands
+    constants: Mapping[int, int]
+    make_vm: Callable[[int], VtlVm]
+    add_vcpu: Callable[[VtlVm, int], Vcpu]
+    connect: Callable[[VirtualProcessor, int, Vcpu], Caller]
+    use_caller: Callable[[Caller], None]
+    read_tsc: Callable[[], int] | None
+    tsc_khz: int
+    has_xcr0: bool
+    bus_cycle_ns: int
+
+
+class Vtls:
+    """See the module. Thread-safe where it does not say whose thread it is."""
+
+    def __init__(self, parts: Parts, offer: VsmOffer) -> None:
+        """The Hyper-V state of VTL0 is there. `attach` follows."""
+        self._parts = parts
+        self._offer = offer
+        self._lock = threading.Lock()
+        self._vms: dict[int, VtlVm] = {}
+        self._callers: dict[Vcpu, Caller] = {}
+        self._addresses = [msi_address(apic_id) for apic_id in parts.apic_ids]
+        self.partition = VsmPartition(len(parts.processors), offer, self)
+        self._watch = IpiWatch(self.partition.vps, [each.kick for each in parts.processors], parts.clock)
+        self.schedulers: list[VpScheduler] = []
+
+    def attach(self, callers: Sequence[Caller]) -> None:
+        """callers: VTL0's, by VP. Before the VPs start."""
+        parts = self._parts
+        self._callers = {caller.vcpu: caller for caller in callers}
+        self.schedulers = [
+            VpScheduler(
+                processor,
+                self.partition.vps[processor.index],
+                SharedState(dr6_shared=self._offer.dr6_shared, has_xcr0=parts.has_xcr0),
+                VtlVcpu(
+                    VTL0,
+                    caller.vcpu,
+                    processor.handlers,
+                    processor.emulator,
+                    self._timer(processor, caller.vcpu),
+                ),
+                self,
+            )
+            for processor, caller in zip(parts.processors, callers, strict=True)
+        ]
+        for caller in callers:
+            caller.on_switch = self.schedulers[caller.vp].switch
+
+    def _timer(self, processor: VirtualProcessor, vcpu: Vcpu) -> ApicTimer:
+        parts = self._parts
+        return ApicTimer(
+            vcpu,
+            parts.clock,
+            processor.kick,
+            bus_cycle_ns=parts.bus_cycle_ns,
+            read_tsc=parts.read_tsc,
+            tsc_khz=parts.tsc_khz,
+        )
+
+    def reset(self) -> bool:
+        """Only VTL0 is left. All VPs are frozen. True: guest memory is to be zeroed."""
+        plan = self.partition.reset()
+        for scheduler in self.schedulers:
+            for dropped in scheduler.drop_all():
+                self._callers.pop(dropped.vcpu, None)
+            processor = self._parts.processors[scheduler.vp.index]
+            self._parts.use_caller(self._callers[processor.vcpu])
+        self._watch.reset()
+        vms, self._vms = self._vms, {}
+        for vm in vms.values():
+            vm.close()
+        return plan.zero_memory
+
+    def close(self) -> None:
+        """Close the VMs of VTLs above 0. No VP runs any more. Idempotent."""
+        vms, self._vms = self._vms, {}
+        for vm in vms.values():
+            vm.close()
+
+    def vm(self, vtl: int) -> Vm | None:
+        """The KVM VM of a VTL above 0, None while no VP has it."""
+        found = self._vms.get(vtl)
+        return None if found is None else found.vm
+
+    def attend(self, vp: int) -> None:
+        """On the VP's thread, on its way into the guest: see to it that the right VTL runs."""
+        self.schedulers[vp].attend()
+
+    # ---- vmm.vsm.outside.VsmServices -----------------------------------------------------------------
+
+    def add_vtl(self, vp: int, vtl: int, context: HV_INITIAL_VP_CONTEXT) -> int:
+        """See there. The partition's lock is held."""
+        parts = self._parts
+        processor = parts.processors[vp]
+        try:
+            with self._lock:
+                vm = self._vms.get(vtl)
+                if vm is None:
+                    vm = self._vms[vtl] = parts.make_vm(vtl)
+                vcpu = next((each for each in vm.vcpus if each.vcpu_id == parts.apic_ids[vp]), None)
+                if vcpu is None:
+                    vcpu = parts.add_vcpu(vm, vp)
+            starts.load(vcpu, context)
+            _enable_apic(vcpu)
+            vcpu.set_mp_state(k.KVM_MP_STATE_RUNNABLE)
+        except KvmError:
+            return HvStatus.INVALID_REGISTER_VALUE
+        caller = parts.connect(processor, vtl, vcpu)
+        caller.on_switch = self.schedulers[vp].switch
+        self._callers[vcpu] = caller
+        self.schedulers[vp].add(
+            VtlVcpu(
+                vtl,
+                vcpu,
+                caller.handlers,
+                Emulator(vcpu, parts.memory),
+                self._timer(processor, vcpu),
+            )
+        )
+        return HvStatus.SUCCESS
+
+    def start_vtl(self, caller_vp: int, vp: int, vtl: int, context: HV_INITIAL_VP_CONTEXT) -> int:
+        """See there."""
+        vcpu = self.schedulers[vp].vtls[vtl].vcpu
+        begin = starts.begin if vtl == VTL0 else _begin_anew
+        status = self._parts.errands.ask(caller_vp, vp, ("start", vtl, context), lambda: begin(vcpu, context))
+        return AGAIN if status is None else int(status)
+
+    def assist_page(self, vp: int, vtl: int) -> AssistPage:
+        """See there."""
+        return self._state(vp, vtl).vp_assist
+
+    def synthetic_msrs(self, vp: int, vtl: int) -> SyntheticMsrs:
+        """See there."""
+        return self._state(vp, vtl).msrs
+
+    def _state(self, vp: int, vtl: int) -> HvVpState:
+        found = self._parts.state.vp(vp, vtl)
+        assert found is not None  # `connect` has made it
+        return found
+
+    def code_page_offsets(self, vtl: int, bits_64: bool) -> int:
+        """See there."""
+        return int(
+            HV_REGISTER_VSM_CODE_PAGE_OFFSETS.make(
+                VtlCallOffset=page_code.VTL_CALL_64 if bits_64 else page_code.VTL_CALL_32,
+                VtlReturnOffset=page_code.VTL_RETURN_64 if bits_64 else page_code.VTL_RETURN_32,
+            )
+        )
+
+    def constant_register(self, register: int) -> int | None:
+        """See there."""
+        return self._parts.constants.get(register)
+
+    def visit(
+        self, caller_vp: int, vp: int, request: Hashable, work: Callable[[VpRegisters], Reply]
+    ) -> Reply | None:
+        """See there."""
+        scheduler, processor = self.schedulers[vp], self._parts.processors[vp]
+
+        def on_its_thread() -> Reply:
+            return work(OwnRegisters(scheduler.vtls, processor.vcpu))
+
+        return self._parts.errands.ask(caller_vp, vp, request, on_its_thread)
+
+    def wake(self, vp: int) -> None:
+        """See there."""
+        self._parts.processors[vp].kick()
+
+    # ---- vmm.backend.hyperv.services.HigherVtls ------------------------------------------------------
+
+    def vp_mask(self, vtl: int) -> int:
+        """See there."""
+        return self.partition.vp_mask(vtl)
+
+    def request_interrupt(self, vp: int, vtl: int, vector: int) -> bool:
+        """A fixed, edge-triggered interrupt for a VTL above 0. False: no local APIC takes it."""
+        vm = self.vm(vtl)
+        if vm is None or not signal(vm, self._addresses[vp], vector):
+            return False
+        self._parts.processors[vp].kick()
+        return True
+
+    def local_apic(self, vp: int, vtl: int) -> LocalApic:
+        """See there."""
+        vm = self._vms[vtl]
+        vcpu = next(each for each in vm.vcpus if each.vcpu_id == self._parts.apic_ids[vp])
+        return KvmLocalApic(vm.vm, vcpu, self._parts.apic_ids)
+
+    # ---- scheduler.Around ----------------------------------------------------------------------------
+
+    def raise_vina(self, vp: int, vtl: int, vector: int, auto_eoi: bool) -> None:
+        """See there. The VP is outside the guest and runs `vtl` next."""
+        vm = self.vm(vtl)
+        if vm is not None:
+            signal(vm, self._addresses[vp], vector)
+
+    def store_return_registers(self, vp: int, vtl: int, rax: int, rcx: int) -> None:
+        """See there."""
+        self._state(vp, vtl).vp_assist.set_return_registers(rax, rcx)
+
+    def runs(self, vp: int, vtl: int, vcpu: Vcpu) -> None:
+        """See there."""
+        self._parts.use_caller(self._callers[vcpu])
+        self._watch.runs(vp, vtl)
+
+
+def _enable_apic(vcpu: Vcpu) -> None:
+    lapic = vcpu.get_lapic()
+    lapic.regs[_SPIV + 1] |= _SPIV_ENABLED >> 8
+    vcpu.set_lapic(lapic)
+
+
+def _begin_anew(vcpu: Vcpu, context: HV_INITIAL_VP_CONTEXT) -> HvStatus:
+    try:
+        starts.load(vcpu, context)
+    except KvmError:
+        return HvStatus.INVALID_REGISTER_VALUE
+    return HvStatus.SUCCESS
