@@ -13,9 +13,9 @@ import threading
 import pytest
 
 from kvmapi import Vm
-from kvmapi.exit_types import HltExit
 from kvmapi.uapi.vsm import KVM_X86_VSM_INACTIVE_VTL
-from tests.kernel.guest import ACCESSES, DATA, KICK, PAGE
+from tests.kernel.guest import DATA, KICK, PAGE
+from tests.kernel.hypercall_guest import DONE
 from tests.kernel.test_inactive_vtl import IF, INACTIVE, QUIET_SECONDS, RUNNABLE, InactiveVtl
 from tests.kernel.userfault import HeldPages
 
@@ -26,9 +26,12 @@ pytestmark = [
 ]
 
 
+READ_AND_TELL = b"\x8a\x07" + bytes([0xE6, DONE])  # mov al, [rdi]; out DONE, al
+
+
 def access_missing_page(guest: InactiveVtl) -> None:
     """Let the guest read DATA, which KVM then fetches in the background, and take it out of KVM_RUN."""
-    guest.start(ACCESSES["read"], rdi=DATA, rflags=2 | IF)
+    guest.start(READ_AND_TELL, rdi=DATA, rflags=2 | IF)
     thread = threading.get_ident()
 
     def kick() -> None:
@@ -64,4 +67,4 @@ def test_the_access_goes_on_once_the_vtl_runs(vm: Vm) -> None:
         assert guest.woken()
         guest.vcpu.set_mp_state(RUNNABLE)
 
-        assert isinstance(guest.exit(), HltExit)
+        assert guest.port(guest.exit()) == DONE
