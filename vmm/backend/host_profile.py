@@ -165,7 +165,7 @@ _MET_BY_KERNEL: dict[str, Callable[[HostProfile], bool]] = {
 }
 _STRATEGIES = {
     "hypercall": {
-        True: "VMCALL/VMMCALL exits to the VMM",
+        True: "VMCALL/VMMCALL can exit to the VMM; a port write where a call would be lost",
         False: "the hypercall page is the VMM's: it writes a port, which exits",
     },
     "hyperv_msrs": {

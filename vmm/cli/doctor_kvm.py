@@ -181,7 +181,7 @@ def _hyperv(host: HostProfile) -> Finding:
             "guests cannot be given the Hyper-V interface",
             "use Linux 5.10 or later",
         )
-    calls = "exit from VMCALL" if host.vsm else "go through a port of the hypercall page"
+    calls = "can exit from VMCALL" if host.vsm else "go through a port of the hypercall page"
     meaning = f"Hyper-V interface possible; hypercalls {calls}"
     return Finding("hyperv", Severity.OK, "MSR filter and user-space MSRs", meaning)
 
