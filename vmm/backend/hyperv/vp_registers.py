@@ -205,7 +205,7 @@ class RegisterCalls:
             self._getters[register] = lambda vp, vtl, vcpu: constant
         elif msr in SYNTHETIC:
             if name.access.readable:
-                self._getters[register] = lambda vp, vtl, vcpu: self._read_msr(vp, vtl, msr)
+                self._getters[register] = _msr_getter(self._state, msr)
             if name.access.writable:
                 self._setters[register] = lambda vp, vtl, vcpu, value: self._write_msr(vp, vtl, msr, value)
         if read is not None and name.access.readable:
@@ -227,9 +227,9 @@ class RegisterCalls:
 
     def get(self, context: RegisterOwner, call: CallInput[HV_INPUT_GET_VP_REGISTERS, int]) -> Reply:
         """Values of registers, up to the first that cannot be had."""
-        header, names = call.header, call.elements
-        vtl = header.InputVtl & _VTL
-        refused, vp = self._target(context, header, vtl)
+        (partition, vp, input_vtl, _), names, _ = call
+        vtl = input_vtl & _VTL
+        refused, vp = self._target(context, partition, vp, vtl)
         if refused:
             return failed(refused)
         if vp == context.vp:
@@ -241,9 +241,9 @@ class RegisterCalls:
 
     def set(self, context: RegisterOwner, call: CallInput[HV_INPUT_SET_VP_REGISTERS, Any]) -> Reply:
         """Write registers, up to the first that refuses its value."""
-        header, elements = call.header, call.elements
-        vtl = header.InputVtl & _VTL
-        refused, vp = self._target(context, header, vtl)
+        (partition, vp, input_vtl, _), elements, _ = call
+        vtl = input_vtl & _VTL
+        refused, vp = self._target(context, partition, vp, vtl)
         if refused:
             return failed(refused)
         if vp == context.vp:
@@ -269,11 +269,12 @@ class RegisterCalls:
             return failed(HvStatus.INVALID_PARAMETER)
         return DONE
 
-    def _target(self, context: RegisterOwner, header: Any, vtl: int) -> tuple[HvStatus | None, int]:
+    def _target(
+        self, context: RegisterOwner, partition: int, vp: int, vtl: int
+    ) -> tuple[HvStatus | None, int]:
         """The VP that is meant, and why not."""
-        if header.PartitionId != HV_PARTITION_ID_SELF:
+        if partition != HV_PARTITION_ID_SELF:
             return HvStatus.INVALID_PARTITION_ID, 0
-        vp: int = header.VpIndex
         if vp == HV_VP_INDEX_SELF:
             vp = context.vp
         elif vp >= len(self._processors):
@@ -321,17 +322,24 @@ class RegisterCalls:
             return failed(error.status, done)
         return _SUCCESS, done, None
 
-    def _read_msr(self, vp: int, vtl: int, msr: int) -> int:
-        value = self._state.read_msr(vp, vtl, msr)
-        if value is None:
-            raise RegisterError(HvStatus.ACCESS_DENIED)
-        return value
-
     def _write_msr(self, vp: int, vtl: int, msr: int, value: int) -> None:
         if not self._state.write_msr(vp, vtl, msr, value):
             state = self._state.vp(vp, vtl)
             known = state is not None and msr in state.msrs.writers
             raise RegisterError(HvStatus.INVALID_REGISTER_VALUE if known else HvStatus.ACCESS_DENIED)
+
+
+def _msr_getter(state: HvState, msr: int) -> _Get:
+    find = state.vp
+
+    def get(vp: int, vtl: int, vcpu: Vcpu) -> int:
+        found = find(vp, vtl)
+        read = None if found is None else found.msrs.readers.get(msr)
+        if read is None:
+            raise RegisterError(HvStatus.ACCESS_DENIED)
+        return read()
+
+    return get
 
 
 def _getter(read: Read) -> _Get:
