@@ -163,6 +163,7 @@ struct cpu {
     uint32_t apic_id;
     bool online;
     bool x2apic; /* the mode of its APIC */
+    volatile uint64_t interrupts; /* and exceptions taken */
     cpu_function function; /* what smp.c asked this processor to run, or NULL */
     void *argument;
     struct fault fault;

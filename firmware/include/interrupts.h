@@ -35,6 +35,10 @@ void interrupts_init(void);
 void interrupt_set_handler(uint8_t vector, interrupt_handler handler);
 void interrupt_set_handler_of(unsigned vtl, uint8_t vector, interrupt_handler handler);
 
+/* Turns interrupts on until one has come, and off again; gives up soon. A host that emulates instructions may let a few
+ * pass between STI and the interrupt. */
+void interrupts_take(void);
+
 /* Prints the registers of `frame`. */
 void frame_print(const struct frame *frame);
 

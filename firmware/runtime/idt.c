@@ -9,6 +9,7 @@
 
 #define GATE_INTERRUPT 0x8e /* present, DPL 0, 64-bit interrupt gate */
 #define ENTRY_SIZE 16       /* interrupts.S */
+#define TAKE_INSTRUCTIONS 1000
 
 struct gate {
     uint16_t offset_low, selector;
@@ -65,6 +66,15 @@ void interrupt_set_handler_of(unsigned vtl, uint8_t vector, interrupt_handler ha
     handlers[vtl][vector] = handler;
 }
 
+void interrupts_take(void)
+{
+    uint64_t before = this_cpu()->interrupts;
+    interrupts_on();
+    for (unsigned i = 0; i < TAKE_INSTRUCTIONS && this_cpu()->interrupts == before; i++)
+        asm volatile("nop" : : : "memory");
+    interrupts_off();
+}
+
 void frame_print(const struct frame *f)
 {
     printf("rip=%016lx rflags=%08lx cs=%04lx ss=%04lx error_code=%04lx\n", f->rip, f->rflags, f->cs, f->ss,
@@ -113,6 +123,7 @@ static bool guarded(struct frame *frame)
 
 void interrupt_dispatch(struct frame *frame)
 {
+    this_cpu()->interrupts++;
     interrupt_handler handler = handlers[this_cpu()->vtl][frame->vector];
     if (handler)
         handler(frame);

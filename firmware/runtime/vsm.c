@@ -330,7 +330,7 @@ void vtl1_entered(struct vtl_frame *frame)
         if (interrupted_handler)
             interrupted_handler(self, frame);
         else
-            asm volatile("sti; nop; cli" : : : "memory");
+            interrupts_take();
     } else if (reason == ENTRY_CALL) {
         if (frame->rdi == SERVICE_RUN)
             frame->rax = ((vtl1_function)frame->rsi)((void *)frame->rdx);
