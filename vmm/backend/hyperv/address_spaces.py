@@ -9,20 +9,19 @@ Implements: VP-023
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
+from kvmapi import Vcpu
 from vmm.backend.emulation import registers as r
 from vmm.backend.emulation.page_walk import Access, Denial, Paging, Refusal, Translation, walk
 from vmm.backend.emulation.processor import Cpuid, Processor
 from vmm.backend.hyperv.errands import Errands
-from vmm.backend.vp import VirtualProcessor
 from vmm.hv.constants import HV_PAGE_SHIFT, HV_PAGE_SIZE
 from vmm.hv.memory_bits import HvTranslateGvaResultCode as Code
 from vmm.hv.messages import HvCacheType
 from vmm.hvcalls.translate import GvaAccess, GvaTranslation
-from vmm.hvmsr.state import HvState
+from vmm.hvmsr.state import VTL0, HvState
 from vmm.outside import GuestMemory, GuestMemoryError
 
 _MSR_PAT: Final = 0x277
@@ -37,13 +36,22 @@ _CODES: Final = {
 }
 
 
+class VtlVcpus(Protocol):
+    """The vCPUs of each VTL of each VP, and who holds their TLB flushes back."""
+
+    def vcpu(self, vp: int, vtl: int) -> Vcpu:
+        """The vCPU of `vtl`, which the VP has."""
+
+    def inhibit_flushes(self, caller: int, caller_vtl: int, vp: int, vtl: int) -> bool:
+        """See `vmm.hvcalls.translate.AddressSpaces`."""
+
+
 class VpAddressSpaces:
     """A machine's. Thread-safe; see the package for threads."""
 
-    def __init__(
-        self, processors: Sequence[VirtualProcessor], errands: Errands, memory: GuestMemory, state: HvState
-    ) -> None:
-        self._processors = processors
+    def __init__(self, vcpus: VtlVcpus, errands: Errands, memory: GuestMemory, state: HvState) -> None:
+        self.inhibit_flushes = vcpus.inhibit_flushes
+        self._vcpu = vcpus.vcpu
         self._errands = errands
         self._memory = memory
         self._state = state
@@ -51,24 +59,20 @@ class VpAddressSpaces:
 
     def has_vp(self, vp: int) -> bool:
         """Whether a VP has this index."""
-        return vp < len(self._processors)
+        return self._state.vp(vp, VTL0) is not None
 
     def has_vtl(self, vp: int, vtl: int) -> bool:
         """Whether `vtl` is enabled on the VP."""
         return self._state.vp(vp, vtl) is not None
 
-    def inhibit_flushes(self, caller: int, caller_vtl: int, vp: int, vtl: int) -> bool:
-        """False: with VTL0 alone there is no lower VTL whose flushes could be held."""
-        return False
-
     def translate(self, caller: int, vp: int, vtl: int, gva: int, access: GvaAccess) -> GvaTranslation | None:
-        """Walk the tables of `vp`. Errors: `KvmError`."""
+        """Walk the tables of `vtl` on `vp`. Errors: `KvmError`."""
         return self._errands.ask(
             caller, vp, ("translate", vtl, gva, access), lambda: self._translate(vp, vtl, gva, access)
         )
 
     def _translate(self, vp: int, vtl: int, gva: int, access: GvaAccess) -> GvaTranslation:
-        vcpu = self._processors[vp].vcpu
+        vcpu = self._vcpu(vp, vtl)
         if self._cpuid is None:
             self._cpuid = Cpuid(vcpu.get_cpuid2())  # the same on all VPs in what is asked for
         cpu = Processor(vcpu, self._memory, self._cpuid)

@@ -175,7 +175,9 @@ class HypervInterface:
         vps, widths = machine.processors, Widths(physical=offer.msrs.gpa_bits)
         registers = RegisterCalls(state, by_leaf, vps, errands, widths)
         starts = StartCalls(VpStarts(vps, errands, state), widths)
-        translations = TranslateCalls(VpAddressSpaces(vps, errands, machine.memory, state))
+        translations = TranslateCalls(
+            VpAddressSpaces(self.vtls or OnlyVtl0(vps), errands, machine.memory, state)
+        )
         known: dict[int, Callable[..., object]] = {
             **handlers(state.connections, state.find_synic, self.services, self._tlbs),
             HypercallCode.HvCallGetVpRegisters: registers.get,
@@ -334,6 +336,21 @@ class HypercallPort:
                 self._by_thread[get_ident()] = caller.hypercall
                 return caller.hypercall
         raise RuntimeError("a write to the hypercall port came on a thread that is no VP's")
+
+
+class OnlyVtl0:
+    """The vCPUs of a machine without further VTLs (`vmm.backend.hyperv.address_spaces.VtlVcpus`)."""
+
+    def __init__(self, processors: Sequence[VirtualProcessor]) -> None:
+        self._processors = processors
+
+    def vcpu(self, vp: int, vtl: int) -> Vcpu:
+        """VTL0's."""
+        return self._processors[vp].vcpu
+
+    def inhibit_flushes(self, caller: int, caller_vtl: int, vp: int, vtl: int) -> bool:
+        """False: there is no lower VTL whose flushes could be held."""
+        return False
 
 
 class AfterKick:

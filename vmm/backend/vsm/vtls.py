@@ -38,6 +38,7 @@ from vmm.outside import Clock, GuestMemory
 from vmm.vsm.offer import VsmOffer
 from vmm.vsm.outside import AssistPage, SyntheticMsrs, VpRegisters
 from vmm.vsm.partition import VsmPartition
+from vmm.vsm.vtl import TLB_LOCKED
 
 VTL0: Final = 0
 _SPIV: Final = 0xF0
@@ -248,6 +249,23 @@ class Vtls:
         vm = self._vms[vtl]
         vcpu = next(each for each in vm.vcpus if each.vcpu_id == self._parts.apic_ids[vp])
         return KvmLocalApic(vm.vm, vcpu, self._parts.apic_ids)
+
+    # ---- vmm.backend.hyperv.address_spaces.VtlVcpus ---------------------------------------------------
+
+    def vcpu(self, vp: int, vtl: int) -> Vcpu:
+        """The vCPU of a VTL that the VP has."""
+        return self.schedulers[vp].vtls[vtl].vcpu
+
+    def inhibit_flushes(self, caller: int, caller_vtl: int, vp: int, vtl: int) -> bool:
+        """Take the TLB lock of a lower VTL of the caller's own VP, until the caller's VTL returns (VSM-141).
+
+        False for another VP: it may never return from the caller's VTL, and nothing would free the lock.
+        """
+        if vp != caller:
+            return False
+        config = self.partition.vps[vp].vtls[caller_vtl].secure_config.get(vtl, 0)
+        self.partition.tlb_locks.configure(vp, caller_vtl, vtl, config | TLB_LOCKED)
+        return True
 
     # ---- scheduler.Around ----------------------------------------------------------------------------
 

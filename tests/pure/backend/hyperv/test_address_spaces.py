@@ -8,9 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from kvmapi import Vcpu
 from tests.pure.backend.hyperv.test_caller import INPUT, OUTPUT, PAGE_GPA, SELF_PARTITION, SELF_VP, Rig, a_rig
+from vmm.backend.hyperv.address_spaces import VpAddressSpaces
 from vmm.hv.call_codes import HypercallCode as Code
 from vmm.hv.memory_bits import HvTranslateGvaResultCode as Result
+from vmm.hvcalls.translate import GvaAccess
 
 READ, WRITE, EXECUTE, EXEMPT, SET_BITS = 1, 2, 4, 8, 0x10
 SUPERVISOR, USER, ENFORCE_SMAP, OVERRIDE_SMAP = 0x40, 0x80, 0x100, 0x200
@@ -223,3 +226,37 @@ def test_the_ex_form_finds_the_same(rig: Rig) -> None:
 
     expected = struct.pack("<QQ32xQQ", WRITE_BACK << 32, 0, DATA >> 12, 0)
     assert rig.ram.read(OUTPUT, 80) == expected + b"\xee" * 16
+
+
+class TwoVtls:
+    """VP 0's VTL0 has the first vCPU of the rig, its VTL1 the second."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._vps = rig.vps
+
+    def vcpu(self, vp: int, vtl: int) -> Vcpu:
+        return self._vps[vtl].vcpu
+
+    def inhibit_flushes(self, caller: int, caller_vtl: int, vp: int, vtl: int) -> bool:
+        return vp == caller
+
+
+@pytest.mark.tlfs("VP-023")
+def test_each_vtl_has_its_own_tables(rig: Rig) -> None:
+    """VTL1 maps the address to another page, as a supervisor page without SMAP."""
+    other = rig.vps[1].vcpu
+    sregs = other.get_sregs()
+    sregs.cr3 = 0xA000
+    other.set_sregs(sregs)
+    rig.ram.write(0xA000, struct.pack("<Q", 0xB000 | PRESENT))
+    rig.ram.write(0xB000, struct.pack("<Q", 0xC000 | PRESENT))
+    rig.ram.write(0xC000, struct.pack("<Q", PRESENT | 1 << 7))  # a page of 2 MiB at 0
+    spaces = VpAddressSpaces(TwoVtls(rig), rig.hyperv._errands, rig.ram, rig.hyperv.state)
+    read = GvaAccess(read=True, write=False, execute=False)
+
+    vtl0 = spaces.translate(0, 0, 0, GVA_PAGE << 12, read)
+    vtl1 = spaces.translate(0, 0, 1, GVA_PAGE << 12, read)
+
+    assert vtl0 is not None and vtl1 is not None
+    assert (vtl0.gpa_page, vtl1.gpa_page) == (DATA >> 12, GVA_PAGE)
+    assert spaces.inhibit_flushes(0, 1, 0, 0)
