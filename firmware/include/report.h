@@ -13,5 +13,8 @@ void report_info(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void report_prefix_push(const char *name);
 void report_prefix_pop(void);
 
+/* How many have failed so far. */
+unsigned report_failures(void);
+
 /* Prints the summary; the exit code that fits: 0 passed, 1 something failed, 38 nothing but skips. */
 int report_summary(void);

@@ -67,6 +67,11 @@ void report_prefix_pop(void)
     prefix_count--;
 }
 
+unsigned report_failures(void)
+{
+    return failures;
+}
+
 int report_summary(void)
 {
     char line[100];
