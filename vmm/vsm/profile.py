@@ -37,6 +37,8 @@ class Rules(NamedTuple):
     intercept_has_gva: bool
     intercept_sets_rf: bool
     execute_intercept_branch_length: bool
+    overlays_seen_by_all: bool
+    overlays_refuse_writes: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +90,37 @@ ROWS: Final = (
         "guest virtual address in memory intercept messages",
         True,
         False,
-        "kut.md 3.J: a secure kernel wants it and the header has GvaValid; the test compares with 0",
+        "hyperv_vsm: a secure kernel wants it and the header has GvaValid; the test compares with 0",
     ),
     Row(
         "intercept_sets_rf",
         "RFLAGS.RF set in the intercept message's copy of RFLAGS",
         False,
         True,
-        "kut.md 3.J: VT-x exit state shown through; the message describes the state before the instruction",
+        "hyperv_vsm: VT-x exit state shown through; the message describes the state before the instruction",
     ),
     Row(
         "execute_intercept_branch_length",
         "instruction length of an execute intercept: that of the control transfer that led there",
         False,
         True,
-        "kut.md 3.J: VT-x exit state shown through; the intercepted instruction was not fetched, so 0 is true",
+        "hyperv_vsm: VT-x exit state shown through; the intercepted instruction was not fetched, so 0 is "
+        "true",
+    ),
+    Row(
+        "overlays_seen_by_all",
+        "a VTL's overlay pages seen by the other VTLs too",
+        False,
+        True,
+        "HCP-008: each VTL has its own; the first QEMU branch writes them into RAM, its test compares VTL1's TSC page "
+        "from VTL0",
+    ),
+    Row(
+        "overlays_refuse_writes",
+        "HvCallTranslateVirtualAddress with ValidateWrite of a hypercall page: an illegal overlay access (code 7)",
+        True,
+        False,
+        "VP-022, HCP-007: the page is read-only; the first QEMU branch and its test take the write for allowed",
     ),
 )
 

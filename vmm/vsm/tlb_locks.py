@@ -56,6 +56,11 @@ class TlbLocks:
                 freed = self._free(vp, owner, vtl)
         self._wake_all(freed)
 
+    def take(self, vp: int, owner: int, vtl: int) -> None:
+        """`owner` on VP `vp` takes the lock on `vtl` beside what it has configured (TlbFlushInhibit of a translation)."""
+        configured = self._vps[vp].vtls[owner].secure_config.get(vtl, 0)
+        self.configure(vp, owner, vtl, configured | TLB_LOCKED)
+
     def release(self, vp: int, owner: int) -> None:
         """A VTL return of `owner` on VP `vp`: all its locks there go, and their bits in its registers."""
         freed: list[int] = []

@@ -49,7 +49,17 @@ class VtlVcpus(Protocol):
 class VpAddressSpaces:
     """A machine's. Thread-safe; see the package for threads."""
 
-    def __init__(self, vcpus: VtlVcpus, errands: Errands, memory: GuestMemory, state: HvState) -> None:
+    def __init__(
+        self,
+        vcpus: VtlVcpus,
+        errands: Errands,
+        memory: GuestMemory,
+        state: HvState,
+        *,
+        overlays_refuse_writes: bool = True,
+    ) -> None:
+        """overlays_refuse_writes: whether a write to the hypercall page is an illegal access (`vmm.vsm.profile`)."""
+        self._overlays_refuse_writes = overlays_refuse_writes
         self.inhibit_flushes = vcpus.inhibit_flushes
         self._vcpu = vcpus.vcpu
         self._errands = errands
@@ -116,7 +126,7 @@ class VpAddressSpaces:
         """Why the VTL may not access a page as asked, None if it may."""
         overlay = self._state.overlays.at(vtl, gpa_page)
         if overlay is not None:
-            illegal = access.write and not overlay.writable
+            illegal = access.write and not overlay.writable and self._overlays_refuse_writes
             return Code.HvTranslateGvaGpaIllegalOverlayAccess if illegal else None
         try:
             self._memory.read((gpa_page << HV_PAGE_SHIFT) + HV_PAGE_SIZE - 1, 1)

@@ -47,6 +47,7 @@ from vmm.outside import Clock, GuestMemory, MachineControl
 from vmm.overlay.copying import CopyingBackend
 from vmm.overlay.pages import OverlayBackend
 from vmm.vsm import calls as vsm_calls
+from vmm.vsm.profile import rules
 
 VTL0: Final = 0
 SYNTHETIC_MSRS: Final = MsrRange(0x4000_0000, 0x200)
@@ -157,8 +158,8 @@ class HypervInterface:
         keep_msrs(machine.vm)
 
     def _mapped_overlays(self, native: NativeCode | None) -> MappedOverlays | None:
-        view = self._machine.view
-        if view is None:
+        view, vsm = self._machine.view, self._offer.vsm
+        if view is None or (vsm is not None and rules(vsm.profile).overlays_seen_by_all):
             return None
         pages = HV_NUM_VTLS_ARCHITECTURAL * (PAGES_PER_VTL + PAGES_PER_VP * len(self._machine.processors))
         return MappedOverlays({VTL0: view}, pages, native.fetch_or if native is not None else None)
@@ -176,7 +177,13 @@ class HypervInterface:
         registers = RegisterCalls(state, by_leaf, vps, errands, widths)
         starts = StartCalls(VpStarts(vps, errands, state), widths)
         translations = TranslateCalls(
-            VpAddressSpaces(self.vtls or OnlyVtl0(vps), errands, machine.memory, state)
+            VpAddressSpaces(
+                self.vtls or OnlyVtl0(vps),
+                errands,
+                machine.memory,
+                state,
+                overlays_refuse_writes=offer.vsm is None or rules(offer.vsm.profile).overlays_refuse_writes,
+            )
         )
         known: dict[int, Callable[..., object]] = {
             **handlers(state.connections, state.find_synic, self.services, self._tlbs),

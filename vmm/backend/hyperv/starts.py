@@ -23,7 +23,7 @@ from vmm.hvcalls.register_values import segment_number, table_number
 from vmm.hvmsr.state import HvState
 from vmm.hypercall.call import AGAIN
 
-_WAITING: Final = frozenset({k.KVM_MP_STATE_UNINITIALIZED, k.KVM_MP_STATE_INIT_RECEIVED})
+WAITING: Final = frozenset({k.KVM_MP_STATE_UNINITIALIZED, k.KVM_MP_STATE_INIT_RECEIVED})
 _MSR_PAT: Final = 0x277
 _SEGMENTS: Final = {
     "Cs": "cs",
@@ -69,7 +69,7 @@ class VpStarts:
 
 def begin(vcpu: Vcpu, context: HV_INITIAL_VP_CONTEXT) -> HvStatus:
     """Give a waiting vCPU its registers and let it run, on its VP's thread."""
-    if vcpu.get_mp_state() not in _WAITING:
+    if vcpu.get_mp_state() not in WAITING:
         return HvStatus.INVALID_VP_STATE
     try:
         load(vcpu, context)

@@ -38,7 +38,6 @@ from vmm.outside import Clock, GuestMemory
 from vmm.vsm.offer import VsmOffer
 from vmm.vsm.outside import AssistPage, SyntheticMsrs, VpRegisters
 from vmm.vsm.partition import VsmPartition
-from vmm.vsm.vtl import TLB_LOCKED
 
 VTL0: Final = 0
 _SPIV: Final = 0xF0
@@ -81,6 +80,8 @@ class Vtls:
         self._lock = threading.Lock()
         self._vms: dict[int, VtlVm] = {}
         self._callers: dict[Vcpu, Caller] = {}
+        self._looked = [False] * len(parts.processors)
+        """Whether a VP has looked if it was started, since it was asked to."""
         self._addresses = [msi_address(apic_id) for apic_id in parts.apic_ids]
         self.partition = VsmPartition(len(parts.processors), offer, self)
         self._watch = IpiWatch(self.partition.vps, [each.kick for each in parts.processors], parts.clock)
@@ -147,7 +148,17 @@ class Vtls:
 
     def attend(self, vp: int) -> None:
         """On the VP's thread, on its way into the guest: see to it that the right VTL runs."""
+        state = self.partition.vps[vp]
+        if not state.started and state.enabled == 1:
+            self._notice_start(vp)
         self.schedulers[vp].attend()
+
+    def _notice_start(self, vp: int) -> None:
+        """On the VP's thread: KVM starts VTL0 by INIT and SIPI itself, and tells nobody."""
+        if self._parts.processors[vp].vcpu.get_mp_state() not in starts.WAITING:
+            with self.partition.lock:
+                self.partition.vps[vp].start(VTL0)
+        self._looked[vp] = True
 
     # ---- vmm.vsm.outside.VsmServices -----------------------------------------------------------------
 
@@ -155,6 +166,12 @@ class Vtls:
         """See there. The partition's lock is held."""
         parts = self._parts
         processor = parts.processors[vp]
+        if not self.partition.vps[vp].started and not self._looked[vp]:
+            if not processor.is_current_thread():
+                processor.kick()  # it may run already: only its own thread can tell
+                return AGAIN
+            self.partition.vps[vp].start(VTL0)
+        self._looked[vp] = False
         try:
             with self._lock:
                 vm = self._vms.get(vtl)
@@ -263,8 +280,7 @@ class Vtls:
         """
         if vp != caller:
             return False
-        config = self.partition.vps[vp].vtls[caller_vtl].secure_config.get(vtl, 0)
-        self.partition.tlb_locks.configure(vp, caller_vtl, vtl, config | TLB_LOCKED)
+        self.partition.tlb_locks.take(vp, caller_vtl, vtl)
         return True
 
     # ---- scheduler.Around ----------------------------------------------------------------------------
