@@ -57,7 +57,7 @@ class TlbLocks:
         self._wake_all(freed)
 
     def take(self, vp: int, owner: int, vtl: int) -> None:
-        """`owner` on VP `vp` takes the lock on `vtl` beside what it has configured (TlbFlushInhibit of a translation)."""
+        """`owner` on VP `vp` takes the lock on `vtl`, as by its register (TlbFlushInhibit of a translation)."""
         configured = self._vps[vp].vtls[owner].secure_config.get(vtl, 0)
         self.configure(vp, owner, vtl, configured | TLB_LOCKED)
 

@@ -67,6 +67,20 @@ def test_a_return_unlocks_what_the_vp_holds() -> None:
     assert world.caller().read(VTL0) == 0
 
 
+@pytest.mark.tlfs("VP-021")
+def test_a_lock_taken_for_a_translation_goes_with_the_return() -> None:
+    """TlbFlushInhibit, as OpenVMM has it (VP-025)."""
+    world = two_vps()
+
+    world.partition.tlb_locks.take(0, 1, 0)
+
+    assert world.partition.tlb_locks.blocks(0, 0b01)
+    assert not world.partition.tlb_locks.blocks(0, 0b10)
+    assert world.caller().read(VTL0) == LOCKED
+    world.caller().vtl_return()
+    assert not world.partition.tlb_locks.blocks(0, 0b11)
+
+
 @pytest.mark.tlfs("VSM-144")
 def test_a_vp_waits_for_a_lock_on_itself_that_another_vp_set() -> None:
     world = two_vps()
