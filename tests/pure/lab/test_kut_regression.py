@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from scripts.kut_regression import differences, table
+from scripts.kut_regression import differences, replaced, table
 
 GOOD = {"name": "memory", "verdict": "PASS", "tests": 7, "failures": 0, "skipped": 1, "seconds": 9.0}
 BAD = GOOD | {"name": "msr", "verdict": "FAIL", "failures": 1, "skipped": 0}
@@ -36,3 +36,9 @@ def test_the_table_has_a_row_per_guest_and_a_column_per_kernel() -> None:
         "| memory | PASS, 7 tests, 1 skipped | PASS, 7 tests, 1 skipped |",
         "| msr | FAIL, 7 tests, 1 failed | missing |",
     ]
+
+
+def test_the_results_of_guests_that_ran_again_take_the_place_of_the_first() -> None:
+    again = BAD | {"verdict": "PASS", "failures": 0}
+
+    assert replaced([GOOD, BAD], [again]) == [GOOD, again]
