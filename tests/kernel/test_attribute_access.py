@@ -133,6 +133,7 @@ def test_a_hole_in_a_restricted_range(vm: Vm) -> None:
         assert writable == [5, 16, 17]
 
 
+@pytest.mark.original_fails("trap 1")
 def test_three_masks_side_by_side(vm: Vm) -> None:
     with Guest(vm) as guest:
         guest.restrict(DATA, NW, 3 * PAGE)
