@@ -32,7 +32,7 @@ Record = Mapping[str, Any]
 
 KERNELS = ("upstream", "patched")
 MEMORY = "6G"
-TIME_LIMIT = 3600.0
+TIME_LIMIT = 4 * 3600.0
 GUEST_LIMIT = 120.0
 """Seconds; most guests take 5 to 15 in the lab."""
 
@@ -89,12 +89,12 @@ def _cell(record: Record) -> str:
     return ", ".join([str(record["verdict"]), *counts])
 
 
-def run_here(config: Path, only: Sequence[str], result: Path) -> int:
+def run_here(config: Path, only: Sequence[str], limit: float, result: Path) -> int:
     """Inside the lab: run the guests on this kernel's KVM."""
     selection = Selection(tuple(only), "", False)
     collection = collect(find_guests([config], selection), selection)
     progress = GuestProgress(sys.stderr, len(collection.guests))
-    runner = Runner(QemuTarget(), jobs=1, timeout_s=GUEST_LIMIT, observer=progress)
+    runner = Runner(QemuTarget(), jobs=1, timeout_s=limit, observer=progress)
     try:
         results = runner.run(collection)
     finally:
@@ -113,12 +113,20 @@ class ToStandardError:
     stderr = stdout
 
 
-def run_in_lab(kernel: str, config: Path, only: Sequence[str], results: Path) -> list[Record]:
+def run_in_lab(kernel: str, config: Path, only: Sequence[str], limit: float, results: Path) -> list[Record]:
     """The guests' records on one kernel; LabError when the lab failed, or the kernel complained."""
     result = results / f"kvm-unit-tests-{kernel}.json"
     result.unlink(missing_ok=True)
     lab = Lab(kernel, memory=MEMORY, time_limit=TIME_LIMIT, results=results, progress=Progress())
-    command = [sys.executable, "-m", "scripts.kut_regression", str(config), "--inside", str(result)]
+    command = [
+        sys.executable,
+        "-m",
+        "scripts.kut_regression",
+        str(config),
+        "--inside",
+        str(result),
+        f"--timeout={limit}",
+    ]
     ended = lab.run(
         [*command, *(f"-k={name}" for name in only)], directory=CHECKOUT, output=ToStandardError()
     )
@@ -144,22 +152,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--results", type=Path, default=LAB_RESULTS, metavar="DIR", help="default: build/lab-test"
     )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=GUEST_LIMIT,
+        metavar="S",
+        help="seconds for each guest (default: %(default)s)",
+    )
     parser.add_argument("--inside", type=Path, metavar="FILE", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     only = arguments.only or INDEPENDENT_OF_SVM
     config = arguments.config.resolve()
     try:
         if arguments.inside:
-            return run_here(config, only, arguments.inside)
+            return run_here(config, only, arguments.timeout, arguments.inside)
         known = {guest.name for guest in find_guests([config], Selection((), "", True))}
         only = [name for name in only if "*" in name or name in known]
         results = arguments.results.resolve()
-        sides = {kernel: run_in_lab(kernel, config, only, results) for kernel in KERNELS}
+        sides = {kernel: run_in_lab(kernel, config, only, arguments.timeout, results) for kernel in KERNELS}
         for _ in range(REPETITIONS):
             if again := differences(*sides.values()):
                 print(f"once more, since they differ: {', '.join(again)}", file=sys.stderr)
                 sides = {
-                    kernel: replaced(side, run_in_lab(kernel, config, again, results))
+                    kernel: replaced(side, run_in_lab(kernel, config, again, arguments.timeout, results))
                     for kernel, side in sides.items()
                 }
     except (ConfigError, SelectionError, LabError, OSError) as error:
