@@ -19,7 +19,7 @@ from scripts.lab_vm.measure import measure
 from scripts.lab_vm.places import LAB_RESULTS
 from scripts.lab_vm.progress import Progress
 from scripts.lab_vm.recipe import VARIANTS
-from scripts.lab_vm.suite import HOST_RING, run_on_kernels
+from scripts.lab_vm.suite import HOST_RING, JUNIT_DIR, run_on_kernels
 from scripts.lab_vm.terminal import RawTerminal
 
 DEFAULT_TEST_KERNELS = ("upstream", "patched")
@@ -38,7 +38,7 @@ examples:
   scripts/lab run --kernel ~/linux/arch/x86/boot/bzImage --results out -- sh -c 'dmesg > "$LAB_RESULTS/dmesg"'
   scripts/lab shell --kernel upstream
   scripts/lab kernel upstream --jobs 2
-  scripts/lab test --kernel ~/linux/arch/x86/boot/bzImage -- .venv/bin/pytest tests/kernel
+  scripts/lab test --kernel ~/linux/arch/x86/boot/bzImage
 
 exit status: the command's (128 plus the number for a signal); 124 when the time limit was reached; 125 when the lab
 failed (the kernel crashed or hung, QEMU ended); 2 for a wrong command line or a missing package.
@@ -78,7 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
         "command",
         nargs="*",
         metavar="CMD",
-        help=f"after --: a command that takes --junitxml=FILE (default: {HOST_RING})",
+        help=f"after --: a command that puts JUnit files into ${JUNIT_DIR} (default: {HOST_RING})",
     )
     kernel = actions.add_parser("kernel", help="build a kernel, or find it built; prints its bzImage")
     kernel.add_argument("variant", choices=list(VARIANTS))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`scripts/lab test`: the host ring on each of several kernels, side by side; what came out, as JUnit XML.
 
-Per kernel, under the results directory: `<kernel>/junit.xml`, `<kernel>/kernel.log`, `<kernel>/output.txt`, and
+Per kernel, under the results directory: JUnit files `<kernel>/*.xml`, `<kernel>/kernel.log`, `<kernel>/output.txt`, and
 `<kernel>/spec` (`VMM_SPEC_DIR=<kernel>/spec make spec` tells what of the checklist was proven there).
 """
 
@@ -23,7 +23,9 @@ from scripts.lab_vm.places import CHECKOUT
 from scripts.lab_vm.progress import Progress, duration
 
 HOST_RING = "scripts/test_host_ring.sh"
-JUNIT, LOG, OUTPUT, SPEC = "junit.xml", "kernel.log", "output.txt", "spec"
+JUNIT_DIR = "VMM_JUNIT_DIR"
+"""The variable that tells tests where to put their JUnit files."""
+LOG, OUTPUT, SPEC = "kernel.log", "output.txt", "spec"
 
 
 @dataclass(frozen=True)
@@ -46,25 +48,28 @@ class Counts:
         return ", ".join([f"{passed} passed", *(f"{count} {what}" for what, count in parts if count)])
 
 
-def read_counts(junit: Path) -> Counts:
-    """The sums over all suites of the file; LabError when it is missing or damaged."""
+def read_counts(folder: Path) -> Counts:
+    """The sums over all JUnit files of a folder; LabError when there is none, or a damaged one."""
+    files = sorted(folder.glob("*.xml"))
+    if not files:
+        raise LabError(f"no test results in {folder}")
     try:
-        suites = list(ElementTree.parse(junit).getroot().iter("testsuite"))
+        suites = [suite for file in files for suite in ElementTree.parse(file).getroot().iter("testsuite")]
         sums = [
             sum(int(suite.get(name, "0")) for suite in suites)
             for name in ("tests", "failures", "errors", "skipped")
         ]
     except (OSError, ElementTree.ParseError, ValueError) as error:
-        raise LabError(f"no test results in {junit}: {error}") from error
+        raise LabError(f"damaged test results in {folder}: {error}") from error
     return Counts(*sums)
 
 
-def verdict(result: LabResult, junit: Path) -> tuple[bool, str]:
+def verdict(result: LabResult, folder: Path) -> tuple[bool, str]:
     """Whether a kernel passed, and that in words."""
     if result.outcome is not Outcome.EXITED:
         return False, result.report
     try:
-        counts = read_counts(junit)
+        counts = read_counts(folder)
     except LabError as error:
         return False, f"status {result.exit_status}, {error}"
     words = [str(counts)]
@@ -112,7 +117,7 @@ def run_on_kernels(
     command: Sequence[str],
     progress: Progress,
 ) -> int:
-    """Build what has to be built, then run `command` with `--junitxml=FILE` on all kernels at once.
+    """Build what has to be built, then run `command` on all kernels at once; it puts JUnit files into `JUNIT_DIR`.
 
     Returns the exit status: 0 when tests ran on every kernel, all passed and no kernel complained.
     """
@@ -159,23 +164,25 @@ class _Testing:
         lab.results.mkdir(parents=True, exist_ok=True)
         self.name = lab.kernel
         self.passed, self.words = False, "its run ended unexpectedly"
-        self._junit = lab.results / JUNIT
-        # That of the last run is no result of this one.
-        self._junit.unlink(missing_ok=True)
+        self._results = lab.results
+        # Those of the last run are no results of this one.
+        for old in self._results.glob("*.xml"):
+            old.unlink()
         self._output = Tagged(lab.kernel, lab.results / OUTPUT)
         self.run = lab.start(
-            [*command, f"--junitxml={self._junit}"],
+            command,
             directory=CHECKOUT,
             # What `make spec` reads: the checkout cannot be written to.
             environment={
+                JUNIT_DIR: str(lab.results),
                 "VMM_SPEC_DIR": str(lab.results / SPEC),
-                "VMM_SPEC_HOST": f"lab, {self._junit.parent.name}",
+                "VMM_SPEC_HOST": f"lab, {lab.results.name}",
             },
             output=self._output,
         )
 
     def finish(self) -> None:
         try:
-            self.passed, self.words = verdict(self.run.finish(), self._junit)
+            self.passed, self.words = verdict(self.run.finish(), self._results)
         finally:
             self._output.close()

@@ -28,16 +28,23 @@ def junit(tmp_path: Path) -> Path:
 def test_counts_are_summed_over_suites(junit: Path) -> None:
     junit.write_text(f"<testsuites>{PASSED[12:-13]}{FAILED[12:-13]}</testsuites>")
 
-    assert read_counts(junit) == Counts(6, 1, 0, 1)
-    assert str(read_counts(junit)) == "4 passed, 1 failed, 1 skipped"
+    assert read_counts(junit.parent) == Counts(6, 1, 0, 1)
+    assert str(read_counts(junit.parent)) == "4 passed, 1 failed, 1 skipped"
+
+
+def test_counts_are_summed_over_files(junit: Path) -> None:
+    junit.write_text(PASSED)
+    junit.with_name("other.xml").write_text(FAILED)
+
+    assert read_counts(junit.parent) == Counts(6, 1, 0, 1)
 
 
 @pytest.mark.parametrize("text", ["", "<testsuite", '<testsuite tests="many"/>'])
 def test_damaged_results_are_an_error(junit: Path, text: str) -> None:
     junit.write_text(text)
 
-    with pytest.raises(LabError, match="no test results in"):
-        read_counts(junit)
+    with pytest.raises(LabError, match="damaged test results in"):
+        read_counts(junit.parent)
 
 
 @pytest.mark.parametrize(
@@ -57,11 +64,11 @@ def test_a_kernel_passes_when_tests_ran_all_passed_and_it_did_not_complain(
     junit.write_text(text)
     result = LabResult(Outcome.EXITED, status, junit, warnings=warnings)
 
-    assert verdict(result, junit)[0] is passed
+    assert verdict(result, junit.parent)[0] is passed
 
 
 def test_without_results_it_failed(junit: Path) -> None:
-    passed, words = verdict(LabResult(Outcome.EXITED, 0, junit), junit)
+    passed, words = verdict(LabResult(Outcome.EXITED, 0, junit), junit.parent)
 
     assert not passed and "no test results" in words
 
@@ -69,7 +76,7 @@ def test_without_results_it_failed(junit: Path) -> None:
 def test_a_crash_is_told_with_its_report(junit: Path) -> None:
     junit.write_text(PASSED)
 
-    assert verdict(LabResult(Outcome.PANIC, 125, junit, report="the kernel crashed: why"), junit) == (
+    assert verdict(LabResult(Outcome.PANIC, 125, junit, report="the kernel crashed: why"), junit.parent) == (
         False,
         "the kernel crashed: why",
     )
