@@ -89,9 +89,10 @@ def _set_config(partition: VsmPartition, target: Target, value: int) -> None:
     """Implements: VSM-007"""
     vtl = _above_vtl0(target)
     with partition.lock:
+        before = partition.config(vtl)
         changed = changed_config(
             vtl,
-            partition.config(vtl),
+            before,
             value,
             partition.offer.config_bits,
             partition.mbec != 0,
@@ -100,6 +101,9 @@ def _set_config(partition: VsmPartition, target: Target, value: int) -> None:
         if not isinstance(changed, HV_REGISTER_VSM_PARTITION_CONFIG):
             refuse(changed)
         partition.configs[vtl] = changed
+    if changed.DenyLowerVtlStartup != before.DenyLowerVtlStartup:
+        for vp in partition.vps:  # those that wait for INIT and SIPI shall not hear, or hear again
+            partition.services.wake(vp.index)
 
 
 # ---- HvRegisterVsmVina ---------------------------------------------------------------------------------

@@ -108,6 +108,8 @@ class Caller:
         self.handlers = processor.handlers if vcpu is processor.vcpu else processor.common_handlers()
         self.switch: SwitchVtl | None = None
         # Where a VTL call or return goes on; no VTL above 0 can be without it.
+        # Writes of the processor's MSRs that leave the guest: those that VTLs share.
+        self.write_processor_msr: Callable[[int, int], bool] = lambda index, value: False
         self.on_switch: Callable[[SwitchVtl], None] = self._no_switch
         self.xmm = ExitXmm(vcpu) if transport.exits else VcpuXmm(vcpu)
         self._exits = transport.exits
@@ -251,6 +253,7 @@ class Caller:
 
     def write_msr(self) -> None:
         """KVM_EXIT_X86_WRMSR."""
-        write = self._writers.get(self._u32[_MSR_INDEX_U32])
-        if write is None or not write(self._u64[_MSR_DATA_U64]):
+        index, value = self._u32[_MSR_INDEX_U32], self._u64[_MSR_DATA_U64]
+        write = self._writers.get(index)
+        if not (self.write_processor_msr(index, value) if write is None else write(value)):
             self._u8[_MSR_ERROR_U8] = 1

@@ -8,7 +8,7 @@ machine's clock, VPs stopped; `close` when no VP runs any more.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from threading import get_ident
@@ -33,6 +33,7 @@ from vmm.backend.hyperv.tlbs import VpTlbs
 from vmm.backend.hyperv.vp_registers import RegisterCalls, constants
 from vmm.backend.partition import VtlVm
 from vmm.backend.vp import VirtualProcessor
+from vmm.backend.vsm import shared_msrs
 from vmm.backend.vsm.vtls import Parts, Vtls
 from vmm.bus import PortBus
 from vmm.hv.call_codes import HypercallCode
@@ -155,7 +156,7 @@ class HypervInterface:
         self._port = HypercallPort(self.callers)
         if not offer.transport.exits:
             machine.ports.add(page_code.PORT, 1, self._port, "hypercall page")
-        keep_msrs(machine.vm)
+        keep_msrs(machine.vm, () if self.vtls is None else shared_msrs.ranges())
 
     def _mapped_overlays(self, native: NativeCode | None) -> MappedOverlays | None:
         view, vsm = self._machine.view, self._offer.vsm
@@ -237,7 +238,7 @@ class HypervInterface:
 
         def make_vm(vtl: int) -> VtlVm:
             vm, view = higher.make_vm(vtl)
-            keep_msrs(vm.vm)
+            keep_msrs(vm.vm, shared_msrs.ranges())
             if self._overlays is not None and view is not None:
                 self._overlays.views[vtl] = view
             return vm
@@ -307,10 +308,10 @@ class HypervInterface:
             self._native.close()
 
 
-def keep_msrs(vm: Vm) -> None:
-    """Have the MSRs of the Hyper-V interface exit to the VMM. Errors: `KvmError`."""
+def keep_msrs(vm: Vm, others: Iterable[MsrRange] = ()) -> None:
+    """Have the MSRs of the Hyper-V interface exit to the VMM, and others. Errors: `KvmError`."""
     vm.enable_cap(k.KVM_CAP_X86_USER_SPACE_MSR, k.KVM_MSR_EXIT_REASON_FILTER)
-    vm.set_msr_filter([SYNTHETIC_MSRS])
+    vm.set_msr_filter([SYNTHETIC_MSRS, *others])
 
 
 class HypercallPort:

@@ -100,15 +100,15 @@ class VpScheduler:
     def switch(self, switch: SwitchVtl) -> None:
         """A VTL call or return. Errors: `KvmError`."""
         self._carry_out(switch)
-        if (
-            switch.target < self.vp.enabled.bit_length() - 1
-        ):  # a VTL above may have an interrupt waiting (VSM-055)
+        highest = self.vp.enabled.bit_length() - 1
+        if switch.target < highest:  # a VTL above may have an interrupt waiting (VSM-055)
             self.attend()
 
     def attend(self) -> None:
         """Something may have changed: do what is to be done until a VTL runs, or nothing can. Errors: `KvmError`."""
         vp = self.vp
         if vp.enabled == 1:
+            self._processor.held = self._processor.held and not vp.started
             return
         while True:
             step = vp.next_step(self._entering(), self._taking())
@@ -117,12 +117,16 @@ class VpScheduler:
                     self._carry_out(step)
                 case RaiseVina(vtl=vtl, vector=vector, auto_eoi=auto_eoi):
                     self._around.raise_vina(vp.index, vtl, vector, auto_eoi)
-                case WaitForTlbLock():
-                    self._processor.held = True
+                case WaitForTlbLock() | WaitForStartup():
+                    if not self._processor.held:
+                        self._processor.held = True
+                        self._processor.kick()  # if this is the end of a hypercall: do not enter the guest
                     return
-                case Run() | WaitForStartup():
-                    # VTL0's vCPU waits for INIT and SIPI by itself, inside KVM_RUN.
+                case Run(vtl=number):
                     self._processor.held = False
+                    chosen = self.vtls[number]
+                    if chosen.vcpu is not self._processor.vcpu:  # just been started, in a higher VTL
+                        self._take_up(chosen)
                     return
 
     def _entering(self) -> int:
@@ -159,10 +163,13 @@ class VpScheduler:
         # Behind the copy: what follows looks at what the VTL has become.
         source.timer.stopped()
         target.timer.runs()
-        self._processor.run_vtl(target.vcpu, target.handlers, target.emulator)
-        self._around.runs(index, switch.target, target.vcpu)
+        self._take_up(target)
         cause = switch.reason.value
         self.switches[cause] = self.switches.get(cause, 0) + 1
+
+    def _take_up(self, vtl: VtlVcpu) -> None:
+        self._processor.run_vtl(vtl.vcpu, vtl.handlers, vtl.emulator)
+        self._around.runs(self.vp.index, vtl.vtl, vtl.vcpu)
 
 
 def _load(regs: x86.kvm_regs, values: ReturnRegisters) -> None:

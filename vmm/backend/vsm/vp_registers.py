@@ -8,8 +8,10 @@ from typing import Final
 
 from kvmapi import KvmError, Vcpu
 from vmm.backend.hyperv import apic_registers, event_registers, fpu_registers, register_access
-from vmm.backend.hyperv.register_access import Read, RegisterValueError, Write
+from vmm.backend.hyperv.register_access import MSRS, Read, RegisterValueError, Write
 from vmm.backend.vsm.scheduler import VtlVcpu
+from vmm.backend.vsm.shared_msrs import MSRS as SHARED_MSRS
+from vmm.backend.vsm.shared_msrs import SharedMsrs
 from vmm.hv.status import HvStatus
 
 HARDWARE: Final[dict[int, tuple[Read, Write | None]]] = (
@@ -20,9 +22,10 @@ HARDWARE: Final[dict[int, tuple[Read, Write | None]]] = (
 class OwnRegisters:
     """One VP between two entries into the guest."""
 
-    def __init__(self, vtls: Mapping[int, VtlVcpu], running: Vcpu) -> None:
+    def __init__(self, vtls: Mapping[int, VtlVcpu], running: Vcpu, shared_msrs: SharedMsrs) -> None:
         """running: the vCPU whose exit is being handled, whose registers in kvm_run are valid."""
         self._vtls = vtls
+        self._shared_msrs = shared_msrs
         self._fresh = {running}
 
     def read(self, vtl: int, register: int) -> int | None:
@@ -41,6 +44,10 @@ class OwnRegisters:
         if write is None:
             return HvStatus.INVALID_PARAMETER
         vcpu = self._vcpu(vtl)
+        msr = MSRS.get(register)
+        if msr in SHARED_MSRS:
+            done = self._shared_msrs.write(msr, value)
+            return HvStatus.SUCCESS if done else HvStatus.INVALID_REGISTER_VALUE
         try:
             write(vcpu, value)
         except RegisterValueError:

@@ -26,6 +26,7 @@ from vmm.backend.vp import VirtualProcessor
 from vmm.backend.vsm.apic_timer import ApicTimer
 from vmm.backend.vsm.ipi_watch import IpiWatch
 from vmm.backend.vsm.scheduler import VpScheduler, VtlVcpu
+from vmm.backend.vsm.shared_msrs import SharedMsrs
 from vmm.backend.vsm.shared_state import SharedState
 from vmm.backend.vsm.vp_registers import OwnRegisters
 from vmm.hv.register_bits import HV_REGISTER_VSM_CODE_PAGE_OFFSETS
@@ -80,17 +81,17 @@ class Vtls:
         self._lock = threading.Lock()
         self._vms: dict[int, VtlVm] = {}
         self._callers: dict[Vcpu, Caller] = {}
-        self._looked = [False] * len(parts.processors)
-        """Whether a VP has looked if it was started, since it was asked to."""
+        self._looked: list[bool | None] = [None] * len(parts.processors)
+        """Whether a VP has looked if it was started, since it was asked to; None: nobody has asked."""
         self._addresses = [msi_address(apic_id) for apic_id in parts.apic_ids]
         self.partition = VsmPartition(len(parts.processors), offer, self)
         self._watch = IpiWatch(self.partition.vps, [each.kick for each in parts.processors], parts.clock)
+        self.shared_msrs = [SharedMsrs(processor) for processor in parts.processors]
         self.schedulers: list[VpScheduler] = []
 
     def attach(self, callers: Sequence[Caller]) -> None:
         """callers: VTL0's, by VP. Before the VPs start."""
         parts = self._parts
-        self._callers = {caller.vcpu: caller for caller in callers}
         self.schedulers = [
             VpScheduler(
                 processor,
@@ -108,7 +109,12 @@ class Vtls:
             for processor, caller in zip(parts.processors, callers, strict=True)
         ]
         for caller in callers:
-            caller.on_switch = self.schedulers[caller.vp].switch
+            self._adopt(caller)
+
+    def _adopt(self, caller: Caller) -> None:
+        caller.on_switch = self.schedulers[caller.vp].switch
+        caller.write_processor_msr = self.shared_msrs[caller.vp].write
+        self._callers[caller.vcpu] = caller
 
     def _timer(self, processor: VirtualProcessor, vcpu: Vcpu) -> ApicTimer:
         parts = self._parts
@@ -130,6 +136,8 @@ class Vtls:
             processor = self._parts.processors[scheduler.vp.index]
             self._parts.use_caller(self._callers[processor.vcpu])
         self._watch.reset()
+        for msrs in self.shared_msrs:
+            msrs.reset()
         vms, self._vms = self._vms, {}
         for vm in vms.values():
             vm.close()
@@ -148,17 +156,23 @@ class Vtls:
 
     def attend(self, vp: int) -> None:
         """On the VP's thread, on its way into the guest: see to it that the right VTL runs."""
-        state = self.partition.vps[vp]
-        if not state.started and state.enabled == 1:
-            self._notice_start(vp)
+        state, processor = self.partition.vps[vp], self._parts.processors[vp]
+        if not state.started:
+            # A VP with higher VTLs starts by hypercall only. KVM would start it by INIT and SIPI inside KVM_RUN.
+            closed = state.enabled != 1 or self.partition.start_denied(vp, VTL0)
+            if processor.held or closed:
+                starts.drop_signals(processor.vcpu)
+            processor.held = closed
+            self._notice_start(vp, closed)
         self.schedulers[vp].attend()
 
-    def _notice_start(self, vp: int) -> None:
+    def _notice_start(self, vp: int, closed: bool) -> None:
         """On the VP's thread: KVM starts VTL0 by INIT and SIPI itself, and tells nobody."""
-        if self._parts.processors[vp].vcpu.get_mp_state() not in starts.WAITING:
+        if not closed and self._parts.processors[vp].vcpu.get_mp_state() not in starts.WAITING:
             with self.partition.lock:
                 self.partition.vps[vp].start(VTL0)
-        self._looked[vp] = True
+        if self._looked[vp] is not None:
+            self._looked[vp] = True
 
     # ---- vmm.vsm.outside.VsmServices -----------------------------------------------------------------
 
@@ -168,10 +182,11 @@ class Vtls:
         processor = parts.processors[vp]
         if not self.partition.vps[vp].started and not self._looked[vp]:
             if not processor.is_current_thread():
+                self._looked[vp] = False
                 processor.kick()  # it may run already: only its own thread can tell
                 return AGAIN
             self.partition.vps[vp].start(VTL0)
-        self._looked[vp] = False
+        self._looked[vp] = None
         try:
             with self._lock:
                 vm = self._vms.get(vtl)
@@ -180,14 +195,14 @@ class Vtls:
                 vcpu = next((each for each in vm.vcpus if each.vcpu_id == parts.apic_ids[vp]), None)
                 if vcpu is None:
                     vcpu = parts.add_vcpu(vm, vp)
+            self.shared_msrs[vp].bring(vcpu)
             starts.load(vcpu, context)
             _enable_apic(vcpu)
             vcpu.set_mp_state(k.KVM_MP_STATE_RUNNABLE)
         except KvmError:
             return HvStatus.INVALID_REGISTER_VALUE
         caller = parts.connect(processor, vtl, vcpu)
-        caller.on_switch = self.schedulers[vp].switch
-        self._callers[vcpu] = caller
+        self._adopt(caller)
         self.schedulers[vp].add(
             VtlVcpu(
                 vtl,
@@ -202,7 +217,7 @@ class Vtls:
     def start_vtl(self, caller_vp: int, vp: int, vtl: int, context: HV_INITIAL_VP_CONTEXT) -> int:
         """See there."""
         vcpu = self.schedulers[vp].vtls[vtl].vcpu
-        begin = starts.begin if vtl == VTL0 else _begin_anew
+        begin = _begin_vtl0 if vtl == VTL0 else _begin_anew
         status = self._parts.errands.ask(caller_vp, vp, ("start", vtl, context), lambda: begin(vcpu, context))
         return AGAIN if status is None else int(status)
 
@@ -239,7 +254,7 @@ class Vtls:
         scheduler, processor = self.schedulers[vp], self._parts.processors[vp]
 
         def on_its_thread() -> Reply:
-            return work(OwnRegisters(scheduler.vtls, processor.vcpu))
+            return work(OwnRegisters(scheduler.vtls, processor.vcpu, self.shared_msrs[vp]))
 
         return self._parts.errands.ask(caller_vp, vp, request, on_its_thread)
 
@@ -305,6 +320,11 @@ def _enable_apic(vcpu: Vcpu) -> None:
     lapic = vcpu.get_lapic()
     lapic.regs[_SPIV + 1] |= _SPIV_ENABLED >> 8
     vcpu.set_lapic(lapic)
+
+
+def _begin_vtl0(vcpu: Vcpu, context: HV_INITIAL_VP_CONTEXT) -> HvStatus:
+    starts.drop_signals(vcpu)  # KVM acts on them when it is asked for the MP state
+    return starts.begin(vcpu, context)
 
 
 def _begin_anew(vcpu: Vcpu, context: HV_INITIAL_VP_CONTEXT) -> HvStatus:

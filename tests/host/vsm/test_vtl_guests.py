@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our guests with Virtual Trust Levels pass on this host's KVM, with one and with several processors."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.host.run.launch import guest, vmm_run
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(150)]
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 4])
+@pytest.mark.parametrize("name", ["vtlenable", "vtlswitch", "vtlirq"])
+def test_every_check_passes(name: str, cpus: int) -> None:
+    result = vmm_run(guest(name), "--machine", "vsm=on", "--cpus", str(cpus), "--time-limit", "50")
+
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "FAIL" not in result.stdout
+    assert "SUMMARY" in result.stdout
+    assert result.stderr == ""
+
+
+def test_a_machine_without_them_offers_none() -> None:
+    result = vmm_run(guest("vtlenable"), "--machine", "hyperv=on")
+
+    assert "SKIP" in result.stdout
+    assert "PASS: VTL1" not in result.stdout
+
+
+def test_virtual_trust_levels_need_the_interface() -> None:
+    result = vmm_run(guest("dummy"), "--machine", "vsm=on,hyperv=off")
+
+    assert result.returncode == 2
+    assert result.stderr.startswith("vmm: Virtual Trust Levels are a part of the Hyper-V interface")
