@@ -10,6 +10,7 @@
 #define HV_CALL_DISABLE_VP_VTL 0x10
 #define ANOTHER_PARTITION 42
 #define NO_VP 0xffffffffu
+#define VECTOR 0x61
 
 #define CAPABILITY_DENY_LOWER_STARTUP (1ull << 17)
 #define CAPABILITY_MBEC(vtl) (2ull << (vtl))
@@ -60,6 +61,8 @@ static void check_before(void)
               HV_STATUS_INVALID_PARAMETER, "and has none itself");
     hv_expect(hv_get_register(HV_SELF_VP, HV_OWN_VTL, HV_REGISTER_VSM_VINA, value), HV_STATUS_INVALID_PARAMETER,
               "nor a VINA");
+    uint64_t guest_config = hv_get_register(HV_SELF_VP, HV_OWN_VTL, HV_REGISTER_GUEST_VSM_PARTITION_CONFIG, value);
+    hv_expect_either(guest_config, HV_STATUS_INVALID_PARAMETER, HV_STATUS_ACCESS_DENIED, "nor what is a paravisor's");
     hv_expect(hv_get_register(HV_SELF_VP, 0x20, HV_REGISTER_VSM_VP_STATUS, value), HV_STATUS_INVALID_PARAMETER,
               "reserved bits of a target VTL");
     hv_expect(hv_get_register(HV_SELF_VP, 0x1f, HV_REGISTER_VSM_VP_STATUS, value), HV_STATUS_ACCESS_DENIED,
@@ -262,6 +265,14 @@ static uint64_t empty(void *argument)
 }
 
 static uint64_t self_enabling, first_answer;
+static volatile uint32_t interrupts;
+
+static void take(struct frame *frame)
+{
+    (void)frame;
+    interrupts += this_cpu()->vtl == 1;
+    apic_eoi();
+}
 
 static void enable_itself(void *argument)
 {
@@ -271,7 +282,6 @@ static void enable_itself(void *argument)
 
 static void call_first(void *argument)
 {
-    first_answer = vsm_run(empty, argument);
     first_answer = vsm_run(empty, argument);
 }
 
@@ -283,9 +293,14 @@ static void check_second_processor(void)
     hv_expect(vsm_run(enable_other, NULL), 0, "by the first VP's VTL1");
     hv_expect_either(vsm_run(enable_other, NULL), HV_STATUS_VTL_ALREADY_ENABLED, HV_STATUS_INVALID_PARAMETER, "twice");
     report(vp_status(1) == 0x30000, "the second VP has VTL1 and runs VTL0: 0x%lx", vp_status(1));
+    wait_us(20000);
+    report(!other->ready, "its VTL1 does not run by that");
+    interrupt_set_handler_of(1, VECTOR, take);
+    hv_send_ipi(HV_VTL(1), VECTOR, 2);
+    report(WAIT_FOR(interrupts == 1, 2000), "an interrupt enters a VTL1 that has never run");
     smp_run(1, call_first, (void *)41);
     report(first_answer == 42 && other->entries[ENTRY_FIRST] == 1 && other->entries[ENTRY_CALL] == 1,
-           "it calls its VTL1");
+           "VTL0 calls it");
 }
 
 int main(int argc, char **argv)

@@ -99,6 +99,7 @@ static void check_at_once(void)
     report_info("after %lu us", tsc_to_ns(counts[1][0].tsc - begin) / 1000);
     report(counts[1][0].tsc > begin && counts[1][0].tsc < end && counts[0][0].low == 0, "VTL1's handler has run, not VTL0's");
 
+    hv_expect(hv_send_ipi(HV_VTL(1), 15, 1), HV_STATUS_INVALID_PARAMETER, "vector 15");
     hv_send_ipi(HV_OWN_VTL, VECTOR_LOW, 1);
     open_interrupts();
     report(counts[0][0].low == 1 && counts[1][0].low == 1, "an IPI without a target VTL is the sender's");
@@ -249,6 +250,33 @@ static uint64_t wait_for_device(void *argument)
     wait_us((uint64_t)argument);
     interrupts_off();
     return counts[0][0].device;
+}
+
+/* VTL1 sleeps: its own timer ends that, an interrupt for VTL0 does not. */
+static uint64_t sleep_in_vtl1(void *argument)
+{
+    hv_send_ipi(HV_VTL(0), VECTOR_LOW, 1);
+    apic_timer_start(APIC_TIMER_ONE_SHOT, VECTOR_TIMER, (uint32_t)(apic_frequency / 1000 * (uint64_t)argument));
+    while (!counts[1][0].timer) {
+        halt_until_interrupt();
+        interrupts_off();
+    }
+    taken_meanwhile = counts[0][0].low;
+    return 0;
+}
+
+static void check_sleep(void)
+{
+    forget();
+    interrupts_on();
+    uint64_t begin = rdtsc();
+    vsm_run(sleep_in_vtl1, (void *)(4 * PERIOD_MS));
+    uint64_t us = tsc_to_ns(rdtsc() - begin) / 1000;
+    bool came = WAIT_FOR(counts[0][0].low == 1, LIMIT_MS);
+    interrupts_off();
+    report(counts[1][0].timer == 1 && taken_meanwhile == 0 && us >= 4000 * PERIOD_MS,
+           "VTL1 sleeps until its own timer fires: %lu us", us);
+    report(came, "and VTL0 has its interrupt then");
 }
 
 static void check_waiting(void)
@@ -518,6 +546,7 @@ int main(int argc, char **argv)
     check_timers();
     check_both_timers();
     check_waiting();
+    check_sleep();
     check_priority();
     check_pending();
     check_eoi();

@@ -13,6 +13,8 @@
 #define PERIOD_MS 5
 #define LIMIT_MS 5000
 
+/* RAM that no part of the guest lies in. VTL1 has it zeroed at a reset, as long as it says nothing else. */
+#define MEMORY_MARK (*(volatile uint64_t *)0x1800000)
 #define CMOS_MARK 0x7d
 #define MARK 0x5e
 
@@ -263,6 +265,7 @@ static void reset(void)
     section("Reset of the machine");
     printf("  VTL1 has to be gone then\n");
     cmos_write(CMOS_MARK, MARK);
+    MEMORY_MARK = MARK;
     reset_by_0xcf9();
     wait_us(500000);
     abort_run("no reset within 500 ms");
@@ -283,6 +286,9 @@ int main(int argc, char **argv)
     uint64_t status = hv_register(HV_SELF_VP, HV_OWN_VTL, HV_REGISTER_VSM_PARTITION_STATUS);
     uint64_t vp_status = hv_register(HV_SELF_VP, HV_OWN_VTL, HV_REGISTER_VSM_VP_STATUS);
     report((status & 0xffff) == 1 && vp_status == 0x10000, "only VTL0 is there%s", again ? ", as after power-on" : "");
+
+    if (again)
+        report(MEMORY_MARK == 0, "and memory is zeroed, as VTL1 has it by default");
 
     section("VTL1");
     for (unsigned vtl = 0; vtl < VTLS; vtl++)
