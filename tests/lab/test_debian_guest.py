@@ -10,7 +10,7 @@ import pytest
 
 from scripts.debian_kernel import STATUS_MARKER, UP_MARKER, DebianKernel, ensure_debian_kernel
 from scripts.lab_vm import Lab
-from scripts.lab_vm.places import CHECKOUT
+from tests.lab.guest_boot import boot
 
 # The first run builds the lab's kernel and fetches Debian's.
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
@@ -35,8 +35,9 @@ def test_debian_s_kernel_boots_to_a_shell(debian: DebianKernel, protocol: str, c
     )
     append = f'console=ttyS0 guest_run="{script}"'
 
-    result = Lab("upstream", time_limit=BOOT_LIMIT).run(
-        [sys.executable, "-m", "vmm", "run", str(kernel), *machine, "--append", append], directory=CHECKOUT
+    result = boot(
+        Lab("upstream", time_limit=BOOT_LIMIT),
+        [sys.executable, "-m", "vmm", "run", str(kernel), *machine, "--append", append],
     )
 
     console = result.stdout.decode(errors="replace")

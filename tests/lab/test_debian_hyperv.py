@@ -11,7 +11,7 @@ import pytest
 
 from scripts.debian_kernel import STATUS_MARKER, ensure_debian_kernel
 from scripts.lab_vm import Lab
-from scripts.lab_vm.places import CHECKOUT
+from tests.lab.guest_boot import boot as boot_guest
 
 # The first run builds the lab's kernel and fetches Debian's.
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
@@ -85,9 +85,9 @@ def boot() -> Boot:
         str(debian.initrd),
     ]
     append = f'console=ttyS0 guest_run="{SCRIPT}"'
-    result = Lab("upstream", time_limit=BOOT_LIMIT).run(
+    result = boot_guest(
+        Lab("upstream", time_limit=BOOT_LIMIT),
         [sys.executable, "-m", "vmm", "run", str(debian.vmlinuz), *machine, "--append", append],
-        directory=CHECKOUT,
     )
     console = result.stdout.decode(errors="replace").replace("\r", "")
     assert result.exit_status == 0, result.report or result.stderr.decode() + console[-3000:]

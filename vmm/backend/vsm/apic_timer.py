@@ -6,18 +6,22 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kvmapi import Vcpu
+from vmm.backend.hyperv.local_apic import IRR, has
 from vmm.backend.vsm import readiness
+from vmm.backend.vsm.poke import poke
 from vmm.outside import Clock
 
 _MSR_TSC_DEADLINE = 0x6E0
 TSC_UNKNOWN_NS = 1_000_000
-"""A VTL that is entered too early finds nothing to do and returns."""
+"""How often a TSC deadline is looked at where nobody knows the guest's TSC."""
+LATE_NS = 200_000
+"""By when the host's timer has fired whose count is zero, unless the host is busy."""
 
 
 class ApicTimer:
     """One VTL's of one VP. KVM counts on while the vCPU stands, but tells nobody that the timer ran out.
 
-    `due`: it ran out since the vCPU stopped. Used on the VP's thread; only the timer's kick comes from another one.
+    Used on the VP's thread; only the timer's kick comes from another one.
     """
 
     def __init__(
@@ -30,9 +34,7 @@ class ApicTimer:
         read_tsc: Callable[[], int] | None,
         tsc_khz: int,
     ) -> None:
-        """kick: brings the VP's thread out of the guest. read_tsc: the guest's TSC now, None where it is not known:
-        then a TSC deadline counts as reached `TSC_UNKNOWN_NS` after the vCPU stopped.
-        """
+        """kick: brings the VP's thread out of the guest. read_tsc: the guest's TSC now, None where it is not known."""
         self._vcpu = vcpu
         self._clock = clock
         self._bus_cycle_ns = bus_cycle_ns
@@ -40,32 +42,57 @@ class ApicTimer:
         self._tsc_khz = tsc_khz
         self._timer = clock.timer(kick)
         self._deadline_ns: int | None = None
-
-    @property
-    def due(self) -> bool:
-        """Whether the timer has run out since the VTL stopped."""
-        return self._deadline_ns is not None and self._clock.now_ns() >= self._deadline_ns
+        self._counts = False  # it had not run out when the VTL stopped
 
     def stopped(self) -> None:
         """The VTL has just stopped. Errors: `KvmError`."""
-        left_ns = self._left_ns()
+        lapic = self._vcpu.get_lapic()
+        if readiness.may_be_over(lapic):  # since the last entry, and its interrupt is not in IRR then
+            poke(self._vcpu)
+            lapic = self._vcpu.get_lapic()
+        left_ns = self._left_ns(lapic)
+        self._counts = left_ns is not None
+        if left_ns is None and readiness.may_be_over(lapic) and not self._arrived(lapic):
+            left_ns = LATE_NS  # it was delivered long ago, or its host timer is late: look once more
+        self._arm(left_ns)
+
+    def look(self) -> None:
+        """See to it that the interrupt is in IRR if the timer has run out. Errors: `KvmError`."""
+        if self._deadline_ns is None or self._clock.now_ns() < self._deadline_ns:
+            return
+        poke(self._vcpu)
+        lapic = self._vcpu.get_lapic()
+        left_ns = self._left_ns(lapic)
+        if left_ns is None and self._counts and not self._arrived(lapic):
+            left_ns = LATE_NS  # the count is zero, and the host's timer behind it has not fired yet
+        self._arm(left_ns)
+
+    def _arrived(self, lapic: readiness.Lapic) -> bool:
+        """Whether the timer's interrupt is requested, or on its way."""
+        vector = readiness.timer_vector(lapic)
+        if vector is None or has(lapic, IRR, vector):
+            return True
+        interrupt = self._vcpu.get_vcpu_events().interrupt
+        return bool(interrupt.injected and interrupt.nr == vector)
+
+    def runs(self) -> None:
+        """The VTL runs: its timer is KVM's business again."""
+        self._arm(None)
+
+    def close(self) -> None:
+        """The VTL is gone."""
+        self._arm(None)
+
+    def _arm(self, left_ns: int | None) -> None:
         if left_ns is None:
-            self._deadline_ns = None
+            if self._deadline_ns is not None:
+                self._deadline_ns = None
+                self._timer.cancel()
             return
         self._deadline_ns = self._clock.now_ns() + left_ns
         self._timer.arm(self._deadline_ns)
 
-    def runs(self) -> None:
-        """The VTL runs: its timer is KVM's business again."""
-        self._deadline_ns = None
-        self._timer.cancel()
-
-    def close(self) -> None:
-        """The VTL is gone."""
-        self.runs()
-
-    def _left_ns(self) -> int | None:
-        lapic = self._vcpu.get_lapic()
+    def _left_ns(self, lapic: readiness.Lapic) -> int | None:
         deadline = tsc = 0
         if readiness.by_deadline(lapic):
             deadline = self._vcpu.get_msrs([_MSR_TSC_DEADLINE])[0][1]

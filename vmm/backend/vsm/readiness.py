@@ -2,8 +2,8 @@
 """Whether a local APIC of a vCPU that does not run would interrupt it, and when its timer will.
 
 KVM keeps the local APICs of all VTLs, those of inactive ones too: IPIs and MSIs reach their IRR at once. Their timers
-count on, but the interrupt of one that runs out enters IRR only with the next KVM_RUN; until then it is to be told
-from the timer's registers (SDM volume 3, 11.5.4).
+count on, but the interrupt of one that runs out enters IRR only with the next KVM_RUN (`poke`). When that is due, the
+timer's registers tell (SDM volume 3, 11.5.4).
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Final
 
 from kvmapi.uapi import x86
 from vmm.backend.hyperv.local_apic import IRR, ISR, highest
+
+Lapic = x86.kvm_lapic_state
 
 _TPR: Final = 0x80
 _SPIV: Final = 0xF0
@@ -28,16 +30,16 @@ _VECTOR: Final = 0xFF
 _FIRST_VECTOR: Final = 16  # below: illegal
 
 
-def _u32(lapic: x86.kvm_lapic_state, register: int) -> int:
+def _u32(lapic: Lapic, register: int) -> int:
     return int.from_bytes(bytes(lapic.regs[register : register + 4]), "little")
 
 
-def enabled(lapic: x86.kvm_lapic_state) -> bool:
+def enabled(lapic: Lapic) -> bool:
     """Whether software has enabled it; else it takes no fixed interrupts."""
     return _u32(lapic, _SPIV) & _SPIV_ENABLED != 0
 
 
-def priority(lapic: x86.kvm_lapic_state) -> int:
+def priority(lapic: Lapic) -> int:
     """The processor priority class: only interrupts of a higher one are taken (SDM volume 3, 11.8.3.1).
 
     From TPR and ISR, since KVM brings the PPR up to date only when it delivers.
@@ -46,35 +48,33 @@ def priority(lapic: x86.kvm_lapic_state) -> int:
     return max(_u32(lapic, _TPR) >> 4 & 0xF, -1 if in_service is None else in_service >> 4)
 
 
-def requests(lapic: x86.kvm_lapic_state, *, timer_due: bool) -> bool:
-    """Whether it would interrupt its processor, RFLAGS.IF aside.
-
-    timer_due: whether its timer has run out since the vCPU ran (`timer_left_ns`).
-    """
-    if not enabled(lapic):
-        return False
-    vectors = [
-        vector for vector in (highest(lapic, IRR), timer_vector(lapic) if timer_due else None) if vector
-    ]
-    return any(vector >> 4 > priority(lapic) for vector in vectors)
+def requests(lapic: Lapic) -> bool:
+    """Whether it would interrupt its processor, RFLAGS.IF aside."""
+    vector = highest(lapic, IRR)
+    return vector is not None and enabled(lapic) and vector >> 4 > priority(lapic)
 
 
-def timer_vector(lapic: x86.kvm_lapic_state) -> int | None:
+def timer_vector(lapic: Lapic) -> int | None:
     """The vector of its timer, None where that is masked or illegal."""
     lvtt = _u32(lapic, _LVTT)
     vector = lvtt & _VECTOR
     return None if lvtt & _LVT_MASKED or vector < _FIRST_VECTOR else vector
 
 
-def by_deadline(lapic: x86.kvm_lapic_state) -> bool:
+def by_deadline(lapic: Lapic) -> bool:
     """Whether its timer interrupts at a value of the TSC."""
     return _u32(lapic, _LVTT) & _LVTT_MODE == _TSC_DEADLINE
 
 
-def timer_left_ns(
-    lapic: x86.kvm_lapic_state, bus_cycle_ns: int, tsc_deadline: int, tsc: int, tsc_khz: int
-) -> int | None:
-    """Nanoseconds until its timer interrupts; 0 when it has run out already; None when it will not.
+def may_be_over(lapic: Lapic) -> bool:
+    """Whether its timer has been started and has run out, at some time; in TSC-deadline mode always."""
+    if timer_vector(lapic) is None:
+        return False
+    return by_deadline(lapic) or bool(_u32(lapic, _TMICT) and not _u32(lapic, _TMCCT))
+
+
+def timer_left_ns(lapic: Lapic, bus_cycle_ns: int, tsc_deadline: int, tsc: int, tsc_khz: int) -> int | None:
+    """Nanoseconds until its timer interrupts; 0 when it is due; None when it will not.
 
     lapic: read when the vCPU had stopped, or later. bus_cycle_ns: of KVM's local APICs (KVM_CAP_X86_APIC_BUS_CYCLES_NS,
     else 1). tsc_deadline: IA32_TSC_DEADLINE; tsc: the guest's TSC now, of tsc_khz.
@@ -94,7 +94,7 @@ def timer_left_ns(
     return left * _divider(lapic) * bus_cycle_ns
 
 
-def _divider(lapic: x86.kvm_lapic_state) -> int:
+def _divider(lapic: Lapic) -> int:
     """What the timer's input clock is divided by: bits 3, 1 and 0 of the divide configuration register."""
     value = _u32(lapic, _TDCR)
     exponent = ((value & 3) | (value & 8) >> 1) + 1

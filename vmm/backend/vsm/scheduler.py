@@ -138,8 +138,8 @@ class VpScheduler:
         return found
 
     def _wants(self, vtl: VtlVcpu) -> bool:
-        lapic = vtl.vcpu.get_lapic()
-        return readiness.requests(lapic, timer_due=vtl.timer.due) or _nmi_pending(vtl.vcpu)
+        vtl.timer.look()
+        return readiness.requests(vtl.vcpu.get_lapic()) or _in_flight(vtl.vcpu)
 
     def _taking(self) -> int:
         """VTLs below the active one that would take an interrupt at once; asked only where VINA is to tell of it."""
@@ -178,6 +178,9 @@ def _load(regs: x86.kvm_regs, values: ReturnRegisters) -> None:
         regs.rdx = values.rdx
 
 
-def _nmi_pending(vcpu: Vcpu) -> bool:
+def _in_flight(vcpu: Vcpu) -> bool:
+    """Whether an NMI, or an interrupt that is no longer in IRR, is on its way into the vCPU."""
     events = vcpu.get_vcpu_events()
-    return bool(events.nmi.pending or events.nmi.injected)
+    return bool(
+        events.nmi.pending or events.nmi.injected or (events.interrupt.injected and not events.interrupt.soft)
+    )

@@ -43,18 +43,22 @@ def lapic(registers: dict[int, int], **vectors: int) -> x86.kvm_lapic_state:
 def test_a_request_above_the_priority_wants_the_processor(
     registers: dict[int, int], vectors: dict[str, int], expected: bool
 ) -> None:
-    assert readiness.requests(lapic(registers, **vectors), timer_due=False) is expected
+    assert readiness.requests(lapic(registers, **vectors)) is expected
 
 
 @pytest.mark.parametrize(
-    ("lvtt", "tpr", "expected"),
-    [(0x40, 0, True), (0x40 | MASKED, 0, False), (0x40, 0x40, False), (0x0F, 0, False)],
+    ("registers", "expected"),
+    [
+        ({LVTT: 0x40}, False),  # never started
+        ({LVTT: 0x40, TMICT: 1000, TMCCT: 250}, False),
+        ({LVTT: 0x40, TMICT: 1000}, True),
+        ({LVTT: 0x40 | MASKED, TMICT: 1000}, False),
+        ({LVTT: 0x0F, TMICT: 1000}, False),  # an illegal vector
+        ({LVTT: 0x40 | TSC_DEADLINE}, True),  # the registers do not tell
+    ],
 )
-def test_a_timer_that_ran_out_counts_as_its_interrupt(lvtt: int, tpr: int, expected: bool) -> None:
-    state = lapic({LVTT: lvtt, TPR: tpr})
-
-    assert readiness.requests(state, timer_due=True) is expected
-    assert readiness.requests(state, timer_due=False) is False
+def test_a_timer_that_may_have_run_out(registers: dict[int, int], expected: bool) -> None:
+    assert readiness.may_be_over(lapic(registers)) is expected
 
 
 def left(registers: dict[int, int], *, deadline: int = 0, tsc: int = 0) -> int | None:
