@@ -89,11 +89,12 @@ static void watch(void)
 {
     uint64_t now = rdtsc();
     for (unsigned i = 0; i < vps; i++) {
-        uint64_t steps = actors[i][0].steps + actors[i][1].steps;
+        /* Others watch too, and may have looked later. */
+        uint64_t steps = actors[i][0].steps + actors[i][1].steps, since = watched_since[i];
         if (steps != watched_steps[i] || actors[i][0].activity == ENDED) {
             watched_steps[i] = steps;
             watched_since[i] = now;
-        } else if (now > watched_since[i] && now - watched_since[i] > patience_ticks && !atomic_add(&watchdog_barks, 1)) {
+        } else if (now > since && now - since > patience_ticks && !atomic_add(&watchdog_barks, 1)) {
             printf("watchdog: VP %u has made no progress, seen by VP %u\n", i, this_cpu()->index);
             print_states();
             abort_run("no progress");
