@@ -246,6 +246,7 @@ static uint64_t send_to_vtl0_ex(void *argument)
 
 static uint64_t wait_for_device(void *argument)
 {
+    pit_one_shot(PIT_HZ / 200); /* here, so that it cannot be early */
     interrupts_on();
     wait_us((uint64_t)argument);
     interrupts_off();
@@ -298,7 +299,6 @@ static void check_waiting(void)
     interrupt_set_handler(VECTOR_DEVICE, take_device);
     ioapic_route(ioapic_pin_of_irq(0), VECTOR_DEVICE, (uint8_t)apic_id());
     interrupts_on();
-    pit_one_shot(PIT_HZ / 200);
     uint64_t meanwhile = vsm_run(wait_for_device, (void *)20000);
     came = WAIT_FOR(counts[0][0].device >= 1, LIMIT_MS);
     interrupts_off();
