@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VTLs over a scripted KVM: what enabling, calls, returns, interrupts, starts and a reset do to VMs and vCPUs."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from kvmapi import Kvm, Vcpu
+from kvmapi.fake import FakeKvm
+from kvmapi.uapi import kvm as k
+from tests.pure.backend.hyperv.test_caller import Control, Ram
+from tests.pure.devices.fakes import FakeClock
+from tests.pure.vsm.world import CONTEXT
+from vmm.backend import kick
+from vmm.backend.hyperv import flags, interface, page_code
+from vmm.backend.hyperv.caller import Caller
+from vmm.backend.hyperv.mapped_overlays import OverlayView
+from vmm.backend.hyperv.offer import offer
+from vmm.backend.outcome import Outcome
+from vmm.backend.partition import VmOptions, VtlVm
+from vmm.backend.vp import VirtualProcessor
+from vmm.backend.vsm.vtls import Vtls
+from vmm.bus import MmioBus, PortBus
+from vmm.hv.call_codes import HypercallCode as Code
+from vmm.hv.status import HvStatus
+
+PAGE_GPA, INPUT = 0x5000, 0x6000
+GUEST_OS_ID, HYPERCALL = 0x4000_0000, 0x4000_0001
+MTRR_DEF_TYPE = 0x2FF
+MSR_ERROR_U8, MSR_INDEX_U32, MSR_DATA_U64 = 32, 11, 6
+FAST = 1 << 16
+SELF, VTL1 = (1 << 64) - 1, 1
+IRR, SPIV = 0x200, 0xF0
+VECTOR = 0x31
+AGAIN = 0x1234  # RAX keeps the caller's value
+
+
+class Mapping:
+    address = 0x10000
+
+
+class Rig:
+    """Two VPs of a machine with VTLs; their hypercalls are made as their exits would come."""
+
+    def __init__(self, fake: FakeKvm, kvm: Kvm) -> None:
+        self.fake, self.kvm, self.ram = fake, kvm, Ram()
+        self.vm = kvm.create_vm()
+        self.vps = [
+            VirtualProcessor(number, self.vm.create_vcpu(number), PortBus(), MmioBus(), self.ended)
+            for number in range(2)
+        ]
+        self.vms: list[VtlVm] = []
+        machine = interface.Machine(
+            vm=self.vm,
+            processors=self.vps,
+            apic_ids=[0, 1],
+            memory=self.ram,
+            clock=FakeClock(),
+            control=Control(),
+            ports=PortBus(),
+            notice=self.unexpected,
+            higher=interface.HigherVms(self.make_vm, self.add_vcpu, has_xcr0=True),
+        )
+        wanted = flags.wanted({flags.PASSTHROUGH: "on", flags.VSM: "on"})
+        assert wanted is not None
+        said = offer(wanted, cpus=2, gpa_bits=40, tsc_hz=2_000_000_000, tsc_known=True)
+        self.hyperv = interface.HypervInterface(machine, said)
+        assert self.hyperv.vtls is not None
+        self.vtls: Vtls = self.hyperv.vtls
+        for vp in self.vps:
+            self.ring_0(vp.vcpu)
+        self.place_page(0)
+
+    def make_vm(self, vtl: int) -> tuple[VtlVm, OverlayView | None]:
+        vm = VtlVm(self.kvm, vtl, Mapping(), [], VmOptions(split_irqchip=True, pit=False))
+        self.vms.append(vm)
+        return vm, None
+
+    def add_vcpu(self, vm: VtlVm, vp: int) -> Vcpu:
+        return vm.add_vcpu(vp, [], [], None, 0)
+
+    def ended(self, outcome: Outcome) -> None:
+        raise AssertionError(outcome)
+
+    def unexpected(self, line: str) -> None:
+        raise AssertionError(line)
+
+    def ring_0(self, vcpu: Vcpu) -> None:
+        sregs = vcpu.run.sregs
+        sregs.cs.l, sregs.efer, sregs.cr0 = 1, 1 << 10, 1
+        vcpu.set_sregs(sregs)
+
+    def caller(self, vp: int) -> Caller:
+        """Who gets the hypercalls of what the VP runs now."""
+        return self.vtls._callers[self.vps[vp].vcpu]
+
+    def write_msr(self, vp: int, msr: int, value: int) -> bool:
+        run = self.vps[vp].vcpu.run
+        run.u8[MSR_ERROR_U8], run.u32[MSR_INDEX_U32], run.u64[MSR_DATA_U64] = 0, msr, value
+        self.caller(vp).write_msr()
+        return not run.u8[MSR_ERROR_U8]
+
+    def place_page(self, vp: int) -> None:
+        assert self.write_msr(vp, GUEST_OS_ID, 1) and self.write_msr(vp, HYPERCALL, PAGE_GPA | 1)
+
+    def call(self, vp: int, control: int, first: int = 0, second: int = 0) -> int:
+        """RAX after a hypercall of what the VP runs."""
+        caller, regs = self.caller(vp), self.vps[vp].vcpu.run.regs
+        regs.rax, regs.rcx, regs.rdx, regs.r8, regs.rip = AGAIN, control, first, second, PAGE_GPA
+        caller.hypercall()
+        return int(regs.rax)
+
+    def enable(self, vp: int, *, caller: int = 0) -> int:
+        """HvCallEnableVpVtl of VTL1."""
+        self.ram.write(INPUT, struct.pack("<QIB3x", SELF, vp, VTL1) + CONTEXT.pack())
+        return self.call(caller, Code.HvCallEnableVpVtl, INPUT)
+
+    def with_vtl1(self) -> None:
+        assert self.call(0, Code.HvCallEnablePartitionVtl | FAST, SELF, VTL1) == 0
+        assert self.enable(0) == 0
+
+    def vcpu(self, vp: int, vtl: int) -> Vcpu:
+        return self.vtls.schedulers[vp].vtls[vtl].vcpu
+
+    def switch(self, vp: int, code: Code, control: int = 0) -> None:
+        run = self.vps[vp].vcpu.run
+        run.regs.rax, run.regs.rcx, run.regs.rip = control, int(code), PAGE_GPA
+        self.caller(vp).hypercall()
+
+    def interrupt(self, vp: int, vtl: int) -> None:
+        """An interrupt comes to the local APIC."""
+        lapic = self.vcpu(vp, vtl).get_lapic()
+        lapic.regs[IRR + VECTOR // 32 * 16 + VECTOR % 32 // 8] |= 1 << VECTOR % 8
+        self.vcpu(vp, vtl).set_lapic(lapic)
+
+
+@contextmanager
+def a_rig() -> Iterator[Rig]:
+    kick.install()
+    fake = FakeKvm()
+    with Kvm.open(seam=fake) as kvm:
+        rig = Rig(fake, kvm)
+        yield rig
+        rig.hyperv.close()
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    with a_rig() as made:
+        yield made
+
+
+@pytest.mark.tlfs("IMP-010")
+def test_a_vtl_gets_a_vm_and_a_vcpu_of_its_own_with_its_context(rig: Rig) -> None:
+    rig.with_vtl1()
+
+    vcpu = rig.vcpu(0, VTL1)
+    assert len(rig.vms) == 1 and rig.vms[0].vcpus == [vcpu]
+    assert vcpu is not rig.vcpu(0, 0) and rig.vps[0].vcpu is rig.vcpu(0, 0)  # it does not run by that
+    assert (vcpu.get_regs().rip, vcpu.get_sregs().cr3) == (CONTEXT.Rip, CONTEXT.Cr3)
+    assert vcpu.get_lapic().regs[SPIV + 1] & 1  # software enabled (VSM-034)
+    assert vcpu.get_mp_state() == k.KVM_MP_STATE_RUNNABLE
+
+
+def test_a_call_and_a_return_change_what_runs_and_carry_registers(rig: Rig) -> None:
+    rig.with_vtl1()
+    rig.vcpu(0, 0).run.regs.rbx = 0xB0B
+
+    rig.switch(0, Code.HvCallVtlCall)
+    assert rig.vps[0].vcpu is rig.vcpu(0, VTL1)
+    assert rig.vcpu(0, VTL1).run.regs.rbx == 0xB0B
+    assert rig.vcpu(0, VTL1).run.regs.rip == CONTEXT.Rip
+
+    rig.ring_0(rig.vcpu(0, VTL1))
+    rig.place_page(0)  # VTL1's own
+    rig.vcpu(0, VTL1).run.regs.rbx = 0xCAFE
+    rig.switch(0, Code.HvCallVtlReturn, 1)  # a fast one
+    assert rig.vps[0].vcpu is rig.vcpu(0, 0)
+    assert rig.vcpu(0, 0).run.regs.rbx == 0xCAFE
+    assert rig.vtls.schedulers[0].switches == {"VTL call": 1, "VTL return": 1}
+
+
+def test_a_call_without_a_vtl_above_is_refused(rig: Rig) -> None:
+    rig.switch(0, Code.HvCallVtlCall)
+
+    assert rig.vcpu(0, 0).run.regs.rip == PAGE_GPA + page_code.REFUSE
+
+
+def test_an_interrupt_brings_the_higher_vtl_and_is_found_again_behind_its_return(rig: Rig) -> None:
+    rig.with_vtl1()
+    rig.interrupt(0, VTL1)
+
+    rig.vps[0].after_kick()
+    assert rig.vps[0].vcpu is rig.vcpu(0, VTL1)
+
+    rig.ring_0(rig.vcpu(0, VTL1))
+    rig.place_page(0)
+    rig.switch(0, Code.HvCallVtlReturn, 1)
+    assert rig.vps[0].vcpu is rig.vcpu(0, VTL1)  # nobody has taken it: VSM-055
+    assert rig.vtls.schedulers[0].switches == {"interrupt": 2, "VTL return": 1}
+
+
+def test_an_interrupt_for_the_lower_vtl_waits(rig: Rig) -> None:
+    rig.with_vtl1()
+    rig.switch(0, Code.HvCallVtlCall)
+    rig.interrupt(0, 0)
+
+    rig.vps[0].after_kick()
+
+    assert rig.vps[0].vcpu is rig.vcpu(0, VTL1)
+
+
+def test_enabling_on_a_vp_that_may_have_been_started_asks_its_own_thread(rig: Rig) -> None:
+    rig.with_vtl1()
+    rig.switch(0, Code.HvCallVtlCall)
+    rig.ring_0(rig.vcpu(0, VTL1))
+    rig.place_page(0)
+    rig.vcpu(1, 0).set_mp_state(k.KVM_MP_STATE_RUNNABLE)  # by INIT and SIPI, inside KVM_RUN
+
+    assert rig.enable(1) == AGAIN
+    rig.vps[1].after_kick()
+    assert rig.enable(1) == 0
+
+    assert rig.vtls.partition.vps[1].started
+
+
+def test_a_vp_with_a_higher_vtl_is_kept_from_init_and_sipi(rig: Rig) -> None:
+    rig.with_vtl1()
+    rig.switch(0, Code.HvCallVtlCall)
+    rig.ring_0(rig.vcpu(0, VTL1))
+    rig.place_page(0)
+    rig.vcpu(1, 0).set_mp_state(k.KVM_MP_STATE_UNINITIALIZED)
+    rig.enable(1)
+    rig.vps[1].after_kick()
+    assert rig.enable(1) == 0
+
+    rig.vps[1].after_kick()
+
+    assert rig.vps[1].held
+
+
+@pytest.mark.tlfs("VSM-063")
+def test_an_mtrr_is_written_for_all_vtls_and_for_later_ones(rig: Rig) -> None:
+    assert rig.write_msr(0, MTRR_DEF_TYPE, 0x806)
+    rig.with_vtl1()
+    assert rig.vcpu(0, VTL1).get_msrs([MTRR_DEF_TYPE]) == [(MTRR_DEF_TYPE, 0x806)]
+
+    assert rig.write_msr(0, MTRR_DEF_TYPE, 0x800)
+    assert rig.vcpu(0, VTL1).get_msrs([MTRR_DEF_TYPE]) == [(MTRR_DEF_TYPE, 0x800)]
+
+
+def test_another_processor_msr_faults(rig: Rig) -> None:
+    assert not rig.write_msr(0, 0x3FFF, 0)
+
+
+@pytest.mark.tlfs("VSM-021")
+def test_a_reset_leaves_vtl0_alone_and_closes_the_others_vms(rig: Rig) -> None:
+    rig.with_vtl1()
+    rig.switch(0, Code.HvCallVtlCall)
+
+    rig.hyperv.reset()
+
+    assert rig.vps[0].vcpu is rig.vcpu(0, 0)
+    assert rig.vps[0].all_vcpus == (rig.vcpu(0, 0),)
+    assert rig.vms[0].vm.closed
+    rig.place_page(0)
+    rig.with_vtl1()  # and again
+    assert len(rig.vms) == 2
+
+
+def test_registers_of_the_lower_vtl_are_read_from_its_vcpu(rig: Rig) -> None:
+    rig.with_vtl1()
+    rig.vcpu(0, 0).run.regs.rsp = 0x7777
+    rig.switch(0, Code.HvCallVtlCall)
+    rig.ring_0(rig.vcpu(0, VTL1))
+    rig.place_page(0)
+    rsp, use_vtl0, output = 0x0002_0004, 0x10, 0x7000
+    rig.ram.write(INPUT, struct.pack("<QIB3xI", SELF, 0xFFFF_FFFE, use_vtl0, rsp))
+
+    assert rig.call(0, Code.HvCallGetVpRegisters | 1 << 32, INPUT, output) & 0xFFFF == HvStatus.SUCCESS
+    assert int.from_bytes(rig.ram.read(output, 8), "little") == 0x7777
