@@ -11,7 +11,9 @@ pytestmark = [pytest.mark.host, pytest.mark.timeout(150)]
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 4])
-@pytest.mark.parametrize("name", ["vtlenable", "vtlswitch", "vtlirq"])
+@pytest.mark.parametrize(
+    "name", ["vtlenable", "vtlswitch", "vtlirq", "vtlregs", "vtltime", "vtlvina", "vtlaccess", "worlds"]
+)
 def test_every_check_passes(name: str, cpus: int) -> None:
     result = vmm_run(guest(name), "--machine", "vsm=on", "--cpus", str(cpus), "--time-limit", "50")
 
@@ -19,6 +21,20 @@ def test_every_check_passes(name: str, cpus: int) -> None:
     assert "FAIL" not in result.stdout
     assert "SUMMARY" in result.stdout
     assert result.stderr == ""
+
+
+def test_the_two_worlds_survive_a_reboot() -> None:
+    result = vmm_run(guest("worlds"), "--machine", "vsm=on", "--cpus", "2", "--append", "reboot")
+
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "FAIL" not in result.stdout
+
+
+def test_counts_add_up_under_stress() -> None:
+    result = vmm_run(guest("vtlstress"), "--machine", "vsm=on", "--cpus", "4", "--append", "seconds=10")
+
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "FAIL" not in result.stdout
 
 
 def test_a_machine_without_them_offers_none() -> None:

@@ -30,6 +30,9 @@ class HigherVtls(Protocol):
     def request_interrupt(self, vp: int, vtl: int, vector: int) -> bool:
         """A fixed, edge-triggered interrupt. False: no local APIC takes it."""
 
+    def lower_interrupt(self, vp: int) -> None:
+        """VTL0's local APIC has got an interrupt."""
+
     def local_apic(self, vp: int, vtl: int) -> LocalApic:
         """The local APIC of a VTL that is being enabled."""
 
@@ -73,8 +76,11 @@ class KvmServices:
             if self.vtls is not None:
                 self.vtls.request_interrupt(vp, vtl, vector)
             return
-        if signal(self._vm, self._addresses[vp], vector) and auto_eoi:
-            self.auto_eois[vp].requested(vector)
+        if signal(self._vm, self._addresses[vp], vector):
+            if auto_eoi:
+                self.auto_eois[vp].requested(vector)
+            if self.vtls is not None:
+                self.vtls.lower_interrupt(vp)
 
     def local_apic(self, vp: int, vtl: int) -> LocalApic:
         """That of the VTL's vCPU."""

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""IPIs that a VTL above 0 sends itself on other VPs, straight through the kernel's local APICs.
+"""Interrupts of which no exit tells, for VTLs that do not run: their VP has to look at its local APICs.
 
-No exit tells of them. But only a VP that runs that VTL can send one: while one does, the VPs that have the VTL and do
-not run it are brought out of the guest every `TICK_NS` to look at their local APICs, and once more when it has
-stopped. Where no VP runs a VTL above 0 nothing ticks.
+| from | to | looked for |
+|---|---|---|
+| a VTL above 0, by IPI | the same VTL of another VP, which runs a lower one | while some VP runs such a VTL |
+| anything | a VTL below the one that runs, if that has VINA enabled | while it runs |
+
+A look comes every `TICK_NS`, and once more behind the last stop of a VTL above 0. Where no VP runs one nothing ticks,
+and with one processor only VINA does.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from vmm.outside import Clock
 from vmm.vsm.vp import VsmVp
 
 TICK_NS: Final = 1_000_000
-"""How late such an IPI may be. A look costs its VP an exit and an ioctl for each VTL."""
+"""How late such an interrupt may be. A look costs its VP an exit and an ioctl for each VTL."""
 
 
 class IpiWatch:
@@ -38,12 +42,10 @@ class IpiWatch:
             self._running = [0] * len(self._vps)
 
     def runs(self, vp: int, vtl: int) -> None:
-        """The VP runs `vtl` from now on."""
-        if len(self._vps) == 1:
-            return
+        """The VP runs `vtl` from now on, or has changed its VINA."""
         with self._lock:
             self._running[vp] = vtl
-            if vtl and not self._ticking:
+            if vtl and not self._ticking and (len(self._vps) > 1 or self._tells_below(vp, vtl)):
                 self._ticking = True
                 self._timer.arm(self._clock.now_ns() + TICK_NS)
 
@@ -56,5 +58,11 @@ class IpiWatch:
             else:
                 self._ticking = False
         for vp in self._vps:
-            if vp.enabled >> running[vp.index] + 1:
+            vtl = running[vp.index]
+            if vp.enabled >> vtl + 1 or (vtl and self._tells_below(vp.index, vtl)):
                 self._kicks[vp.index]()
+
+    def _tells_below(self, vp: int, vtl: int) -> bool:
+        """Whether `vtl` wants to hear of interrupts for VTLs below it."""
+        state = self._vps[vp].vtls.get(vtl)  # None: it has been reset meanwhile
+        return state is not None and state.vina_enabled

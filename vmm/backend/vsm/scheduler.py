@@ -73,7 +73,7 @@ class VpScheduler:
         self.vp = vp
         self.switches: dict[str, int] = {}
         self._processor = processor
-        self._shared = shared
+        self.shared = shared
         self._around = around
         self.vtls: dict[int, VtlVcpu] = {0: vtl0}
 
@@ -90,9 +90,9 @@ class VpScheduler:
         self._processor.run_vtl(vtl0.vcpu, vtl0.handlers, vtl0.emulator)
         for each in dropped:
             each.timer.close()
-            self._shared.forget(each.vcpu)
+            self.shared.forget(each.vcpu)
             self._processor.remove_vcpu(each.vcpu)
-        self._shared.forget(vtl0.vcpu)
+        self.shared.forget(vtl0.vcpu)
         return dropped
 
     # ---- on the VP's thread --------------------------------------------------------------------------
@@ -144,7 +144,7 @@ class VpScheduler:
     def _taking(self) -> int:
         """VTLs below the active one that would take an interrupt at once; asked only where VINA is to tell of it."""
         active, found = self.vp.active, 0
-        if not active or not self.vp.vtls[active].vina.Enabled:
+        if not active or not self.vp.vtls[active].vina_enabled:
             return 0
         for number, vtl in self.vtls.items():
             if number < active and vtl.vcpu.run.regs.rflags & _RFLAGS_IF and self._wants(vtl):
@@ -157,7 +157,7 @@ class VpScheduler:
         if switch.store_registers:
             regs = source.vcpu.run.regs
             self._around.store_return_registers(index, switch.target, regs.rax, regs.rcx)
-        self._shared.carry(source.vcpu, target.vcpu)
+        self.shared.carry(source.vcpu, target.vcpu)
         if switch.registers is not None:
             _load(target.vcpu.run.regs, switch.registers)
         # Behind the copy: what follows looks at what the VTL has become.

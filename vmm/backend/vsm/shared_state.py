@@ -55,10 +55,16 @@ class SharedState:
         self._dr6_shared = dr6_shared
         self._has_xcr0 = has_xcr0
         self._known: dict[Vcpu, _Known] = {}
+        self._fault_addresses: dict[Vcpu, int] = {}
 
     def forget(self, vcpu: Vcpu) -> None:
         """`vcpu` is given another state, or closed."""
         self._known.pop(vcpu, None)
+        self._fault_addresses.pop(vcpu, None)
+
+    def expect_fault(self, vcpu: Vcpu, address: int) -> None:
+        """A page fault was made pending in `vcpu`, which does not run: CR2 is the VP's until it is delivered."""
+        self._fault_addresses[vcpu] = address
 
     def carry(self, source: Vcpu, target: Vcpu) -> None:
         """Give `target` the shared registers of `source`, which has just stopped. Errors: `KvmError`."""
@@ -66,8 +72,9 @@ class SharedState:
         new.u8[_BEFORE_RSP] = old.u8[_BEFORE_RSP]
         new.u8[_BEHIND_RSP] = old.u8[_BEHIND_RSP]
         dirty = x86.KVM_SYNC_X86_REGS
-        if new.u64[_CR2_U64] != old.u64[_CR2_U64]:
-            new.u64[_CR2_U64] = old.u64[_CR2_U64]
+        cr2 = self._fault_addresses.pop(target, old.u64[_CR2_U64])
+        if new.u64[_CR2_U64] != cr2:
+            new.u64[_CR2_U64] = cr2
             dirty |= x86.KVM_SYNC_X86_SREGS
         new.u64[_DIRTY_U64] |= dirty
         was, known = self._of(source), self._of(target)

@@ -12,6 +12,9 @@ from vmm.backend.hyperv.register_access import MSRS, Read, RegisterValueError, W
 from vmm.backend.vsm.scheduler import VtlVcpu
 from vmm.backend.vsm.shared_msrs import MSRS as SHARED_MSRS
 from vmm.backend.vsm.shared_msrs import SharedMsrs
+from vmm.backend.vsm.shared_state import SharedState
+from vmm.hv.register_bits import HV_X64_PENDING_EXCEPTION_EVENT
+from vmm.hv.registers import HvRegisterName
 from vmm.hv.status import HvStatus
 
 HARDWARE: Final[dict[int, tuple[Read, Write | None]]] = (
@@ -19,11 +22,19 @@ HARDWARE: Final[dict[int, tuple[Read, Write | None]]] = (
 )
 
 
+_PENDING_EVENT: Final = int(HvRegisterName.HvRegisterPendingEvent0)
+_PAGE_FAULT: Final = 14
+
+
 class OwnRegisters:
     """One VP between two entries into the guest."""
 
-    def __init__(self, vtls: Mapping[int, VtlVcpu], running: Vcpu, shared_msrs: SharedMsrs) -> None:
+    def __init__(
+        self, vtls: Mapping[int, VtlVcpu], running: Vcpu, shared: SharedState, shared_msrs: SharedMsrs
+    ) -> None:
         """running: the vCPU whose exit is being handled, whose registers in kvm_run are valid."""
+        self._running = running
+        self._shared = shared
         self._vtls = vtls
         self._shared_msrs = shared_msrs
         self._fresh = {running}
@@ -55,6 +66,10 @@ class OwnRegisters:
         except KvmError:  # KVM checks what the processor would check
             there = read is None or self.read(vtl, register) is not None
             return HvStatus.INVALID_REGISTER_VALUE if there else HvStatus.INVALID_PARAMETER
+        if register == _PENDING_EVENT and vcpu is not self._running:
+            event = HV_X64_PENDING_EXCEPTION_EVENT(value)
+            if event.EventPending and event.Vector == _PAGE_FAULT:
+                self._shared.expect_fault(vcpu, event.ExceptionParameter)
         return HvStatus.SUCCESS
 
     def _vcpu(self, vtl: int) -> Vcpu:

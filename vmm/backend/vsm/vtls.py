@@ -254,7 +254,11 @@ class Vtls:
         scheduler, processor = self.schedulers[vp], self._parts.processors[vp]
 
         def on_its_thread() -> Reply:
-            return work(OwnRegisters(scheduler.vtls, processor.vcpu, self.shared_msrs[vp]))
+            reply = work(OwnRegisters(scheduler.vtls, processor.vcpu, scheduler.shared, self.shared_msrs[vp]))
+            if scheduler.vp.active:  # it may have been VINA that changed
+                self._watch.runs(vp, scheduler.vp.active)
+                processor.kick()
+            return reply
 
         return self._parts.errands.ask(caller_vp, vp, request, on_its_thread)
 
@@ -299,6 +303,13 @@ class Vtls:
         return True
 
     # ---- scheduler.Around ----------------------------------------------------------------------------
+
+    def lower_interrupt(self, vp: int) -> None:
+        """VTL0's local APIC has got an interrupt."""
+        state = self.partition.vps[vp]
+        active = state.active
+        if active and state.vtls[active].vina_enabled:
+            self._parts.processors[vp].kick()
 
     def raise_vina(self, vp: int, vtl: int, vector: int, auto_eoi: bool) -> None:
         """See there. The VP is outside the guest and runs `vtl` next."""

@@ -40,16 +40,25 @@ class Clock:
 
 
 @dataclass
+class Vtl:
+    vina_enabled: bool
+
+
+@dataclass
 class Vp:
     index: int
     enabled: int
+    vtls: dict[int, Vtl]
 
 
 class Rig:
-    def __init__(self, *enabled: int) -> None:
+    def __init__(self, *enabled: int, vina: bool = False) -> None:
         self.clock = Clock()
         self.kicked: list[int] = []
-        vps = [Vp(index, mask) for index, mask in enumerate(enabled)]
+        vps = [
+            Vp(index, mask, {vtl: Vtl(vina) for vtl in range(1, mask.bit_length())})
+            for index, mask in enumerate(enabled)
+        ]
         kicks = [lambda index=index: self.kicked.append(index) for index in range(len(vps))]
         self.watch = IpiWatch(vps, kicks, self.clock)  # type: ignore[arg-type]  # what it looks at of a VsmVp
 
@@ -114,3 +123,13 @@ def test_ticks_begin_again_after_a_pause() -> None:
     rig.watch.runs(1, 1)
 
     assert rig.clock.deadline == 2 * TICK_NS
+
+
+def test_a_vtl_with_vina_looks_for_those_below_even_alone() -> None:
+    rig = Rig(0b11, vina=True)
+
+    rig.watch.runs(0, 1)
+    rig.clock.fire()
+    rig.clock.fire()
+
+    assert rig.kicked == [0, 0]

@@ -131,3 +131,16 @@ def test_a_vcpu_with_a_new_state_is_written_anew() -> None:
         shared.carry(source, target)
 
         assert calls(fake, "KVM_SET_XSAVE", "KVM_SET_DEBUGREGS", "KVM_SET_XCRS") == [n + 1 for n in before]
+
+
+def test_a_page_fault_that_waits_has_its_own_address() -> None:
+    with two_vcpus() as (_, source, target):
+        source.run.sregs.cr2 = 0x1000
+        shared = SharedState(dr6_shared=False, has_xcr0=False)
+        shared.expect_fault(target, 0xFA17)
+
+        shared.carry(source, target)
+        assert target.run.sregs.cr2 == 0xFA17
+
+        shared.carry(source, target)  # once
+        assert target.run.sregs.cr2 == 0x1000
