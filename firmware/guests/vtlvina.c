@@ -179,9 +179,12 @@ static void check_automatic(void)
     let_vtl0_take();
 }
 
+static volatile bool in_vtl1;
+
 static void send_from_second(void *argument)
 {
-    wait_us(SILENCE_US);
+    while (!in_vtl1)
+        cpu_relax();
     apic_send_ipi(smp_cpu(0)->apic_id, (uint8_t)(uint64_t)argument);
 }
 
@@ -189,6 +192,7 @@ static uint64_t wait_for_notification(void *argument)
 {
     (void)argument;
     notified = 0;
+    in_vtl1 = true;
     interrupts_on();
     WAIT_FOR(notified, LIMIT_MS);
     interrupts_off();
