@@ -18,8 +18,10 @@ TEST_PACKAGES := $(RUN_PACKAGES) acpica-tools qemu-system-x86 linux-source-6.12 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: setup firmware ## boot the demo guest on /dev/kvm
+run: setup firmware ## boot the demo guests on /dev/kvm: what a guest finds, and two worlds in VTL0 and VTL1
 	$(BIN)/vmm run firmware/build/demo.flat --cpus 2
+	@# Its status is kvm-unit-tests': 1 when every check has passed.
+	$(BIN)/vmm run firmware/build/worlds.flat --machine vsm=on --cpus 2; test $$? -eq 1
 
 test: setup-test firmware test-pure test-host test-lab ## lint, types and all three rings of tests
 

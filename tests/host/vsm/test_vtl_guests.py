@@ -23,6 +23,14 @@ def test_every_check_passes(name: str, cpus: int) -> None:
     assert result.stderr == ""
 
 
+def test_processors_start_as_their_vtls_say() -> None:
+    # no-init: KVM carries out INIT and SIPI to a processor that runs, whatever VTLs it has.
+    result = vmm_run(guest("vtlstart"), "--machine", "vsm=on", "--cpus", "5", "--append", "no-init")
+
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "FAIL" not in result.stdout
+
+
 def test_the_two_worlds_survive_a_reboot() -> None:
     result = vmm_run(guest("worlds"), "--machine", "vsm=on", "--cpus", "2", "--append", "reboot")
 

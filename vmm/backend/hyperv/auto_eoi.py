@@ -27,10 +27,10 @@ LONGEST_WAIT_NS: Final = 50_000_000
 
 
 class AutoEoi:
-    """The interrupts without EOI of one VP. `requested` is thread-safe, `look` is the VP's thread's."""
+    """The interrupts without EOI of one VTL of a VP. `requested` is thread-safe, `look` is the VP's thread's."""
 
     def __init__(self, processor: VirtualProcessor, apic: KvmLocalApic, clock: Clock) -> None:
-        self._processor = processor
+        """apic: that of the VTL."""
         self._apic = apic
         self._clock = clock
         self._timer = clock.timer(processor.kick)
@@ -59,7 +59,7 @@ class AutoEoi:
             return
         with self._lock:
             for vector in sorted(self._vectors, reverse=True):
-                lapic = self._processor.vcpu.get_lapic()
+                lapic = self._apic.vcpu.get_lapic()
                 served = has(lapic, ISR, vector) and not self._apic.end_if_in_service(vector, lapic)
                 if not served and not has(lapic, IRR, vector):
                     self._vectors.discard(vector)

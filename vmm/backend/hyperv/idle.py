@@ -27,6 +27,8 @@ class IdleSleep:
 
     def __init__(self, processor: VirtualProcessor, clock: Clock) -> None:
         self._processor = processor
+        self._vcpu = processor.vcpu
+        """That of the VTL which sleeps; another may run meanwhile."""
         self._clock = clock
         self._timer = clock.timer(processor.kick)
         self._masked = False
@@ -35,7 +37,7 @@ class IdleSleep:
 
     def sleep(self) -> None:
         """Let the VP halt. Errors: `KvmError`."""
-        vcpu = self._processor.vcpu
+        vcpu = self._vcpu = self._processor.vcpu
         self._masked = not vcpu.run.regs.rflags & _RFLAGS_IF
         if self._masked:
             if self._interrupted():
@@ -49,7 +51,7 @@ class IdleSleep:
         """The VP is on its way into the guest again: let it run if it was interrupted. Errors: `KvmError`."""
         if not self._masked:
             return
-        vcpu = self._processor.vcpu
+        vcpu = self._vcpu
         if vcpu.get_mp_state() != k.KVM_MP_STATE_HALTED:  # an NMI or INIT has ended the sleep
             self._masked = False
         elif self._interrupted():
@@ -65,4 +67,4 @@ class IdleSleep:
         self._timer.cancel()
 
     def _interrupted(self) -> bool:
-        return deliverable(self._processor.vcpu.get_lapic())
+        return deliverable(self._vcpu.get_lapic())

@@ -69,7 +69,7 @@ class KvmLocalApic:
     def __init__(self, vm: Vm, vcpu: Vcpu, apic_ids: Sequence[int]) -> None:
         """apic_ids: of all processors, for the ICR's shorthands."""
         self._vm = vm
-        self._vcpu = vcpu
+        self.vcpu = vcpu
         self._others = [apic_id for apic_id in apic_ids if apic_id != vcpu.vcpu_id]
         self._icr = 0
         self._tpr = 0
@@ -79,7 +79,7 @@ class KvmLocalApic:
 
     def end_of_interrupt(self) -> int | None:
         """EOI: the vector that was in service, None when there was none."""
-        lapic = self._vcpu.get_lapic()
+        lapic = self.vcpu.get_lapic()
         vector = in_service(lapic)
         if vector is not None:
             self._end(lapic, vector)
@@ -94,12 +94,12 @@ class KvmLocalApic:
 
     def _end(self, lapic: x86.kvm_lapic_state, vector: int) -> None:
         if self._kernel_eoi:
-            self._vcpu.set_msrs([(_MSR_HV_EOI, 0)])
-        elif self._vcpu.run.sregs.apic_base & _APIC_BASE_EXTD:
-            self._vcpu.set_msrs([(_MSR_X2APIC_EOI, 0)])
+            self.vcpu.set_msrs([(_MSR_HV_EOI, 0)])
+        elif self.vcpu.run.sregs.apic_base & _APIC_BASE_EXTD:
+            self.vcpu.set_msrs([(_MSR_X2APIC_EOI, 0)])
         else:
             lapic.regs[_byte(ISR, vector)] &= ~(1 << vector % 8) & 0xFF
-            self._vcpu.set_lapic(lapic)
+            self.vcpu.set_lapic(lapic)
 
     # ---- ICR -----------------------------------------------------------------------------------------
 
@@ -118,11 +118,11 @@ class KvmLocalApic:
         return True
 
     def _addresses(self, value: int) -> list[int]:
-        own = self._vcpu.vcpu_id
+        own = self.vcpu.vcpu_id
         match value & _ICR_SHORTHAND:
             case 0:
                 high = value >> 32
-                destination = high if self._vcpu.run.sregs.apic_base & _APIC_BASE_EXTD else high >> 24
+                destination = high if self.vcpu.run.sregs.apic_base & _APIC_BASE_EXTD else high >> 24
                 return [msi_address(destination, bool(value & _ICR_LOGICAL))]
             case shorthand if shorthand == _SELF:
                 return [msi_address(own)]
@@ -135,13 +135,13 @@ class KvmLocalApic:
 
     def read_tpr(self) -> int:
         """Task priority, 8 bits."""
-        tpr: int = self._vcpu.run.sregs.cr8 << 4
+        tpr: int = self.vcpu.run.sregs.cr8 << 4
         return self._tpr if self._tpr & 0xF0 == tpr else tpr
 
     def write_tpr(self, value: int) -> None:
         """Set the task priority; 8 bits."""
         self._tpr = value
-        run = self._vcpu.run
+        run = self.vcpu.run
         run.sregs.cr8 = value >> 4
         run.u64[_DIRTY_U64] |= x86.KVM_SYNC_X86_SREGS
 

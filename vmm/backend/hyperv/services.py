@@ -27,7 +27,7 @@ class HigherVtls(Protocol):
     def vp_mask(self, vtl: int) -> int:
         """Bit n: VP n has `vtl`."""
 
-    def request_interrupt(self, vp: int, vtl: int, vector: int) -> bool:
+    def request_interrupt(self, vp: int, vtl: int, vector: int, auto_eoi: bool) -> bool:
         """A fixed, edge-triggered interrupt. False: no local APIC takes it."""
 
     def lower_interrupt(self, vp: int) -> None:
@@ -74,7 +74,7 @@ class KvmServices:
             return
         if vtl != _VTL0:
             if self.vtls is not None:
-                self.vtls.request_interrupt(vp, vtl, vector)
+                self.vtls.request_interrupt(vp, vtl, vector, auto_eoi)
             return
         if signal(self._vm, self._addresses[vp], vector):
             if auto_eoi:

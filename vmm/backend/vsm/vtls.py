@@ -18,6 +18,7 @@ from kvmapi import KvmError, Vcpu, Vm
 from kvmapi.uapi import kvm as k
 from vmm.backend.emulation.emulator import Emulator
 from vmm.backend.hyperv import page_code, starts
+from vmm.backend.hyperv.auto_eoi import AutoEoi
 from vmm.backend.hyperv.caller import Caller
 from vmm.backend.hyperv.errands import Errands
 from vmm.backend.hyperv.local_apic import KvmLocalApic, msi_address, signal
@@ -81,6 +82,7 @@ class Vtls:
         self._lock = threading.Lock()
         self._vms: dict[int, VtlVm] = {}
         self._callers: dict[Vcpu, Caller] = {}
+        self._auto_eois: list[dict[int, AutoEoi]] = [{} for _ in parts.processors]
         self._looked: list[bool | None] = [None] * len(parts.processors)
         """Whether a VP has looked if it was started, since it was asked to; None: nobody has asked."""
         self._addresses = [msi_address(apic_id) for apic_id in parts.apic_ids]
@@ -138,6 +140,10 @@ class Vtls:
         self._watch.reset()
         for msrs in self.shared_msrs:
             msrs.reset()
+        for auto_eois in self._auto_eois:
+            for auto_eoi in auto_eois.values():
+                auto_eoi.reset()
+            auto_eois.clear()
         vms, self._vms = self._vms, {}
         for vm in vms.values():
             vm.close()
@@ -156,6 +162,8 @@ class Vtls:
 
     def attend(self, vp: int) -> None:
         """On the VP's thread, on its way into the guest: see to it that the right VTL runs."""
+        for auto_eoi in self._auto_eois[vp].values():
+            auto_eoi.look()
         state, processor = self.partition.vps[vp], self._parts.processors[vp]
         if not state.started:
             # A VP with higher VTLs starts by hypercall only. KVM would start it by INIT and SIPI inside KVM_RUN.
@@ -272,19 +280,23 @@ class Vtls:
         """See there."""
         return self.partition.vp_mask(vtl)
 
-    def request_interrupt(self, vp: int, vtl: int, vector: int) -> bool:
+    def request_interrupt(self, vp: int, vtl: int, vector: int, auto_eoi: bool) -> bool:
         """A fixed, edge-triggered interrupt for a VTL above 0. False: no local APIC takes it."""
         vm = self.vm(vtl)
         if vm is None or not signal(vm, self._addresses[vp], vector):
             return False
+        if auto_eoi:
+            self._auto_eois[vp][vtl].requested(vector)
         self._parts.processors[vp].kick()
         return True
 
     def local_apic(self, vp: int, vtl: int) -> LocalApic:
         """See there."""
-        vm = self._vms[vtl]
-        vcpu = next(each for each in vm.vcpus if each.vcpu_id == self._parts.apic_ids[vp])
-        return KvmLocalApic(vm.vm, vcpu, self._parts.apic_ids)
+        parts, vm = self._parts, self._vms[vtl]
+        vcpu = next(each for each in vm.vcpus if each.vcpu_id == parts.apic_ids[vp])
+        apic = KvmLocalApic(vm.vm, vcpu, parts.apic_ids)
+        self._auto_eois[vp] = {**self._auto_eois[vp], vtl: AutoEoi(parts.processors[vp], apic, parts.clock)}
+        return apic
 
     # ---- vmm.backend.hyperv.address_spaces.VtlVcpus ---------------------------------------------------
 
@@ -314,8 +326,8 @@ class Vtls:
     def raise_vina(self, vp: int, vtl: int, vector: int, auto_eoi: bool) -> None:
         """See there. The VP is outside the guest and runs `vtl` next."""
         vm = self.vm(vtl)
-        if vm is not None:
-            signal(vm, self._addresses[vp], vector)
+        if vm is not None and signal(vm, self._addresses[vp], vector) and auto_eoi:
+            self._auto_eois[vp][vtl].requested(vector)
 
     def store_return_registers(self, vp: int, vtl: int, rax: int, rcx: int) -> None:
         """See there."""
