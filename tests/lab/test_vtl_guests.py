@@ -26,7 +26,7 @@ GUESTS = ("worlds", "vtlenable", "vtlswitch", "vtltime", "vtlvina", "vtlaccess")
 @pytest.mark.parametrize("kernel", ["upstream", "patched"])
 def test_every_check_passes(kernel: str) -> None:
     run = f"{sys.executable} -m vmm run firmware/build/$guest.flat --machine vsm=on --cpus 2 --time-limit 200"
-    script = f"for guest in {' '.join(GUESTS)}; do {run}; echo; echo $guest ended with $?; done"
+    script = f"for guest in {' '.join(GUESTS)}; do {run}; status=$?; echo; echo $guest ended with $status; done"
 
     result = Lab(kernel, time_limit=TIME_LIMIT).run(["sh", "-c", script], directory=CHECKOUT)
 
