@@ -31,7 +31,7 @@ SCRIPT = "; ".join(
         "echo function > current_tracer",
         "echo 1 > events/hyperv/enable",
         # A process that ran on another processor has to flush that one's TLB when it forks, and is woken across.
-        "for i in 1 2 3 4; do taskset -p 1 $$; (:); taskset -p 2 $$; (:); done > /dev/null",
+        "for i in $(seq 30); do taskset -p 1 $$; (:); taskset -p 2 $$; (:); done > /dev/null",
         "echo 0 > tracing_on",
         "echo ipis $(grep -c hyperv_send_ipi trace)",
         "echo native-ipis $(grep -c send_IPI trace)",
