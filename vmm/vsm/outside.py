@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Hashable
-from typing import Protocol
+from collections.abc import Callable, Container, Hashable, Sequence
+from typing import NamedTuple, Protocol
 
 from vmm.hv.register_bits import HV_REGISTER_VSM_PARTITION_CONFIG
 from vmm.hv.status import HvStatus
@@ -118,6 +118,61 @@ class Protections(Protocol):
     ) -> int:
         """Apply what `new` asks of `vtl`'s protections: an `HvStatus`, or `AGAIN`. Anything but SUCCESS leaves
         everything as it was. Called with the partition's lock held: must not wait for another VP."""
+
+
+class RightsChange(NamedTuple):
+    """From now on a VTL has `rights` (`vmm.vsm.rights`) to `pages` guest pages from page number `gpn` on."""
+
+    gpn: int
+    pages: int
+    rights: int
+
+
+class Enforcement(Protocol):
+    """What makes the processors keep to the rights of VTLs. Thread-safe.
+
+    It knows the rights that it was told last, and that a page it was never told of has all of them. Where an overlay
+    hides a page, the page's rights count again when it is seen again.
+    """
+
+    def apply(self, vtl: int, changes: Sequence[RightsChange]) -> HvStatus:
+        """Bring new rights of `vtl` into force, on all VPs: from the return on, none of them, and no translation kept
+        anywhere, allows more. Pages lie in RAM and in one change only.
+
+        SUCCESS, or INSUFFICIENT_MEMORY where the host refuses: then the old rights are in force.
+        Called with the lock of the protections held: must not wait for a VP.
+        """
+
+    def reset(self) -> None:
+        """All VTLs have all rights. All VPs are frozen."""
+
+
+class MemoryAccess(NamedTuple):
+    """An access of a VTL to guest memory that a higher VTL has not allowed. Nothing of it has happened."""
+
+    gpa: int
+    """The first byte refused; where the host knows the page only, the page's first."""
+    wanted: int
+    """READ, WRITE or EXECUTE (`vmm.vsm.rights`): exactly one. An access that reads and writes is a WRITE."""
+    gva: int | None = None
+    """Its guest virtual address, None where it is not known, or where there is none (a hypercall's parameters)."""
+    instruction: bytes = b""
+    """The instruction's bytes, as far as they are known; none for EXECUTE."""
+    length: int = 0
+    """Of the instruction in bytes, 0 when unknown."""
+    page_walk: bool = False
+    """The processor's own, in a walk of page tables: `gva` is the address that was translated."""
+
+
+class MemoryIntercepts(Protocol):
+    """Who tells a VTL of accesses that it has not allowed."""
+
+    def memory(self, vp: int, vtl: int, owner: int, access: MemoryAccess) -> None:
+        """`vtl` of VP `vp` has made `access`, which `owner` refuses: tell that one, and run it next where it will run.
+
+        On the VP's thread, which is outside the guest; RIP is at the instruction, and all registers are as before it.
+        `vtl` makes the access again when it runs again, unless its registers say otherwise by then.
+        """
 
 
 class VsmCaller(VpContext, Protocol):
