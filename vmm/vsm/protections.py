@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`MemoryProtections`: what each VTL may do with guest memory, as higher VTLs have said (TLFS 15.9).
+
+For each pair of a VTL and one above it there is a table of what the upper one, the owner of these protections, lets the
+lower one do. A VTL has the rights that all its owners give. Only RAM has protections: what lies elsewhere, a device or
+nothing, is no memory that a VTL could take away.
+
+Rights change in one order: validated, then in force (`vmm.vsm.outside.Enforcement`), then in the tables. So a table may
+be an instant behind the processors, and whoever has a fault that no table explains makes the access again.
+
+| | pages | who |
+|---|---|---|
+| `configure` | all RAM, at the write that sets EnableVtlProtection | the owner, all VTLs below |
+| `modify` | a list | the owner, one VTL below or all |
+
+Implements: VSM-009, VSM-070, VSM-072, VSM-075, VSM-078, VSM-079, VSM-081, VSM-085, VSM-089, VSM-106
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+from vmm.hv.constants import HV_NUM_VTLS_ARCHITECTURAL, HV_PAGE_SHIFT, HV_PAGE_SIZE
+from vmm.hv.register_bits import HV_REGISTER_VSM_PARTITION_CONFIG
+from vmm.hv.status import HvStatus
+from vmm.vsm.outside import Enforcement, RightsChange
+from vmm.vsm.ranges import END, RangeMap, Run, runs_of
+from vmm.vsm.rights import ALL, rights_of
+
+RANGES: Final = 1 << 20
+"""Ranges that a table may have; more is INSUFFICIENT_MEMORY. They are 9 MiB, and 120 MiB for a moment where all are
+told to a VM that is new. A secure kernel has some thousands; only one that gives neighbouring pages different rights
+throughout 4 GiB comes here."""
+
+_Tables = tuple[tuple[int, RangeMap], ...]
+"""`(owner, what it allows)` by rising owner."""
+
+
+class Refused(NamedTuple):
+    """Who does not allow an access, and the first byte that it does not allow."""
+
+    owner: int
+    gpa: int
+
+
+class MemoryProtections:
+    """A partition's. Thread-safe; `reset` with all VPs frozen. It is a `vmm.vsm.outside.Protections`."""
+
+    def __init__(
+        self, ram: Sequence[tuple[int, int]], enforcement: Enforcement, *, ranges: int = RANGES
+    ) -> None:
+        """ram: `(gpa, size)` in bytes, sorted. ranges: how many a table may have."""
+        self.lock: Final = threading.Lock()
+        """Held while rights change. Who holds it has an access checked and made before or behind a change."""
+        self._enforcement = enforcement
+        self._ranges = ranges
+        # Blocks that touch are one; no page is RAM in part.
+        self._ram = _joined([(gpa >> HV_PAGE_SHIFT, size >> HV_PAGE_SHIFT) for gpa, size in ram])
+        self._ram_starts = [first for first, _ in self._ram]
+        self._forget()
+
+    def _forget(self) -> None:
+        # By VTL that is restricted. Replaced, never changed: reading takes no lock.
+        self._tables: list[_Tables] = [()] * HV_NUM_VTLS_ARCHITECTURAL
+        self._restricts = [False] * HV_NUM_VTLS_ARCHITECTURAL
+
+    # ---- asking --------------------------------------------------------------------------------------
+
+    def is_ram(self, gpn: int) -> bool:
+        """Whether a page is RAM."""
+        index = bisect_right(self._ram_starts, gpn) - 1
+        return index >= 0 and gpn < self._ram[index][0] + self._ram[index][1]
+
+    def restricts(self, vtl: int) -> bool:
+        """Whether `vtl` lacks a right to any page."""
+        return self._restricts[vtl]
+
+    def rights(self, vtl: int, gpn: int) -> int:
+        """What every higher VTL lets `vtl` do with a page."""
+        rights = ALL
+        for _, table in self._tables[vtl]:
+            rights &= table.get(gpn)
+        return rights
+
+    def refusing(self, vtl: int, gpa: int, size: int, wanted: int) -> Refused | None:
+        """Who keeps `vtl` from an access, None if nobody does. wanted: rights, all of which it needs.
+
+        The first byte that any VTL refuses counts; of several VTLs that refuse it, the lowest.
+        """
+        if not self._restricts[vtl] or size <= 0:
+            return None
+        first, end = gpa >> HV_PAGE_SHIFT, (gpa + size + HV_PAGE_SIZE - 1) >> HV_PAGE_SHIFT
+        found: Refused | None = None
+        for owner, table in self._tables[vtl]:
+            page = _first_lacking(table, first, end, wanted)
+            if page is not None:
+                # A VTL further up is asked only about what lies before.
+                found, end = Refused(owner, max(gpa, page << HV_PAGE_SHIFT)), page
+        return found
+
+    def restricted(self, vtl: int) -> list[RightsChange]:
+        """All pages to which `vtl` lacks a right: for a VM that is new. The lock is held, or no VP runs."""
+        tables = self._tables[vtl]
+        changes = _Changes()
+        for first, pages in self._ram if tables else ():
+            for start, count, rights in _effective(tables, first, first + pages):
+                if rights != ALL:
+                    changes.add(start, count, rights)
+        return changes.found
+
+    # ---- changing ------------------------------------------------------------------------------------
+
+    def configure(
+        self, vtl: int, old: HV_REGISTER_VSM_PARTITION_CONFIG, new: HV_REGISTER_VSM_PARTITION_CONFIG
+    ) -> int:
+        """HvRegisterVsmPartitionConfig of `vtl`: with EnableVtlProtection the default mask comes into force. An
+        `HvStatus`. The register's other bits are no matter of memory."""
+        if old.EnableVtlProtection or not new.EnableVtlProtection:
+            return HvStatus.SUCCESS
+        rights = rights_of(new.DefaultVtlProtectionMask)
+        if rights is None:
+            return HvStatus.INVALID_REGISTER_VALUE
+        return self._give(vtl, range(vtl), self._ram, rights)
+
+    def modify(
+        self, caller_vtl: int, target_vtl: int, map_flags: int, gpns: Sequence[int]
+    ) -> tuple[HvStatus, int]:
+        """HvCallModifyVtlProtectionMask of a VTL that may protect: the status, and how many pages have the rights.
+
+        target_vtl: the one VTL that is restricted; the caller's own: all below it (VSM-072). A page that is not RAM is
+        an error, which those before it in the list do not mind. With INSUFFICIENT_MEMORY nothing has changed.
+        """
+        rights = rights_of(map_flags)
+        if rights is None:
+            return HvStatus.INVALID_REGISTER_VALUE, 0
+        good = next((at for at, gpn in enumerate(gpns) if not self.is_ram(gpn)), len(gpns))
+        targets = range(caller_vtl) if target_vtl == caller_vtl else range(target_vtl, target_vtl + 1)
+        status = self._give(caller_vtl, targets, runs_of(gpns[:good]), rights) if good else HvStatus.SUCCESS
+        if status != HvStatus.SUCCESS:
+            return status, 0
+        return (HvStatus.SUCCESS if good == len(gpns) else HvStatus.INVALID_PARAMETER), good
+
+    def reset(self) -> None:
+        """Nobody restricts anything. All VPs are frozen."""
+        with self.lock:
+            self._forget()
+            self._enforcement.reset()
+
+    def _give(self, owner: int, targets: Sequence[int], runs: Sequence[Run], rights: int) -> HvStatus:
+        """`owner` lets these VTLs have `rights` to these pages, or nothing changes."""
+        with self.lock:
+            plans = [self._plan(owner, vtl, runs, rights) for vtl in targets]
+            if any(len(table) > self._ranges for plan in plans for _, table in plan.tables):
+                return HvStatus.INSUFFICIENT_MEMORY
+            for number, plan in enumerate(plans):
+                status = self._enforcement.apply(plan.vtl, plan.changes) if plan.changes else HvStatus.SUCCESS
+                if status != HvStatus.SUCCESS:
+                    self._take_back(plans[:number])
+                    return status
+                self._keep(plan.vtl, plan.tables)
+        return HvStatus.SUCCESS
+
+    def _plan(self, owner: int, vtl: int, runs: Sequence[Run], rights: int) -> _Plan:
+        before = self._tables[vtl]
+        owners = dict(before)
+        owners[owner] = owners.get(owner, _UNRESTRICTED).changed(runs, rights)
+        after = tuple(sorted(owners.items()))
+        changes, undo = _Changes(), _Changes()
+        for first, pages in runs:
+            # The new table has one range here, so that others' ranges and old ones are all that is looked at.
+            for start, count, new in _effective(after, first, first + pages):
+                for at, pages_there, old in _effective(before, start, start + count):
+                    if old != new:
+                        changes.add(at, pages_there, new)
+                        undo.add(at, pages_there, old)
+        return _Plan(vtl, before, after, changes.found, undo.found)
+
+    def _keep(self, vtl: int, tables: _Tables) -> None:
+        self._tables[vtl] = tables
+        self._restricts[vtl] = any(len(table) > 1 for _, table in tables)
+
+    def _take_back(self, plans: Sequence[_Plan]) -> None:
+        """A later VTL's part was refused. Where the host refuses the way back too, the tables say what is in force."""
+        for plan in plans:
+            if not plan.undo or self._enforcement.apply(plan.vtl, plan.undo) == HvStatus.SUCCESS:
+                self._keep(plan.vtl, plan.before)
+
+
+class _Plan(NamedTuple):
+    """A change of one VTL's rights that has not been made."""
+
+    vtl: int
+    before: _Tables
+    tables: _Tables
+    changes: list[RightsChange]
+    undo: list[RightsChange]
+
+
+class _Changes:
+    """Collects rights to pages, in order, as the fewest changes."""
+
+    def __init__(self) -> None:
+        self.found: list[RightsChange] = []
+
+    def add(self, gpn: int, pages: int, rights: int) -> None:
+        if self.found:
+            last = self.found[-1]
+            if last.rights == rights and last.gpn + last.pages == gpn:
+                self.found[-1] = RightsChange(last.gpn, last.pages + pages, rights)
+                return
+        self.found.append(RightsChange(gpn, pages, rights))
+
+
+_UNRESTRICTED: Final = RangeMap(ALL)
+
+
+def _effective(tables: _Tables, first: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """`(first page, pages, rights)` in pages `first` to `end`, as all owners together give them."""
+    while first < end:
+        rights, until = ALL, end
+        for _, table in tables:
+            allowed, stop = table.run(first)
+            rights &= allowed
+            until = min(until, stop)
+        yield first, until - first, rights
+        first = until
+
+
+def _first_lacking(table: RangeMap, first: int, end: int, wanted: int) -> int | None:
+    """The first page of `first` to `end` that does not have all the wanted rights."""
+    end = min(end, END)
+    while first < end:
+        rights, stop = table.run(first)
+        if wanted & ~rights:
+            return first
+        first = stop
+    return None
+
+
+def _joined(runs: Sequence[Run]) -> list[Run]:
+    joined: list[Run] = []
+    for first, pages in runs:
+        if joined and joined[-1][0] + joined[-1][1] == first:
+            joined[-1] = joined[-1][0], joined[-1][1] + pages
+        else:
+            joined.append((first, pages))
+    return joined
