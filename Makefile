@@ -80,7 +80,7 @@ $(STAMP)/run-packages $(STAMP)/test-packages: Makefile scripts/install_packages.
 
 $(STAMP)/venv: pyproject.toml | $(STAMP)/run-packages
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,debug]' --config-settings editable_mode=compat
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]' --config-settings editable_mode=compat
 	@mkdir -p $(STAMP) && touch $@
 
 clean: ## remove what was built (the virtual environment and kernel caches stay)

@@ -186,6 +186,20 @@ class Synic:
             self._tell(delivery)
         return HvStatus.SUCCESS
 
+    def deliver_now(self, sint: int, message: Message) -> bool:
+        """Hand over a message that is worth something at once only: False, and forgotten, unless its slot is empty
+        and nothing waits for it."""
+        with self._lock:
+            if self._queues[sint] or not self._messages_on():
+                return False
+            if self._messages.read_u32(sint * HV_MESSAGE_SIZE + TYPE_OFFSET) != MESSAGE_TYPE_NONE:
+                return False
+            self._queues[sint].append(message)
+            delivery = self._deliver_next(sint)
+        assert delivery is not None  # only the guest empties a slot, and only the VMM fills one
+        self._tell(delivery)
+        return True
+
     def withdraw(self, sint: int, message: Message) -> None:
         """Forget a message that still waits. Harmless when it is in its slot already."""
         with self._lock:

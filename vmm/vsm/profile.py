@@ -36,6 +36,7 @@ class Rules(NamedTuple):
     store_interrupted_registers: bool
     intercept_has_gva: bool
     intercept_sets_rf: bool
+    intercept_has_am: bool
     execute_intercept_branch_length: bool
     overlays_seen_by_all: bool
     overlays_refuse_writes: bool
@@ -98,6 +99,13 @@ ROWS: Final = (
         False,
         True,
         "hyperv_vsm: VT-x exit state shown through; the message describes the state before the instruction",
+    ),
+    Row(
+        "intercept_has_am",
+        "CR0.AM in the execution state of memory intercept messages",
+        True,
+        False,
+        "hyperv_vsm: the bit is the processor's; the test loses it and compares with 0",
     ),
     Row(
         "execute_intercept_branch_length",

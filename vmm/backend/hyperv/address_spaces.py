@@ -16,6 +16,7 @@ from kvmapi import Vcpu
 from vmm.backend.emulation import registers as r
 from vmm.backend.emulation.page_walk import Access, Denial, Paging, Refusal, Translation, walk
 from vmm.backend.emulation.processor import Cpuid, Processor
+from vmm.backend.hyperv import memory_types
 from vmm.backend.hyperv.errands import Errands
 from vmm.hv.constants import HV_PAGE_SHIFT, HV_PAGE_SIZE
 from vmm.hv.memory_bits import HvTranslateGvaResultCode as Code
@@ -24,9 +25,6 @@ from vmm.hvcalls.translate import GvaAccess, GvaTranslation
 from vmm.hvmsr.state import VTL0, HvState
 from vmm.outside import GuestMemory, GuestMemoryError
 
-_MSR_PAT: Final = 0x277
-_PAT_TYPE: Final = 7
-_PAT_UNCACHED_MINUS: Final = 7
 _CPL_USER: Final = 3
 _CODES: Final = {
     Denial.NOT_PRESENT: Code.HvTranslateGvaPageNotPresent,
@@ -96,10 +94,7 @@ class VpAddressSpaces:
             return GvaTranslation(failure, gpa_page)
         cache_type = int(HvCacheType.WriteBack)
         if not paging_off:
-            pat = vcpu.get_msrs([_MSR_PAT])[0][1]
-            cache_type = pat >> 8 * found.pat_index & _PAT_TYPE
-            if cache_type == _PAT_UNCACHED_MINUS:
-                cache_type = int(HvCacheType.Uncached)
+            cache_type = memory_types.of(vcpu, found.pat_index)
         overlay = self._state.overlays.at(vtl, gpa_page) is not None
         return GvaTranslation(Code.HvTranslateGvaSuccess, gpa_page, cache_type, overlay)
 

@@ -70,10 +70,11 @@ _HYPERV_TYPE_U32: Final = 32 // 4
 _INPUT_U64, _RESULT_U64, _PARAMS_U64 = 40 // 8, 48 // 8, 56 // 8
 
 _REFUSED: Final = int(Outcome.INVALID_OPCODE)
+_INTERCEPTED: Final = int(Outcome.INTERCEPT)
 _SWITCHED: Final = int(Outcome.VTL_SWITCH)
 _ENTRIES: Final = {
     int(Outcome.RETRY): page_code.AGAIN,
-    int(Outcome.INTERCEPT): page_code.AGAIN,
+    _INTERCEPTED: page_code.AGAIN,
     _REFUSED: page_code.REFUSE,
 }
 _STATUS: Final = 0xFFFF
@@ -111,6 +112,9 @@ class Caller:
         # Writes of the processor's MSRs that leave the guest: those that VTLs share.
         self.write_processor_msr: Callable[[int, int], bool] = lambda index, value: False
         self.on_switch: Callable[[SwitchVtl], None] = self._no_switch
+        # Who tells a higher VTL of a parameter page that it protects, once the call's registers are settled.
+        self.on_refused_parameter: Callable[[int, bool], None] = self._no_intercept
+        self._refused_parameter = (0, False)
         self.xmm = ExitXmm(vcpu) if transport.exits else VcpuXmm(vcpu)
         self._exits = transport.exits
         self._page = page
@@ -126,7 +130,10 @@ class Caller:
         return self._page.enabled
 
     def intercept_memory_access(self, gpa: int, write: bool) -> None:
-        """VTL0's memory has no protections of a higher VTL yet, so that nothing refuses an access."""
+        """See `vmm.hypercall.outside.HypercallContext`: the call ends first, then the VTL is told."""
+        self._refused_parameter = (gpa, write)
+
+    def _no_intercept(self, gpa: int, write: bool) -> None:
         raise AssertionError(f"an intercept at {gpa:#x} without a VTL that could have asked for it")
 
     @property
@@ -199,6 +206,8 @@ class Caller:
             self.xmm.end(succeeded=True)
         if result == _SWITCHED:
             self._end_switch()
+        elif result == _INTERCEPTED:
+            self.on_refused_parameter(*self._refused_parameter)
 
     def hypercall_exit(self) -> None:
         """KVM_EXIT_HYPERV: the VP executed the hypercall instruction, in ring 0 of protected or long mode.
@@ -224,6 +233,8 @@ class Caller:
             self.xmm.end(succeeded=result >= 0 and not result & _STATUS)
         if result == _SWITCHED:
             self._end_switch()
+        elif result == _INTERCEPTED:
+            self.on_refused_parameter(*self._refused_parameter)
 
     def _stay(self, mode: int) -> None:
         """End the instruction with the caller's registers as they are now, RIP included."""

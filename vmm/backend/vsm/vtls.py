@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from kvmapi import KvmError, Vcpu, Vm
@@ -25,6 +26,7 @@ from vmm.backend.hyperv.local_apic import KvmLocalApic, msi_address, signal
 from vmm.backend.partition import VtlVm
 from vmm.backend.vp import VirtualProcessor
 from vmm.backend.vsm.apic_timer import ApicTimer
+from vmm.backend.vsm.intercepts import Intercepts
 from vmm.backend.vsm.ipi_watch import IpiWatch
 from vmm.backend.vsm.scheduler import VpScheduler, VtlVcpu
 from vmm.backend.vsm.shared_msrs import SharedMsrs
@@ -90,6 +92,7 @@ class Vtls:
         self._watch = IpiWatch(self.partition.vps, [each.kick for each in parts.processors], parts.clock)
         self.shared_msrs = [SharedMsrs(processor) for processor in parts.processors]
         self.schedulers: list[VpScheduler] = []
+        self.intercepts = Intercepts(self.partition, parts.state, lambda vtl: parts.memory)
 
     def attach(self, callers: Sequence[Caller]) -> None:
         """callers: VTL0's, by VP. Before the VPs start."""
@@ -110,10 +113,13 @@ class Vtls:
             )
             for processor, caller in zip(parts.processors, callers, strict=True)
         ]
+        self.intercepts.attach(self.schedulers)
         for caller in callers:
             self._adopt(caller)
 
     def _adopt(self, caller: Caller) -> None:
+        vp, vtl = caller.vp, caller.vtl
+        caller.on_refused_parameter = partial(self.intercepts.hypercall_parameter, vp, vtl)
         caller.on_switch = self.schedulers[caller.vp].switch
         caller.write_processor_msr = self.shared_msrs[caller.vp].write
         self._callers[caller.vcpu] = caller
@@ -138,6 +144,7 @@ class Vtls:
             processor = self._parts.processors[scheduler.vp.index]
             self._parts.use_caller(self._callers[processor.vcpu])
         self._watch.reset()
+        self.intercepts.reset()
         for msrs in self.shared_msrs:
             msrs.reset()
         for auto_eois in self._auto_eois:

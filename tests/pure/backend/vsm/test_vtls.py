@@ -6,6 +6,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import pytest
 
@@ -138,19 +139,22 @@ class Rig:
         self.vcpu(vp, vtl).set_lapic(lapic)
 
 
+R = TypeVar("R", bound=Rig)
+
+
 @contextmanager
-def a_rig() -> Iterator[Rig]:
+def a_rig(kind: type[R]) -> Iterator[R]:
     kick.install()
     fake = FakeKvm()
     with Kvm.open(seam=fake) as kvm:
-        rig = Rig(fake, kvm)
+        rig = kind(fake, kvm)
         yield rig
         rig.hyperv.close()
 
 
 @pytest.fixture
 def rig() -> Iterator[Rig]:
-    with a_rig() as made:
+    with a_rig(Rig) as made:
         yield made
 
 
