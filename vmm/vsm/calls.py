@@ -3,34 +3,33 @@
 
 The dispatcher has checked form, privileges, processor mode (#UD outside ring 0) and that a target VTL is not above the
 caller where the row says so. HvCallStartVirtualProcessor's handler is `vmm.hvcalls.start.StartCalls` over the
-partition. HvCallInstallIntercept comes with protections; until then HvCallModifyVtlProtectionMask gives lower VTLs all
-access, which they have, and denies what would restrict them.
+partition. On a machine that cannot protect memory, HvCallModifyVtlProtectionMask gives lower VTLs all access, which
+they have, and denies what would restrict them.
 
-Implements: VSM-022, VSM-026, VSM-041, VSM-074
+Implements: VSM-022, VSM-026, VSM-041, VSM-074, VSM-090
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from vmm.hv.call_codes import HypercallCode
-from vmm.hv.constants import HV_PARTITION_ID_SELF, HV_VP_INDEX_SELF
+from vmm.hv.constants import HV_PAGE_SHIFT, HV_PARTITION_ID_SELF, HV_VP_INDEX_SELF
 from vmm.hv.inputs import (
+    HV_INPUT_CHECK_SPARSE_GPA_PAGE_VTL_ACCESS,
     HV_INPUT_ENABLE_PARTITION_VTL,
     HV_INPUT_ENABLE_VP_VTL,
     HV_INPUT_MODIFY_VTL_PROTECTION_MASK,
 )
-from vmm.hv.memory_bits import HV_MAP_GPA_FLAGS
+from vmm.hv.memory_bits import HV_ACCESS_CHECK_RESULT
 from vmm.hv.status import HvStatus
 from vmm.hvcalls.start import StartCalls
 from vmm.hypercall.call import CallInput, Reply, failed
-from vmm.vsm.outside import VsmCaller
+from vmm.vsm.outside import Protections, VsmCaller
 from vmm.vsm.partition import VsmPartition
 from vmm.vsm.register_calls import RegisterCalls
-
-_READ_WRITE: Final = HV_MAP_GPA_FLAGS.Readable.mask | HV_MAP_GPA_FLAGS.Writable.mask
-_EXECUTE: Final = HV_MAP_GPA_FLAGS.KernelExecutable.mask | HV_MAP_GPA_FLAGS.UserExecutable.mask
+from vmm.vsm.rights import ALL, EXECUTE, READ, WRITE, accesses_of, map_flags_of, rights_of, tells_modes_apart
 
 
 class VsmCalls:
@@ -65,16 +64,38 @@ class VsmCalls:
     def modify_vtl_protection_mask(
         self, context: VsmCaller, call: CallInput[HV_INPUT_MODIFY_VTL_PROTECTION_MASK, int]
     ) -> Reply:
-        """HvCallModifyVtlProtectionMask, where nothing applies protections: all access is what lower VTLs have."""
+        """HvCallModifyVtlProtectionMask."""
         header = call.header
         if header.TargetPartitionId != HV_PARTITION_ID_SELF:
             return failed(HvStatus.INVALID_PARTITION_ID)
         if not self._partition.config(context.vtl).EnableVtlProtection:
             return failed(HvStatus.ACCESS_DENIED)
-        flags = int(header.MapFlags)
-        if flags & ~_EXECUTE != _READ_WRITE or not flags & _EXECUTE:
-            return failed(HvStatus.OPERATION_DENIED)
-        return HvStatus.SUCCESS, len(call.elements), None
+        flags, protections = int(header.MapFlags), self._partition.protections
+        if self._partition.mbec and tells_modes_apart(flags):
+            return failed(HvStatus.OPERATION_DENIED)  # nobody here could carry that out
+        if protections is None:
+            if rights_of(flags) != ALL:
+                return failed(HvStatus.OPERATION_DENIED)
+            return HvStatus.SUCCESS, len(call.elements), None
+        status, done = protections.modify(context.vtl, header.TargetVtl.TargetVtl, flags, call.elements)
+        return status, done, None
+
+    def check_vtl_access(
+        self, context: VsmCaller, call: CallInput[HV_INPUT_CHECK_SPARSE_GPA_PAGE_VTL_ACCESS, int]
+    ) -> Reply:
+        """HvCallCheckSparseGpaPageVtlAccess: whether the target VTL may access pages, and who would hear of it."""
+        header = call.header
+        if header.PartitionId != HV_PARTITION_ID_SELF:
+            return failed(HvStatus.INVALID_PARTITION_ID)
+        wanted, vtl = accesses_of(header.DesiredAccess), header.TargetVtl.TargetVtl
+        if wanted is None:
+            return failed(HvStatus.INVALID_PARAMETER)
+        protections = self._partition.protections
+        if protections is None:
+            found = [0] * len(call.elements)
+        else:
+            found = [_checked(protections, vtl, gpn << HV_PAGE_SHIFT, wanted) for gpn in call.elements]
+        return HvStatus.SUCCESS, len(found), found
 
     def vtl_call(self, context: VsmCaller, control: int) -> bool:
         """HvCallVtlCall: the switch is in `context.switch`; False: #UD."""
@@ -87,6 +108,16 @@ class VsmCalls:
         return context.switch is not None
 
 
+def _checked(protections: Protections, vtl: int, gpa: int, wanted: int) -> int:
+    refused = protections.refusing(vtl, gpa, 1, wanted)
+    if refused is None:
+        return 0
+    denied = sum(each for each in (READ, WRITE, EXECUTE) if protections.refusing(vtl, gpa, 1, wanted & each))
+    return HV_ACCESS_CHECK_RESULT.make(
+        ResultCode=1, DeniedAccess=map_flags_of(denied), InterceptingVtl=refused.owner
+    )
+
+
 def handlers(partition: VsmPartition) -> dict[int, Callable[..., Any]]:
     """All calls that this package carries out."""
     calls, registers = VsmCalls(partition), RegisterCalls(partition)
@@ -94,6 +125,7 @@ def handlers(partition: VsmPartition) -> dict[int, Callable[..., Any]]:
         HypercallCode.HvCallEnablePartitionVtl: calls.enable_partition_vtl,
         HypercallCode.HvCallEnableVpVtl: calls.enable_vp_vtl,
         HypercallCode.HvCallModifyVtlProtectionMask: calls.modify_vtl_protection_mask,
+        HypercallCode.HvCallCheckSparseGpaPageVtlAccess: calls.check_vtl_access,
         HypercallCode.HvCallVtlCall: calls.vtl_call,
         HypercallCode.HvCallVtlReturn: calls.vtl_return,
         HypercallCode.HvCallGetVpRegisters: registers.get,

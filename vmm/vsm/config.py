@@ -2,9 +2,10 @@
 """HvRegisterVsmPartitionConfig: what a write of it may change (TLFS 15.5.1).
 
 A default protection mask that lets lower VTLs read, write and execute restricts nothing, and is taken anywhere. Any
-other, and every intercept bit, needs a `Protections` that carries it out.
+other, and every intercept bit, needs a `Protections` that carries it out. The mask comes into force with
+EnableVtlProtection; before that it can be changed.
 
-Implements: VSM-006, VSM-008, VSM-013
+Implements: VSM-006, VSM-008, VSM-009, VSM-013
 """
 
 from __future__ import annotations
@@ -14,15 +15,12 @@ from typing import Final
 from vmm.hv.register_bits import HV_REGISTER_VSM_PARTITION_CONFIG
 from vmm.hv.status import HvStatus
 from vmm.vsm.outside import Protections
+from vmm.vsm.rights import ALL, READ, WRITE, map_flags_of, rights_of, tells_modes_apart
 
 Config = HV_REGISTER_VSM_PARTITION_CONFIG
 
-READ, WRITE = 1 << 0, 1 << 1
-EXECUTE: Final = 1 << 2 | 1 << 3
-"""Kernel and user execute; without MBEC either is execute (DIS-03)."""
-ALL: Final = READ | WRITE | EXECUTE
-
-CONFIG_AT_RESET: Final = Config.make(DefaultVtlProtectionMask=ALL, ZeroMemoryOnReset=1)
+CONFIG_AT_RESET: Final = Config.make(DefaultVtlProtectionMask=map_flags_of(ALL), ZeroMemoryOnReset=1)
+_NEEDED: Final = READ | WRITE
 _HARMLESS: Final = (
     Config.EnableVtlProtection.mask
     | Config.DefaultVtlProtectionMask.mask
@@ -36,7 +34,8 @@ def changed_config(
 ) -> Config | int:
     """The register of `vtl` behind a write of `written`, or an `HvStatus`: why it is refused.
 
-    offered: bits that may be set. mbec: whether a VTL below distinguishes the two execute bits.
+    offered: bits that may be set. mbec: whether a VTL below distinguishes the two execute bits: then they have to be
+    equal, since nobody here carries out a difference.
     """
     new = Config(written)
     if written & ~offered:
@@ -47,12 +46,11 @@ def changed_config(
         # Fixed since then, whatever is written (DIS-10).
         new = new.replace(DefaultVtlProtectionMask=old.DefaultVtlProtectionMask)
     mask = new.DefaultVtlProtectionMask
-    if not mask & READ or not mask & WRITE:
+    rights = rights_of(mask)
+    if rights is None or rights & _NEEDED != _NEEDED or (mbec and tells_modes_apart(mask)):
         return HvStatus.INVALID_REGISTER_VALUE
-    restricts = mask & EXECUTE != EXECUTE if mbec else not mask & EXECUTE
-    if not restricts and not new & ~_HARMLESS and not old & ~_HARMLESS and protections is None:
-        return new
     if protections is None:
-        return HvStatus.INVALID_REGISTER_VALUE
+        harmless = rights == ALL and not new & ~_HARMLESS
+        return new if harmless else HvStatus.INVALID_REGISTER_VALUE
     status = protections.configure(vtl, old, new)
     return new if status == HvStatus.SUCCESS else status

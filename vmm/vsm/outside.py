@@ -107,10 +107,17 @@ class VsmServices(Protocol):
         """Something about the VP has changed: its thread is to ask `next_step` before it runs anything again."""
 
 
-class Protections(Protocol):
-    """Memory protections and intercepts: the part of HvRegisterVsmPartitionConfig that restricts lower VTLs.
+class Refused(NamedTuple):
+    """Who does not allow an access, and the first byte that it does not allow."""
 
-    A machine without it refuses every such setting.
+    owner: int
+    gpa: int
+
+
+class Protections(Protocol):
+    """What lower VTLs may do with memory: `vmm.vsm.protections.MemoryProtections` is one. Thread-safe.
+
+    A machine without it refuses every setting that restricts a VTL.
     """
 
     def configure(
@@ -118,6 +125,18 @@ class Protections(Protocol):
     ) -> int:
         """Apply what `new` asks of `vtl`'s protections: an `HvStatus`, or `AGAIN`. Anything but SUCCESS leaves
         everything as it was. Called with the partition's lock held: must not wait for another VP."""
+
+    def modify(
+        self, caller_vtl: int, target_vtl: int, map_flags: int, gpns: Sequence[int]
+    ) -> tuple[HvStatus, int]:
+        """HvCallModifyVtlProtectionMask of a VTL that has EnableVtlProtection: the status, and how many pages have the
+        rights. target_vtl: a VTL below the caller, or the caller's own: all below it."""
+
+    def refusing(self, vtl: int, gpa: int, size: int, wanted: int) -> Refused | None:
+        """Who keeps `vtl` from an access that needs all the rights in `wanted`, None if nobody does."""
+
+    def reset(self) -> None:
+        """Nobody restricts anything. All VPs are frozen."""
 
 
 class RightsChange(NamedTuple):

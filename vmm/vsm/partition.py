@@ -248,7 +248,7 @@ class VsmPartition:
     def reset(self) -> ResetPlan:
         """The state after power-on: VTL0 alone, on the boot VP.
 
-        Implements: VSM-021, VSM-039
+        Implements: VSM-010, VSM-021, VSM-039
         """
         dropped = tuple(
             (vp.index, vtl)
@@ -258,6 +258,8 @@ class VsmPartition:
         )
         zero = any(self.config(vtl).ZeroMemoryOnReset for vtl in range(1, 16) if self.enabled >> vtl & 1)
         self._forget()
+        if self.protections is not None:
+            self.protections.reset()
         for vp in self.vps:
             vp.reset(started=vp.index == BOOT_VP)
         self.tlb_locks.reset()

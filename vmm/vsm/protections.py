@@ -5,8 +5,9 @@ For each pair of a VTL and one above it there is a table of what the upper one, 
 lower one do. A VTL has the rights that all its owners give. Only RAM has protections: what lies elsewhere, a device or
 nothing, is no memory that a VTL could take away.
 
-Rights change in one order: validated, then in force (`vmm.vsm.outside.Enforcement`), then in the tables. So a table may
-be an instant behind the processors, and whoever has a fault that no table explains makes the access again.
+Rights change in one order: validated, then in force (`vmm.vsm.outside.Enforcement`), then in the tables, then accesses
+of the VMM that began before are over. So a table may be an instant behind the processors, and whoever has a fault that
+no table explains makes the access again.
 
 | | pages | who |
 |---|---|---|
@@ -19,31 +20,40 @@ Implements: VSM-009, VSM-070, VSM-072, VSM-075, VSM-078, VSM-079, VSM-081, VSM-0
 from __future__ import annotations
 
 import threading
+import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
+from weakref import WeakSet
 
 from vmm.hv.constants import HV_NUM_VTLS_ARCHITECTURAL, HV_PAGE_SHIFT, HV_PAGE_SIZE
 from vmm.hv.register_bits import HV_REGISTER_VSM_PARTITION_CONFIG
 from vmm.hv.status import HvStatus
-from vmm.vsm.outside import Enforcement, RightsChange
+from vmm.vsm.outside import Enforcement, Refused, RightsChange
 from vmm.vsm.ranges import END, RangeMap, Run, runs_of
 from vmm.vsm.rights import ALL, rights_of
 
 RANGES: Final = 1 << 20
-"""Ranges that a table may have; more is INSUFFICIENT_MEMORY. They are 9 MiB, and 120 MiB for a moment where all are
-told to a VM that is new. A secure kernel has some thousands; only one that gives neighbouring pages different rights
-throughout 4 GiB comes here."""
+"""Ranges that all tables together may have; more is INSUFFICIENT_MEMORY. They are 9 MiB, and 120 MiB for a moment where
+all are told to a VM that is new. A secure kernel has some thousands; only one that gives neighbouring pages different
+rights throughout 4 GiB comes here."""
 
-_Tables = tuple[tuple[int, RangeMap], ...]
+_A_MOMENT_S: Final = 20e-6
+
+Tables = tuple[tuple[int, RangeMap], ...]
 """`(owner, what it allows)` by rising owner."""
 
 
-class Refused(NamedTuple):
-    """Who does not allow an access, and the first byte that it does not allow."""
+class MemoryUser(Protocol):
+    """Makes accesses of a VTL: `vmm.vsm.memory.VtlMemory` is one."""
 
-    owner: int
-    gpa: int
+    @property
+    def vtl(self) -> int:
+        """Whose rights it has."""
+
+    @property
+    def busy(self) -> bool:
+        """True from before it looks at the tables until the access is over."""
 
 
 class MemoryProtections:
@@ -52,20 +62,28 @@ class MemoryProtections:
     def __init__(
         self, ram: Sequence[tuple[int, int]], enforcement: Enforcement, *, ranges: int = RANGES
     ) -> None:
-        """ram: `(gpa, size)` in bytes, sorted. ranges: how many a table may have."""
+        """ram: `(gpa, size)` in bytes, sorted. ranges: how many all tables together may have."""
         self.lock: Final = threading.Lock()
-        """Held while rights change. Who holds it has an access checked and made before or behind a change."""
+        """Held while rights change."""
+        self._users: WeakSet[MemoryUser] = WeakSet()
         self._enforcement = enforcement
         self._ranges = ranges
         # Blocks that touch are one; no page is RAM in part.
         self._ram = _joined([(gpa >> HV_PAGE_SHIFT, size >> HV_PAGE_SHIFT) for gpa, size in ram])
         self._ram_starts = [first for first, _ in self._ram]
-        self._forget()
+        self.tables: Final[list[Tables]] = [()] * HV_NUM_VTLS_ARCHITECTURAL
+        """By VTL that is restricted. What is in the list is replaced, never changed: reading needs no lock."""
+        self._restricted = [False] * HV_NUM_VTLS_ARCHITECTURAL
 
     def _forget(self) -> None:
-        # By VTL that is restricted. Replaced, never changed: reading takes no lock.
-        self._tables: list[_Tables] = [()] * HV_NUM_VTLS_ARCHITECTURAL
-        self._restricts = [False] * HV_NUM_VTLS_ARCHITECTURAL
+        for vtl in range(HV_NUM_VTLS_ARCHITECTURAL):
+            self.tables[vtl] = ()
+            self._restricted[vtl] = False
+
+    def add_user(self, user: MemoryUser) -> None:
+        """Changes wait for this one's accesses that have begun. It is forgotten when nobody else knows it."""
+        with self.lock:
+            self._users.add(user)
 
     # ---- asking --------------------------------------------------------------------------------------
 
@@ -76,12 +94,12 @@ class MemoryProtections:
 
     def restricts(self, vtl: int) -> bool:
         """Whether `vtl` lacks a right to any page."""
-        return self._restricts[vtl]
+        return self._restricted[vtl]
 
     def rights(self, vtl: int, gpn: int) -> int:
         """What every higher VTL lets `vtl` do with a page."""
         rights = ALL
-        for _, table in self._tables[vtl]:
+        for _, table in self.tables[vtl]:
             rights &= table.get(gpn)
         return rights
 
@@ -90,20 +108,11 @@ class MemoryProtections:
 
         The first byte that any VTL refuses counts; of several VTLs that refuse it, the lowest.
         """
-        if not self._restricts[vtl] or size <= 0:
-            return None
-        first, end = gpa >> HV_PAGE_SHIFT, (gpa + size + HV_PAGE_SIZE - 1) >> HV_PAGE_SHIFT
-        found: Refused | None = None
-        for owner, table in self._tables[vtl]:
-            page = _first_lacking(table, first, end, wanted)
-            if page is not None:
-                # A VTL further up is asked only about what lies before.
-                found, end = Refused(owner, max(gpa, page << HV_PAGE_SHIFT)), page
-        return found
+        return refusing(self.tables[vtl], gpa, size, wanted)
 
     def restricted(self, vtl: int) -> list[RightsChange]:
         """All pages to which `vtl` lacks a right: for a VM that is new. The lock is held, or no VP runs."""
-        tables = self._tables[vtl]
+        tables = self.tables[vtl]
         changes = _Changes()
         for first, pages in self._ram if tables else ():
             for start, count, rights in _effective(tables, first, first + pages):
@@ -153,7 +162,7 @@ class MemoryProtections:
         """`owner` lets these VTLs have `rights` to these pages, or nothing changes."""
         with self.lock:
             plans = [self._plan(owner, vtl, runs, rights) for vtl in targets]
-            if any(len(table) > self._ranges for plan in plans for _, table in plan.tables):
+            if self._size(plans) > self._ranges:
                 return HvStatus.INSUFFICIENT_MEMORY
             for number, plan in enumerate(plans):
                 status = self._enforcement.apply(plan.vtl, plan.changes) if plan.changes else HvStatus.SUCCESS
@@ -161,10 +170,18 @@ class MemoryProtections:
                     self._take_back(plans[:number])
                     return status
                 self._keep(plan.vtl, plan.tables)
+            self._wait_for_users(targets)
         return HvStatus.SUCCESS
 
+    def _wait_for_users(self, targets: Sequence[int]) -> None:
+        """Until nobody makes an access that was checked by older tables: microseconds, a few milliseconds where the
+        thread lost its turn in the middle. An access takes no lock and waits for nobody."""
+        for user in self._users:
+            while user.busy and user.vtl in targets:
+                time.sleep(_A_MOMENT_S)
+
     def _plan(self, owner: int, vtl: int, runs: Sequence[Run], rights: int) -> _Plan:
-        before = self._tables[vtl]
+        before = self.tables[vtl]
         owners = dict(before)
         owners[owner] = owners.get(owner, _UNRESTRICTED).changed(runs, rights)
         after = tuple(sorted(owners.items()))
@@ -178,9 +195,14 @@ class MemoryProtections:
                         undo.add(at, pages_there, old)
         return _Plan(vtl, before, after, changes.found, undo.found)
 
-    def _keep(self, vtl: int, tables: _Tables) -> None:
-        self._tables[vtl] = tables
-        self._restricts[vtl] = any(len(table) > 1 for _, table in tables)
+    def _size(self, plans: Sequence[_Plan]) -> int:
+        """Ranges of all tables behind these changes."""
+        tables = dict(enumerate(self.tables)) | {plan.vtl: plan.tables for plan in plans}
+        return sum(len(table) for of_vtl in tables.values() for _, table in of_vtl)
+
+    def _keep(self, vtl: int, tables: Tables) -> None:
+        self.tables[vtl] = tables
+        self._restricted[vtl] = any(len(table) > 1 for _, table in tables)
 
     def _take_back(self, plans: Sequence[_Plan]) -> None:
         """A later VTL's part was refused. Where the host refuses the way back too, the tables say what is in force."""
@@ -193,8 +215,8 @@ class _Plan(NamedTuple):
     """A change of one VTL's rights that has not been made."""
 
     vtl: int
-    before: _Tables
-    tables: _Tables
+    before: Tables
+    tables: Tables
     changes: list[RightsChange]
     undo: list[RightsChange]
 
@@ -217,7 +239,21 @@ class _Changes:
 _UNRESTRICTED: Final = RangeMap(ALL)
 
 
-def _effective(tables: _Tables, first: int, end: int) -> Iterator[tuple[int, int, int]]:
+def refusing(tables: Tables, gpa: int, size: int, wanted: int) -> Refused | None:
+    """`MemoryProtections.refusing` by these tables."""
+    if size <= 0:
+        return None
+    first, end = gpa >> HV_PAGE_SHIFT, (gpa + size + HV_PAGE_SIZE - 1) >> HV_PAGE_SHIFT
+    found: Refused | None = None
+    for owner, table in tables:
+        page = _first_lacking(table, first, end, wanted)
+        if page is not None:
+            # A VTL further up is asked only about what lies before.
+            found, end = Refused(owner, max(gpa, page << HV_PAGE_SHIFT)), page
+    return found
+
+
+def _effective(tables: Tables, first: int, end: int) -> Iterator[tuple[int, int, int]]:
     """`(first page, pages, rights)` in pages `first` to `end`, as all owners together give them."""
     while first < end:
         rights, until = ALL, end

@@ -30,14 +30,34 @@ def rights_of(map_flags: int) -> int | None:
 
     Legal are none, R, RX, RW and RWX: any right needs read.
     """
+    rights = accesses_of(map_flags)
+    return rights if rights is None or rights & READ or not rights else None
+
+
+def accesses_of(map_flags: int) -> int | None:
+    """The accesses that HV_MAP_GPA_FLAGS name, each by itself; None where they name others."""
     if map_flags & ~_KNOWN:
         return None
-    rights = (
+    return (
         (READ if map_flags & _READABLE else 0)
         | (WRITE if map_flags & _WRITABLE else 0)
         | (EXECUTE if map_flags & _EXECUTABLE else 0)
     )
-    return rights if rights & READ or not rights else None
+
+
+def map_flags_of(rights: int) -> int:
+    """The same as HV_MAP_GPA_FLAGS."""
+    return (
+        (_READABLE if rights & READ else 0)
+        | (_WRITABLE if rights & WRITE else 0)
+        | (_EXECUTABLE if rights & EXECUTE else 0)
+    )
+
+
+def tells_modes_apart(map_flags: int) -> bool:
+    """Whether HV_MAP_GPA_FLAGS give user and kernel mode different rights to execute, where MBEC gives both bits a
+    meaning."""
+    return map_flags & _EXECUTABLE not in (0, _EXECUTABLE)
 
 
 def describe(rights: int) -> str:
