@@ -74,6 +74,12 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
         "headers (default), or what the KVM series of 2024 and its tests expect",
     )
     group.add_argument(
+        "--protection",
+        choices=("auto", "attributes"),
+        help="what enforces the rights to memory that a VTL gives to lower ones: memory attributes of a patched "
+        "kernel, or the best that this host has (default); 'vmm doctor' says what that is",
+    )
+    group.add_argument(
         "--no-reboot", action="store_true", default=None, help="end the run when the guest resets"
     )
     group.add_argument(
@@ -92,8 +98,10 @@ def machine_argv(args: argparse.Namespace) -> list[str]:
         value = getattr(args, name)
         if value is not None:
             argv += [f"--{name}", str(value)]
-    if args.vsm_profile is not None:
-        argv += ["--vsm-profile", args.vsm_profile]
+    for name in ("vsm_profile", "protection"):
+        value = getattr(args, name)
+        if value is not None:
+            argv += [f"--{name.replace('_', '-')}", value]
     for value in args.machine or []:
         argv += ["--machine", value]
     argv += [flag for flag in ("--no-reboot", "--no-testdev") if getattr(args, flag[2:].replace("-", "_"))]
@@ -120,6 +128,7 @@ def machine_config(
         hyperv=_switch(keys, "hyperv", default=False) if "hyperv" in keys else None,
         vsm=_switch(keys, "vsm", default=False),
         vsm_profile="hyperv" if args.vsm_profile is None else args.vsm_profile,
+        protection="auto" if args.protection is None else args.protection,
         reboot=not args.no_reboot,
         raw_address=raw_address,
     )

@@ -28,7 +28,8 @@ class MachineConfig:
     interface. hyperv: the Hyper-V interface, all of it and instead of KVM's own (True), none of it (False), or what
     `cpu` says (None).
     vsm: Virtual Trust Levels, with the whole Hyper-V interface. vsm_profile: "hyperv" or "kvm-v1", what counts where
-    sources on them disagree.
+    sources on them disagree. protection: what enforces a VTL's rights to memory: "attributes" of a patched kernel, or
+    "auto", the best that the host has.
     reboot: a reset starts the guest anew instead of ending the run.
     raw_address: load the kernel there as it is, instead of recognising its format.
     """
@@ -47,6 +48,7 @@ class MachineConfig:
     hyperv: bool | None = None
     vsm: bool = False
     vsm_profile: str = "hyperv"
+    protection: str = "auto"
     reboot: bool = True
     raw_address: int | None = None
 

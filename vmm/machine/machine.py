@@ -27,7 +27,7 @@ from vmm.machine import boot_state, chip_setup, entry_registers, vcpu_setup
 from vmm.machine.board import Board, BoardEnds, Surroundings
 from vmm.machine.boot import BootRequest, Image, load, open_image
 from vmm.machine.clock import GuestClock
-from vmm.machine.config import MachineConfig
+from vmm.machine.config import ConfigError, MachineConfig
 from vmm.machine.events import Control, End, Event, Reset, Suspend, Wake
 from vmm.machine.memory_map import e820_map
 from vmm.machine.ram import PAGE_SIZE, GuestRam, RamMapping, RamView
@@ -36,6 +36,7 @@ from vmm.outside import GuestMemoryError
 if TYPE_CHECKING:
     from vmm.backend.hyperv.interface import HypervInterface
     from vmm.backend.hyperv.offer import Offer
+    from vmm.backend.protection.host import HostProtection
     from vmm.machine.vcpu_setup import CpuPlan
 
 # A signal that arrives just before the control thread goes to sleep, or on another thread, does not wake it: Python
@@ -144,6 +145,7 @@ class Machine:
             ports=self.ports,
             notice=ends.notice,
             view=self._view(self._vtl0_mapping),
+            protection=self._protection(cpus),
             higher=interface.HigherVms(
                 make_vm=lambda vtl: self._higher_vm(kvm, vtl),
                 add_vcpu=lambda vm, vp: self._add_vcpu(vm, cpus, vp),
@@ -154,6 +156,29 @@ class Machine:
         if self.config.testdev:
             self.board.plug_hyperv_testdev(made.state.find_synic, made.state.connections)
         return made
+
+    def _protection(self, cpus: CpuPlan) -> HostProtection | None:
+        """What enforces the rights of VTLs to memory; None where there are no VTLs, or nothing that could."""
+        if not self.config.vsm:
+            return None
+        from kvmapi.uapi.vsm import KVM_X86_VSM_FAULT_INSN
+        from vmm.backend.protection.choose import ProtectionError, choose
+        from vmm.backend.protection.faults import Alias
+        from vmm.backend.protection.host import AttributeProtection
+
+        try:
+            way = choose(self.config.protection, cpus.vsm)
+        except ProtectionError as error:
+            raise ConfigError(str(error)) from error
+        if way is None:
+            return None
+        aliases = [
+            Alias(slot.gpa, slot.size, self.ram.gpa_of(slot.offset))
+            for slot in self._slots
+            if slot.gpa != self.ram.gpa_of(slot.offset)
+        ]
+        tells = bool(cpus.vsm.features & KVM_X86_VSM_FAULT_INSN)
+        return AttributeProtection(aliases, self.ram.gpa_of, tells_instruction=tells)
 
     def _view(self, mapping: RamMapping) -> RamView | None:
         # One page of a huge one cannot be replaced.

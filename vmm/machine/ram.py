@@ -136,6 +136,13 @@ class GuestRam:
         listing = ", ".join(f"[{b.gpa:#x}, {b.gpa + b.size:#x})" for b in self.blocks)
         raise GuestMemoryError(f"[{gpa:#x}, {gpa + size:#x}) is not all guest RAM, which is {listing}")
 
+    def gpa_of(self, offset: int) -> int:
+        """Guest physical address of byte `offset` of the memfd. Errors: `GuestMemoryError` where it is no RAM."""
+        for block in self.blocks:
+            if block.offset <= offset < block.offset + block.size:
+                return block.gpa + offset - block.offset
+        raise GuestMemoryError(f"byte {offset:#x} of the memory file is no guest RAM")
+
     def host_address(self, gpa: int, size: int) -> int:
         """Where `[gpa, gpa + size)` lies in this process, in the VMM's own mapping."""
         return self._own.address + self.offset_of(gpa, size)

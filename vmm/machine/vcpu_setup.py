@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kvmapi import Kvm, KvmError, Vcpu
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi import x86
+from kvmapi.vsm_support import VsmSupport
 from vmm.backend.host_profile import probe
 from vmm.machine import open_files
 from vmm.machine.config import ConfigError, MachineConfig
@@ -43,7 +44,8 @@ class CpuPlan:
 
     cpuid: entries per processor, by number. apic_ids: theirs. msrs: `(index, value)` for each of them.
     tsc_khz: what to give to `KVM_SET_TSC_KHZ`, None to leave the host's. warnings: lines for the user.
-    mcg_cap: machine-check banks and features, 0 where this KVM has none. hyperv: the Hyper-V interface, if any.
+    mcg_cap: machine-check banks and features, 0 where this KVM has none. vsm: what this kernel has of VSM. hyperv: the
+    Hyper-V interface, if any.
     """
 
     apic_ids: list[int]
@@ -52,6 +54,7 @@ class CpuPlan:
     tsc_khz: int | None
     warnings: tuple[str, ...]
     mcg_cap: int
+    vsm: VsmSupport
     hyperv: Offer | None = None
 
 
@@ -95,6 +98,7 @@ def plan(config: MachineConfig, kvm: Kvm) -> CpuPlan:
         tsc_khz=cpu.tsc_khz,
         warnings=cpu.warnings,
         mcg_cap=kvm.mce_cap_supported() & MCG_CAP_FLAGS | MCE_BANKS if host.has("mce") else 0,
+        vsm=host.vsm_support,
         hyperv=hyperv,
     )
 

@@ -32,6 +32,7 @@ from vmm.backend.hyperv.starts import VpStarts
 from vmm.backend.hyperv.tlbs import VpTlbs
 from vmm.backend.hyperv.vp_registers import RegisterCalls, constants
 from vmm.backend.partition import VtlVm
+from vmm.backend.protection.host import HostProtection
 from vmm.backend.vp import VirtualProcessor
 from vmm.backend.vsm import shared_msrs
 from vmm.backend.vsm.vtls import Parts, Vtls
@@ -48,7 +49,9 @@ from vmm.outside import Clock, GuestMemory, MachineControl
 from vmm.overlay.copying import CopyingBackend
 from vmm.overlay.pages import OverlayBackend
 from vmm.vsm import calls as vsm_calls
+from vmm.vsm.outside import MemoryIntercepts
 from vmm.vsm.profile import rules
+from vmm.vsm.protections import MemoryProtections
 
 VTL0: Final = 0
 SYNTHETIC_MSRS: Final = MsrRange(0x4000_0000, 0x200)
@@ -96,7 +99,7 @@ class Machine:
     """What the interface is built into. apic_ids: by VP index. notice: a line for the user.
 
     view: where VTL0's VM has guest RAM; None where single pages of it cannot be replaced. higher: None where there is
-    only VTL0.
+    only VTL0. protection: how rights of VTLs to memory are enforced, None where they are not.
     """
 
     vm: Vm
@@ -109,6 +112,7 @@ class Machine:
     notice: Callable[[str], None]
     view: OverlayView | None = None
     higher: HigherVms | None = None
+    protection: HostProtection | None = None
 
 
 class HypervInterface:
@@ -133,6 +137,11 @@ class HypervInterface:
             machine.notice,
         )
         self.services.page = offer.transport.page
+        self._protections: MemoryProtections | None = None
+        if offer.vsm is not None and machine.protection is not None:
+            self._protections = MemoryProtections(machine.memory.ranges(), machine.protection.enforcement)
+            machine.protection.adopt(VTL0, machine.vm, ())
+        self._intercepts: MemoryIntercepts | None = None
         self._overlays = self._mapped_overlays(native)
         overlays: OverlayBackend = self._overlays or CopyingBackend(machine.memory, self._fetch_or(native))
         self.state = HvState(offer.msrs, self.services, machine.memory, machine.clock, overlays, tsc)
@@ -142,7 +151,7 @@ class HypervInterface:
             self.state.enable_vtl(processor.index, VTL0)
         self.vtls: Vtls | None = None
         if offer.vsm is not None and machine.higher is not None:
-            self.vtls = Vtls(self._parts(machine.higher), offer.vsm)
+            self.vtls = Vtls(self._parts(machine.higher), offer.vsm, self._protections)
         self.dispatcher: Dispatcher[Caller] = Dispatcher(
             self._handlers(offer), features=offer.wanted.convention
         )
@@ -163,7 +172,14 @@ class HypervInterface:
         if view is None or (vsm is not None and rules(vsm.profile).overlays_seen_by_all):
             return None
         pages = HV_NUM_VTLS_ARCHITECTURAL * (PAGES_PER_VTL + PAGES_PER_VP * len(self._machine.processors))
-        return MappedOverlays({VTL0: view}, pages, native.fetch_or if native is not None else None)
+        return MappedOverlays(
+            {VTL0: self._covering(VTL0, view)}, pages, native.fetch_or if native is not None else None
+        )
+
+    def _covering(self, vtl: int, view: OverlayView) -> OverlayView:
+        """`view`, in which a page of an overlay is not bound by the rights of what it hides."""
+        protection = self._machine.protection
+        return view if protection is None else protection.covering(vtl, view)
 
     def _fetch_or(self, native: NativeCode | None) -> Callable[[int, int], int] | None:
         if native is None:
@@ -229,6 +245,9 @@ class HypervInterface:
             vcpu,
         )
         caller.attach()
+        protection = self._machine.protection
+        if protection is not None and self._protections is not None and self._intercepts is not None:
+            protection.attach(processor, vcpu, vtl, caller.handlers, self._protections, self._intercepts)
         if self._overlays is not None:
             RefusedWrites(processor, vcpu, caller.handlers, vtl, self._overlays).attach()
         return caller
@@ -240,7 +259,10 @@ class HypervInterface:
             vm, view = higher.make_vm(vtl)
             keep_msrs(vm.vm, shared_msrs.ranges())
             if self._overlays is not None and view is not None:
-                self._overlays.views[vtl] = view
+                self._overlays.views[vtl] = self._covering(vtl, view)
+            if self._protections is not None and machine.protection is not None:
+                with self._protections.lock:  # no rights change between the look and the VM's knowing of them
+                    machine.protection.adopt(vtl, vm.vm, self._protections.restricted(vtl))
             return vm
 
         def add_vcpu(vm: VtlVm, vp: int) -> Vcpu:
@@ -274,6 +296,9 @@ class HypervInterface:
 
     def reset(self) -> None:
         """The state after power-on. All VPs are frozen; guest RAM is written."""
+        if self._protections is not None and self._machine.protection is not None:
+            self._protections.reset()
+            self._machine.protection.drop_higher()
         if self.vtls is not None and self.vtls.reset():
             for gpa, size in self._machine.memory.ranges():
                 self._machine.memory.fill(gpa, size)

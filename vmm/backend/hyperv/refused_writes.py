@@ -52,6 +52,7 @@ class RefusedWrites:
         self._vtl = vtl
         self._overlays = overlays
         self._other_mmio = handlers[k.KVM_EXIT_MMIO]
+        self._other_fault = handlers.get(REFUSED_ACCESS, self._unexpected)
 
     def attach(self) -> None:
         """The VP's thread has not started."""
@@ -78,7 +79,10 @@ class RefusedWrites:
         if mine:
             self._general_protection()
         else:
-            self._processor.run_failed(errno.EFAULT)
+            self._other_fault()
+
+    def _unexpected(self) -> None:
+        self._processor.run_failed(errno.EFAULT)
 
     def _general_protection(self) -> None:
         events = self._vcpu.get_vcpu_events()

@@ -42,6 +42,7 @@ from vmm.outside import Clock, GuestMemory
 from vmm.vsm.offer import VsmOffer
 from vmm.vsm.outside import AssistPage, SyntheticMsrs, VpRegisters
 from vmm.vsm.partition import VsmPartition
+from vmm.vsm.protections import MemoryProtections
 
 VTL0: Final = 0
 _SPIV: Final = 0xF0
@@ -77,7 +78,7 @@ class Parts:
 class Vtls:
     """See the module. Thread-safe where it does not say whose thread it is."""
 
-    def __init__(self, parts: Parts, offer: VsmOffer) -> None:
+    def __init__(self, parts: Parts, offer: VsmOffer, protections: MemoryProtections | None = None) -> None:
         """The Hyper-V state of VTL0 is there. `attach` follows."""
         self._parts = parts
         self._offer = offer
@@ -88,7 +89,7 @@ class Vtls:
         self._looked: list[bool | None] = [None] * len(parts.processors)
         """Whether a VP has looked if it was started, since it was asked to; None: nobody has asked."""
         self._addresses = [msi_address(apic_id) for apic_id in parts.apic_ids]
-        self.partition = VsmPartition(len(parts.processors), offer, self)
+        self.partition = VsmPartition(len(parts.processors), offer, self, protections)
         self._watch = IpiWatch(self.partition.vps, [each.kick for each in parts.processors], parts.clock)
         self.shared_msrs = [SharedMsrs(processor) for processor in parts.processors]
         self.schedulers: list[VpScheduler] = []
