@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from vmm.hv.register_bits import HV_REGISTER_VSM_CAPABILITIES, HV_REGISTER_VSM_P
 from vmm.hv.registers import HvRegisterName as Name
 from vmm.hv.status import HvStatus
 from vmm.vsm.offer import BASE_CONFIG_BITS, VsmOffer
+from vmm.vsm.outside import Refused
 
 CONFIG = Name.HvRegisterVsmPartitionConfig
 ENABLE = 1
@@ -141,6 +143,17 @@ class Recording:
     ) -> HvStatus:
         self.asked.append((vtl, int(new)))
         return self.answer
+
+    def modify(
+        self, caller_vtl: int, target_vtl: int, map_flags: int, gpns: Sequence[int]
+    ) -> tuple[HvStatus, int]:
+        raise AssertionError("no list of pages here")
+
+    def refusing(self, vtl: int, gpa: int, size: int, wanted: int) -> Refused | None:
+        return None
+
+    def reset(self) -> None:
+        raise AssertionError("no reset here")
 
 
 @pytest.mark.parametrize("value", [ENABLE | mask(0x3), ENABLE | mask(0xF) | 1 << 12])

@@ -40,10 +40,6 @@ class DirectMemory:
         else:
             self._memory.write(gpa, data)
 
-    def fill(self, gpa: int, size: int, value: int = 0) -> None:
-        """Set `size` bytes at `gpa` to the byte `value`."""
-        self._memory.fill(gpa, size, value)
-
     def require_writable(self, gpa: int, size: int) -> None:
         """Raise `GuestMemoryError` when a byte of the range is not RAM."""
         if not (self._start <= gpa and gpa + size <= self._end):
