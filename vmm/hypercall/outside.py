@@ -68,14 +68,21 @@ class CallerMemory(Protocol):
         """Raise what `write` would raise, and change nothing."""
 
 
-class UnprotectedMemory:
-    """`CallerMemory` for a partition without VTL protections: all RAM can be read and written."""
+class ProcessorMemory(CallerMemory, Protocol):
+    """Guest physical memory as a processor may use it in one VTL: the same errors."""
 
-    __slots__ = ("_memory", "read", "write")
+    def fetch(self, gpa: int, size: int) -> bytes:
+        """A copy of `size` bytes of instructions."""
+
+
+class UnprotectedMemory:
+    """`ProcessorMemory` for a partition without VTL protections: all RAM can be read, written and executed."""
+
+    __slots__ = ("_memory", "fetch", "read", "write")
 
     def __init__(self, memory: GuestMemory) -> None:
         self._memory = memory
-        self.read = memory.read
+        self.read = self.fetch = memory.read
         self.write = memory.write
 
     def require_writable(self, gpa: int, size: int) -> None:

@@ -39,7 +39,7 @@ from vmm.machine.pci import bridges
 from vmm.machine.pci.bus import PciBus
 from vmm.machine.pci.routing import LINK_IRQS
 from vmm.machine.ram import GuestRam
-from vmm.outside import Buffer, Device, InterruptLine, MachineControl, Region
+from vmm.outside import Buffer, Device, GuestMemory, InterruptLine, MachineControl, Region
 
 if TYPE_CHECKING:
     from vmm.machine.split_irqchip import SplitIrqchip
@@ -75,12 +75,14 @@ class BoardEnds:
 class Surroundings:
     """What the board is built into.
 
-    apic_ids: of the processors, by number. drop_page: takes the host page at a GPA out of the VM's mapping.
+    apic_ids: of the processors, by number. device_memory: RAM as devices with DMA may use it. drop_page: takes the host
+    page at a GPA out of the VM's mapping.
     """
 
     vm: Vm
     apic_ids: list[int]
     ram: GuestRam
+    device_memory: GuestMemory
     clock: GuestClock
     control: MachineControl
     ports: PortBus
@@ -151,7 +153,7 @@ class Board:
         self._on_ports(reset_port.ResetPort(control), reset_port.RESET_PORT)
 
     def _plug_firmware_interfaces(self, config: MachineConfig) -> None:
-        device = fw_cfg.FwCfg(self._around.ram, config.memory_bytes, config.cpus, config.cpus)
+        device = fw_cfg.FwCfg(self._around.device_memory, config.memory_bytes, config.cpus, config.cpus)
         self._on_ports(device, fw_cfg.SELECTOR_PORT, fw_cfg.SELECTOR_PORT_COUNT)
         self._on_ports(fw_cfg.FwCfgDma(device), fw_cfg.DMA_PORT, fw_cfg.DMA_PORT_COUNT)
 

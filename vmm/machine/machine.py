@@ -23,6 +23,7 @@ from vmm.backend.outcome import STATUS_BAD_INPUT, STATUS_TIME_LIMIT, Outcome, Ou
 from vmm.backend.partition import Slot, VmOptions, VtlVm, prepare_host, put_chips, take_chips
 from vmm.backend.vp import VirtualProcessor
 from vmm.bus import MmioBus, PortBus
+from vmm.hypercall.outside import UnprotectedMemory
 from vmm.machine import boot_state, chip_setup, entry_registers, vcpu_setup
 from vmm.machine.board import Board, BoardEnds, Surroundings
 from vmm.machine.boot import BootRequest, Image, load, open_image
@@ -32,6 +33,7 @@ from vmm.machine.events import Control, End, Event, Reset, Suspend, Wake
 from vmm.machine.memory_map import e820_map
 from vmm.machine.ram import PAGE_SIZE, GuestRam, RamMapping, RamView
 from vmm.outside import GuestMemoryError
+from vmm.vsm.device_memory import DeviceMemory
 
 if TYPE_CHECKING:
     from vmm.backend.hyperv.interface import HypervInterface
@@ -103,10 +105,12 @@ class Machine:
         self.ports, self.mmio = PortBus(), MmioBus()
         ioeventfds = KvmIoEventFds(self._vtl0.vm)
         own.callback(ioeventfds.close)
+        self._device_memory = DeviceMemory(self.ram)
         around = Surroundings(
             vm=self._vtl0.vm,
             apic_ids=cpus.apic_ids,
             ram=self.ram,
+            device_memory=self._device_memory,
             clock=self.clock,
             control=self.control,
             ports=self.ports,
@@ -120,7 +124,7 @@ class Machine:
         for index, (apic_id, cpuid) in enumerate(zip(cpus.apic_ids, cpus.cpuid, strict=True)):
             vcpu = self._vtl0.add_vcpu(apic_id, cpuid, cpus.msrs, cpus.tsc_khz, cpus.mcg_cap)
             vp = VirtualProcessor(index, vcpu, self.ports, self.mmio, self.control.end)
-            vp.emulator = Emulator(vcpu, self.ram)
+            vp.emulator = Emulator(vcpu, UnprotectedMemory(self.ram))
             self.control.vps.append(vp)
             own.callback(vp.stop)
         self.board.connect_processors(self.vps)
@@ -146,6 +150,7 @@ class Machine:
             notice=ends.notice,
             view=self._view(self._vtl0_mapping),
             protection=self._protection(cpus),
+            device_memory=self._device_memory,
             higher=interface.HigherVms(
                 make_vm=lambda vtl: self._higher_vm(kvm, vtl),
                 add_vcpu=lambda vm, vp: self._add_vcpu(vm, cpus, vp),

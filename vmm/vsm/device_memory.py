@@ -9,6 +9,7 @@ Implements: VSM-084
 
 from __future__ import annotations
 
+import threading
 from typing import Protocol
 
 from vmm.hypercall.outside import AccessInterceptedError
@@ -29,6 +30,7 @@ class DeviceMemory:
     """See the module. A `vmm.outside.GuestMemory`. Thread-safe."""
 
     def __init__(self, ram: GuestMemory) -> None:
+        self._lock = threading.Lock()  # a memory with rights is for one at a time
         self._memory: Filled = ram
         self.ranges = ram.ranges
 
@@ -39,21 +41,24 @@ class DeviceMemory:
     def read(self, gpa: int, size: int) -> bytes:
         """A copy of `size` bytes at `gpa`."""
         try:
-            return self._memory.read(gpa, size)
+            with self._lock:
+                return self._memory.read(gpa, size)
         except AccessInterceptedError as error:
             raise _no_memory(error) from error
 
     def write(self, gpa: int, data: Buffer) -> None:
         """Store `data` at `gpa`."""
         try:
-            self._memory.write(gpa, data)
+            with self._lock:
+                self._memory.write(gpa, data)
         except AccessInterceptedError as error:
             raise _no_memory(error) from error
 
     def fill(self, gpa: int, size: int, value: int = 0) -> None:
         """Set `size` bytes at `gpa` to the byte `value`."""
         try:
-            self._memory.fill(gpa, size, value)
+            with self._lock:
+                self._memory.fill(gpa, size, value)
         except AccessInterceptedError as error:
             raise _no_memory(error) from error
 

@@ -12,11 +12,11 @@ Implements: HC-005, HC-022, VSM-082, VSM-083
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from vmm.hv.constants import HV_PAGE_SHIFT, HV_PAGE_SIZE
 from vmm.hypercall.outside import AccessInterceptedError
-from vmm.outside import Buffer
+from vmm.outside import Buffer, GuestMemory
 from vmm.vsm.outside import MemoryAccess, MemoryIntercepts, Protections
 from vmm.vsm.protections import MemoryProtections, refusing
 from vmm.vsm.rights import EXECUTE, READ, WRITE
@@ -24,16 +24,6 @@ from vmm.vsm.rights import EXECUTE, READ, WRITE
 PAGES_KEPT: Final = 64
 """Pages whose rights are remembered until rights change. A VP's hypercalls use two or three."""
 _IN_PAGE: Final = HV_PAGE_SIZE - 1
-
-
-class PlainMemory(Protocol):
-    """Guest RAM without any question of rights (`vmm.outside.GuestMemory`)."""
-
-    def read(self, gpa: int, size: int) -> bytes: ...
-
-    def write(self, gpa: int, data: Buffer) -> None: ...
-
-    def fill(self, gpa: int, size: int, value: int = 0) -> None: ...
 
 
 class Block(NamedTuple):
@@ -48,7 +38,7 @@ NO_BLOCK: Final = Block(0, 0, memoryview(b""))
 
 
 class VtlMemory:
-    """`memory` with the rights of `vtl` (`vmm.hypercall.outside.CallerMemory`, and `fetch`, `fill`).
+    """`memory` with the rights of `vtl` (`vmm.hypercall.outside.ProcessorMemory`, and `fill`).
 
     For one thread at a time. Each method raises `AccessInterceptedError` where a higher VTL forbids it,
     `GuestMemoryError` where there is no RAM; nothing is then changed.
@@ -70,7 +60,7 @@ class VtlMemory:
     )
 
     def __init__(
-        self, memory: PlainMemory, protections: MemoryProtections, vtl: int, block: Block = NO_BLOCK
+        self, memory: GuestMemory, protections: MemoryProtections, vtl: int, block: Block = NO_BLOCK
     ) -> None:
         self.vtl: Final = vtl
         self.busy = False

@@ -22,6 +22,7 @@ from kvmapi.uapi import x86
 from vmm.backend.emulation import registers as r
 from vmm.backend.emulation.emulator import Emulator
 from vmm.backend.emulation.processor import Feature
+from vmm.hypercall.outside import UnprotectedMemory
 from vmm.outside import Buffer, GuestMemoryError
 
 PML4, PDPT, PD, PT, PD_32 = 0x1000, 0x2000, 0x3000, 0x4000, 0x5000
@@ -87,7 +88,7 @@ class Guest:
 
     def __init__(self, fake: FakeKvm, vcpu: Vcpu) -> None:
         self.fake, self.vcpu, self.memory = fake, vcpu, Memory()
-        self.emulator = Emulator(vcpu, self.memory)
+        self.emulator = Emulator(vcpu, UnprotectedMemory(self.memory))
 
     def carry_out(self, code: bytes, *, known: int = 15) -> str | None:
         """Let the emulator do `code` at RIP, of which the exit told the first `known` bytes."""

@@ -15,6 +15,7 @@ from vmm.backend.emulation.emulator import Emulator
 from vmm.backend.outcome import Outcome, OutcomeKind
 from vmm.backend.vp import VirtualProcessor
 from vmm.bus import MmioBus, PortBus
+from vmm.hypercall.outside import UnprotectedMemory
 
 WATCHDOG_S = 10.0
 
@@ -47,7 +48,7 @@ def run(*steps: Step, with_emulator: bool = True) -> tuple[Outcome, Emulator, Fa
             ended.set()
 
         vp = VirtualProcessor(0, vcpu, PortBus(), MmioBus(), end_run)
-        emulator = Emulator(vcpu, Memory())
+        emulator = Emulator(vcpu, UnprotectedMemory(Memory()))
         if with_emulator:
             vp.emulator = emulator
         fake.script(0, steps)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kvmapi.uapi.x86 import KVM_RUN_X86_GUEST_MODE
 from vmm.backend.emulation import table
 from vmm.backend.emulation.decode import decode
-from vmm.backend.emulation.faults import DeclinedError, GuestFaultError, undefined_opcode
+from vmm.backend.emulation.faults import DeclinedError, GuestFaultError, ProtectedError, undefined_opcode
 from vmm.backend.emulation.page_walk import Access
 from vmm.backend.emulation.processor import Processor
 
@@ -17,10 +17,12 @@ _INTERRUPTS = ("INT3", "INT n", "INTO", "INT1")
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """name: of the instruction that took effect, "" for an exception. refusal: why nothing was done, else ""."""
+    """name: of the instruction that took effect, "" for an exception. refusal: why nothing was done, else "".
+    protected: nothing was done, since a higher VTL does not allow this access."""
 
     name: str = ""
     refusal: str = ""
+    protected: ProtectedError | None = None
 
 
 def carry_out(cpu: Processor, known: bytes, run_flags: int) -> Ended:
@@ -33,6 +35,9 @@ def carry_out(cpu: Processor, known: bytes, run_flags: int) -> Ended:
     except GuestFaultError as fault:
         cpu.raise_fault(fault)
         return Ended()
+    except ProtectedError as protected:
+        cpu.leave()
+        return Ended(protected=protected)
     except DeclinedError as why:
         if known and (nested or cpu.cpl == 3):
             cpu.raise_fault(undefined_opcode())

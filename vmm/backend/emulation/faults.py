@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How carrying out an instruction can end early. Both exceptions never leave `Emulator.carry_out`."""
+"""How carrying out an instruction can end early. None of these exceptions leaves `Emulator.carry_out`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,24 @@ class GuestFaultError(Exception):
         self.vector = vector
         self.error_code = error_code
         self.cr2 = cr2
+
+
+class ProtectedError(Exception):
+    """A higher VTL does not allow an access of the instruction, which has no effect then.
+
+    gpa: the first byte that is refused. gva: the address that was accessed, or translated. page_walk: it is an access
+    to a page table. Neither write nor fetch: a read.
+    """
+
+    def __init__(
+        self, gpa: int, gva: int, *, write: bool = False, fetch: bool = False, page_walk: bool = False
+    ) -> None:
+        super().__init__(f"an access to {gpa:#x}, at {gva:#x}, is not allowed to the VTL")
+        self.gpa = gpa
+        self.gva = gva
+        self.write = write
+        self.fetch = fetch
+        self.page_walk = page_walk
 
 
 class DeclinedError(Exception):

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Protocol
 
 from vmm.backend.emulation import registers as r
-from vmm.outside import GuestMemory, GuestMemoryError
+from vmm.outside import Buffer, GuestMemoryError
 
 # Entries of all formats
 PRESENT, WRITABLE, USER, ACCESSED, DIRTY, LARGE = 1 << 0, 1 << 1, 1 << 2, 1 << 5, 1 << 6, 1 << 7
@@ -29,6 +30,14 @@ _FRAME = 0x000F_FFFF_FFFF_F000  # bits 51:12, what an entry can address at all
 _PTE_KEY_SHIFT = 59
 _CACHE_BITS_SHIFT = 3  # PWT, PCD
 _SMALL_PAT_SHIFT, _LARGE_PAT_SHIFT = 7, 12
+
+
+class TableMemory(Protocol):
+    """Where page tables lie (`vmm.outside.GuestMemory`). What it raises beside `GuestMemoryError` ends a walk."""
+
+    def read(self, gpa: int, size: int) -> bytes: ...
+
+    def write(self, gpa: int, data: Buffer) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +149,7 @@ def _root(paging: Paging) -> int:
 
 
 def walk(
-    memory: GuestMemory, paging: Paging, linear_address: int, access: Access, *, set_bits: bool = True
+    memory: TableMemory, paging: Paging, linear_address: int, access: Access, *, set_bits: bool = True
 ) -> Translation | Refusal:
     """Translate a linear address (canonical in IA-32e mode, else its low 32 bits count) for `access`.
 
@@ -248,7 +257,7 @@ def _error_code(paging: Paging, access: Access, found: int) -> int:
     return code
 
 
-def _mark(memory: GuestMemory, path: list[tuple[int, int]], access: Access) -> None:
+def _mark(memory: TableMemory, path: list[tuple[int, int]], access: Access) -> None:
     """Set accessed bits, and the last entry's dirty bit for a write.
 
     Both lie in an entry's low byte. It is read again just before: another processor may have written meanwhile.

@@ -13,7 +13,7 @@ from vmm.backend.emulation import registers as r
 from vmm.backend.emulation.faults import GuestFaultError
 from vmm.backend.emulation.linear import LinearMemory
 from vmm.backend.emulation.page_walk import Paging
-from vmm.outside import GuestMemory
+from vmm.hypercall.outside import ProcessorMemory
 
 _DEFAULT_PHYSICAL_BITS = (
     36  # of a processor with PAE that has no leaf 80000008H (SDM volume 3, section 4.1.4)
@@ -64,10 +64,11 @@ class Cpuid:
 class Processor:
     """Registers as they were at the exit, to be changed by a handler and stored by `retire` or `raise_fault`.
 
-    `regs` and `sregs` are copies: nothing reaches KVM before one of those two. All methods: the VP's own thread.
+    `regs` and `sregs` are copies: nothing reaches KVM before one of those two, or `leave`. All methods: the VP's own
+    thread.
     """
 
-    def __init__(self, vcpu: Vcpu, memory: GuestMemory, cpuid: Cpuid) -> None:
+    def __init__(self, vcpu: Vcpu, memory: ProcessorMemory, cpuid: Cpuid) -> None:
         self.vcpu = vcpu
         self.cpuid = cpuid
         self.regs = vcpu.get_regs()
@@ -228,6 +229,12 @@ class Processor:
             self.sregs.cr2 = fault.cr2
         self._store()
         self._set_event(fault.vector, fault.error_code if self.protected else None)
+
+    def leave(self) -> None:
+        """The instruction changed nothing, and is to be made again."""
+        self.regs = x86.kvm_regs.from_buffer_copy(self._regs_before)
+        self.sregs = x86.kvm_sregs.from_buffer_copy(self._sregs_before)
+        self._store()
 
     def _store(self) -> None:
         if bytes(self.sregs) != self._sregs_before:

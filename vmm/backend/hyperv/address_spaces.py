@@ -4,11 +4,15 @@
 The walk is done on the VP's own thread, outside of the guest: registers, tables and accessed bits hold still for it.
 The cache type is what IA32_PAT makes of the page; KVM gives guest RAM no other for what MTRRs say.
 
-Implements: VP-023
+A page, of a table too, that a higher VTL does not let the VTL access is an intercept (code 8). Codes 5 and 6 are for
+what the host has taken from the whole partition, which is nothing here.
+
+Implements: VP-022, VP-023
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -18,12 +22,13 @@ from vmm.backend.emulation.page_walk import Access, Denial, Paging, Refusal, Tra
 from vmm.backend.emulation.processor import Cpuid, Processor
 from vmm.backend.hyperv import memory_types
 from vmm.backend.hyperv.errands import Errands
-from vmm.hv.constants import HV_PAGE_SHIFT, HV_PAGE_SIZE
+from vmm.hv.constants import HV_PAGE_SHIFT
 from vmm.hv.memory_bits import HvTranslateGvaResultCode as Code
 from vmm.hv.messages import HvCacheType
 from vmm.hvcalls.translate import GvaAccess, GvaTranslation
 from vmm.hvmsr.state import VTL0, HvState
-from vmm.outside import GuestMemory, GuestMemoryError
+from vmm.hypercall.outside import AccessInterceptedError, ProcessorMemory
+from vmm.outside import GuestMemoryError
 
 _CPL_USER: Final = 3
 _CODES: Final = {
@@ -51,12 +56,13 @@ class VpAddressSpaces:
         self,
         vcpus: VtlVcpus,
         errands: Errands,
-        memory: GuestMemory,
+        memory: Callable[[int], ProcessorMemory],
         state: HvState,
         *,
         overlays_refuse_writes: bool = True,
     ) -> None:
-        """overlays_refuse_writes: whether a write to the hypercall page is an illegal access (`vmm.vsm.profile`)."""
+        """memory: with the rights of a VTL. overlays_refuse_writes: whether a write to the hypercall page is an illegal
+        access (`vmm.vsm.profile`)."""
         self._overlays_refuse_writes = overlays_refuse_writes
         self.inhibit_flushes = vcpus.inhibit_flushes
         self._vcpu = vcpus.vcpu
@@ -83,13 +89,17 @@ class VpAddressSpaces:
         vcpu = self._vcpu(vp, vtl)
         if self._cpuid is None:
             self._cpuid = Cpuid(vcpu.get_cpuid2())  # the same on all VPs in what is asked for
-        cpu = Processor(vcpu, self._memory, self._cpuid)
-        found = self._walk(cpu, gva, access)
+        memory = self._memory(vtl)
+        cpu = Processor(vcpu, memory, self._cpuid)
+        try:
+            found = self._walk(memory, cpu, gva, access)
+        except AccessInterceptedError as error:
+            return GvaTranslation(Code.HvTranslateGvaIntercept, error.gpa >> HV_PAGE_SHIFT)
         if isinstance(found, GvaTranslation):
             return found
         gpa_page = found.gpa >> HV_PAGE_SHIFT
         paging_off = not cpu.sregs.cr0 & r.CR0_PG
-        failure = None if paging_off else self._refused_page(vtl, gpa_page, access)
+        failure = None if paging_off else self._refused_page(memory, vtl, gpa_page, access)
         if failure is not None:
             return GvaTranslation(failure, gpa_page)
         cache_type = int(HvCacheType.WriteBack)
@@ -98,35 +108,48 @@ class VpAddressSpaces:
         overlay = self._state.overlays.at(vtl, gpa_page) is not None
         return GvaTranslation(Code.HvTranslateGvaSuccess, gpa_page, cache_type, overlay)
 
-    def _walk(self, cpu: Processor, gva: int, access: GvaAccess) -> Translation | GvaTranslation:
+    def _walk(
+        self, memory: ProcessorMemory, cpu: Processor, gva: int, access: GvaAccess
+    ) -> Translation | GvaTranslation:
         paging = _paging(cpu.paging, access)
         if paging.cr0 & r.CR0_PG and paging.long_mode and not paging.canonical(gva):
             return GvaTranslation(Code.HvTranslateGvaPageNotPresent)
         user = access.user if access.user is not None else cpu.cpl == _CPL_USER
         asked = _accesses(access, user and not access.exempt)
-        found: Translation | Refusal = walk(self._memory, paging, gva, asked[0], set_bits=False)
+        found: Translation | Refusal = walk(memory, paging, gva, asked[0], set_bits=False)
         for kind in asked[1:]:
             if isinstance(found, Refusal):
                 break
-            found = walk(self._memory, paging, gva, kind, set_bits=False)
+            found = walk(memory, paging, gva, kind, set_bits=False)
         if isinstance(found, Refusal):
             code = _CODES[found.denial]
             unmapped = code == Code.HvTranslateGvaGpaUnmapped
             return GvaTranslation(code, found.entry_gpa >> HV_PAGE_SHIFT if unmapped else 0)
         if access.set_bits:
-            walk(self._memory, paging, gva, asked[-1], set_bits=True)
+            walk(memory, paging, gva, asked[-1], set_bits=True)
         return found
 
-    def _refused_page(self, vtl: int, gpa_page: int, access: GvaAccess) -> Code | None:
-        """Why the VTL may not access a page as asked, None if it may."""
+    def _refused_page(
+        self, memory: ProcessorMemory, vtl: int, gpa_page: int, access: GvaAccess
+    ) -> Code | None:
+        """Why the VTL may not access a page as asked, None if it may. An overlay is not bound by the rights of what it
+        hides."""
         overlay = self._state.overlays.at(vtl, gpa_page)
         if overlay is not None:
             illegal = access.write and not overlay.writable and self._overlays_refuse_writes
             return Code.HvTranslateGvaGpaIllegalOverlayAccess if illegal else None
+        gpa = gpa_page << HV_PAGE_SHIFT
         try:
-            self._memory.read((gpa_page << HV_PAGE_SHIFT) + HV_PAGE_SIZE - 1, 1)
+            if access.read:
+                memory.read(gpa, 1)
+            if access.write:
+                memory.require_writable(gpa, 1)
+            if access.execute:
+                memory.fetch(gpa, 1)
         except GuestMemoryError:
             return Code.HvTranslateGvaGpaUnmapped
+        except AccessInterceptedError:
+            return Code.HvTranslateGvaIntercept
         return None
 
 

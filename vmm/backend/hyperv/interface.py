@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from threading import get_ident
-from typing import Final, Protocol
+from typing import Final
 
 from kvmapi import MsrRange, Vcpu, Vm
 from kvmapi import run as run_page
@@ -23,7 +23,7 @@ from vmm.backend.hyperv.caller import Caller
 from vmm.backend.hyperv.errands import Errands
 from vmm.backend.hyperv.guest_tsc import guest_tsc
 from vmm.backend.hyperv.mapped_overlays import MappedOverlays, OverlayView
-from vmm.backend.hyperv.memory import DirectMemory
+from vmm.backend.hyperv.memory import HostMemory, VtlMemories
 from vmm.backend.hyperv.native import NativeCode
 from vmm.backend.hyperv.offer import Offer
 from vmm.backend.hyperv.refused_writes import RefusedWrites
@@ -45,10 +45,12 @@ from vmm.hvcalls.start import StartCalls
 from vmm.hvcalls.translate import TranslateCalls
 from vmm.hvmsr.state import HvState
 from vmm.hypercall.dispatcher import Dispatcher
-from vmm.outside import Clock, GuestMemory, MachineControl
+from vmm.outside import Clock, MachineControl
 from vmm.overlay.copying import CopyingBackend
 from vmm.overlay.pages import OverlayBackend
 from vmm.vsm import calls as vsm_calls
+from vmm.vsm.device_memory import DeviceMemory
+from vmm.vsm.memory import VtlMemory
 from vmm.vsm.outside import MemoryIntercepts
 from vmm.vsm.profile import rules
 from vmm.vsm.protections import MemoryProtections
@@ -63,22 +65,6 @@ PAGES_PER_VTL: Final = 2
 """Overlay pages: hypercall page, reference TSC page."""
 PAGES_PER_VP: Final = 3
 """Of a VTL: SIMP, SIEFP, VP assist page."""
-
-BLOCK_BELOW_GPA: Final = 1 << 32
-"""Guests put what they share with a hypervisor low, whatever RAM there is above."""
-
-
-class HostMemory(GuestMemory, Protocol):
-    """Guest RAM of which the host address can be had."""
-
-    def host_address(self, gpa: int, size: int) -> int:
-        """Where `[gpa, gpa + size)` lies in this process. Errors: `GuestMemoryError`."""
-
-    def fill(self, gpa: int, size: int, value: int = 0) -> None:
-        """Set bytes of `[gpa, gpa + size)`."""
-
-    def view(self, gpa: int, size: int) -> memoryview:
-        """The bytes of `[gpa, gpa + size)`, to be read and written. Errors: `GuestMemoryError`."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +85,8 @@ class Machine:
     """What the interface is built into. apic_ids: by VP index. notice: a line for the user.
 
     view: where VTL0's VM has guest RAM; None where single pages of it cannot be replaced. higher: None where there is
-    only VTL0. protection: how rights of VTLs to memory are enforced, None where they are not.
+    only VTL0. protection: how rights of VTLs to memory are enforced, None where they are not. device_memory: what
+    devices read and write; None where there are none with DMA.
     """
 
     vm: Vm
@@ -113,6 +100,7 @@ class Machine:
     view: OverlayView | None = None
     higher: HigherVms | None = None
     protection: HostProtection | None = None
+    device_memory: DeviceMemory | None = None
 
 
 class HypervInterface:
@@ -141,10 +129,16 @@ class HypervInterface:
         if offer.vsm is not None and machine.protection is not None:
             self._protections = MemoryProtections(machine.memory.ranges(), machine.protection.enforcement)
             machine.protection.adopt(VTL0, machine.vm, ())
+        maximum_vtl = VTL0 if offer.vsm is None else offer.vsm.maximum_vtl
+        self.memories = VtlMemories(machine.memory, self._protections, maximum_vtl)
+        if self._protections is not None and machine.device_memory is not None:
+            machine.device_memory.obey(VtlMemory(machine.memory, self._protections, VTL0))
         self._intercepts: MemoryIntercepts | None = None
         self._overlays = self._mapped_overlays(native)
         overlays: OverlayBackend = self._overlays or CopyingBackend(machine.memory, self._fetch_or(native))
-        self.state = HvState(offer.msrs, self.services, machine.memory, machine.clock, overlays, tsc)
+        self.state = HvState(
+            offer.msrs, self.services, machine.device_memory or machine.memory, machine.clock, overlays, tsc
+        )
         self._tlbs = VpTlbs(machine.processors)
         self._errands = Errands(machine.processors)
         for processor in machine.processors:
@@ -155,8 +149,6 @@ class HypervInterface:
         self.dispatcher: Dispatcher[Caller] = Dispatcher(
             self._handlers(offer), features=offer.wanted.convention
         )
-        block = max(machine.memory.ranges(), key=lambda block: (block[0] < BLOCK_BELOW_GPA, block[1]))
-        self._memory = DirectMemory(machine.memory, block, machine.memory.view(*block))
         self.callers = [self._connect(processor) for processor in machine.processors]
         if self.vtls is not None:
             self.vtls.attach(self.callers)
@@ -197,7 +189,7 @@ class HypervInterface:
             VpAddressSpaces(
                 self.vtls or OnlyVtl0(vps),
                 errands,
-                machine.memory,
+                self.memories.of,
                 state,
                 overlays_refuse_writes=offer.vsm is None or rules(offer.vsm.profile).overlays_refuse_writes,
             )
@@ -239,7 +231,7 @@ class HypervInterface:
             int(self._offer.msrs.privileges),
             shared.hypercall_page,
             state.msrs,
-            self._memory,
+            self.memories.parameters(vtl),
             self.dispatcher,
             self._offer.transport,
             vcpu,
@@ -274,7 +266,7 @@ class HypervInterface:
         return Parts(
             processors=machine.processors,
             apic_ids=machine.apic_ids,
-            memory=machine.memory,
+            memory=self.memories.of,
             clock=machine.clock,
             state=self.state,
             errands=self._errands,
@@ -299,10 +291,11 @@ class HypervInterface:
         if self._protections is not None and self._machine.protection is not None:
             self._protections.reset()
             self._machine.protection.drop_higher()
-        if self.vtls is not None and self.vtls.reset():
+        zero = self.vtls is not None and self.vtls.reset()
+        self.state.reset()
+        if zero:  # behind overlays, which may put back what they hid
             for gpa, size in self._machine.memory.ranges():
                 self._machine.memory.fill(gpa, size)
-        self.state.reset()
         self._tlbs.reset()
         self._errands.reset()
         for caller in self.callers:
@@ -326,7 +319,7 @@ class HypervInterface:
         """Free what is not Python's. No VP runs, the clock's timers are over. Idempotent."""
         if self.vtls is not None:
             self.vtls.close()
-        self._memory.close()
+        self.memories.close()
         if self._overlays is not None:
             self._overlays.close()
         if self._native is not None:

@@ -11,9 +11,9 @@ from functools import cache
 from typing import Any, Final
 
 from vmm.backend.emulation import registers as r
-from vmm.backend.emulation.page_walk import Access, Paging, Refusal, Translation, walk
+from vmm.backend.emulation.page_walk import Access, Paging, Refusal, TableMemory, Translation, walk
 from vmm.hypercall.outside import AccessInterceptedError
-from vmm.outside import GuestMemory, GuestMemoryError
+from vmm.outside import GuestMemoryError
 
 LONGEST: Final = 15
 _PAGE: Final = 4096
@@ -36,7 +36,7 @@ def paging(regs: Any, sregs: Any) -> Paging:
     )
 
 
-def translate(memory: GuestMemory, regs: Any, sregs: Any, gva: int, access: Access) -> Translation | None:
+def translate(memory: TableMemory, regs: Any, sregs: Any, gva: int, access: Access) -> Translation | None:
     """Where `gva` lies, by the tables of a VP. None: nowhere, or the tables cannot be read."""
     tables = paging(regs, sregs)
     if tables.long_mode and not tables.canonical(gva):
@@ -48,7 +48,7 @@ def translate(memory: GuestMemory, regs: Any, sregs: Any, gva: int, access: Acce
     return None if isinstance(found, Refusal) else found
 
 
-def read(memory: GuestMemory, regs: Any, sregs: Any, gva: int, size: int, access: Access) -> bytes:
+def read(memory: TableMemory, regs: Any, sregs: Any, gva: int, size: int, access: Access) -> bytes:
     """Up to `size` bytes at `gva`: fewer where a page is not there, or not for the VTL of `memory`."""
     found = b""
     wrap = (1 << 64) - 1 if sregs.efer & r.EFER_LMA else 0xFFFF_FFFF
@@ -66,7 +66,7 @@ def read(memory: GuestMemory, regs: Any, sregs: Any, gva: int, size: int, access
     return found
 
 
-def fetch(memory: GuestMemory, regs: Any, sregs: Any) -> bytes:
+def fetch(memory: TableMemory, regs: Any, sregs: Any) -> bytes:
     """The bytes at CS:RIP, as many as an instruction can have, with the rights of the VTL of `memory`."""
     at = regs.rip + (0 if bits(regs, sregs) == 64 else sregs.cs.base)
     user = sregs.ss.dpl == 3
@@ -79,7 +79,7 @@ def length(code: bytes, mode: int) -> int:
     return 0 if instruction is None else int(instruction.size)
 
 
-def call_length(memory: GuestMemory, regs: Any, sregs: Any) -> int:
+def call_length(memory: TableMemory, regs: Any, sregs: Any) -> int:
     """Of the CALL that has just led to RIP and left its return address on the stack; 0 if it cannot be found.
 
     64-bit code only. Of the lengths that decode, the one whose register or displacement leads to RIP is taken, else

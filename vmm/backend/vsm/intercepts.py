@@ -18,18 +18,17 @@ Implements: VSM-100, VSM-101, VSM-102, VSM-103, VSM-105, VSM-106, VSM-107
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from kvmapi import Vcpu
-from vmm.backend.emulation.page_walk import Access
+from vmm.backend.emulation.page_walk import Access, TableMemory
 from vmm.backend.hyperv import memory_types
 from vmm.backend.vsm import guest_code, vp_state
 from vmm.backend.vsm.scheduler import VpScheduler
 from vmm.hv.messages import HvCacheType
 from vmm.hvmsr.state import HvState
 from vmm.hvmsr.vp_assist import INTERCEPT_MESSAGE_OFFSET
-from vmm.outside import GuestMemory
 from vmm.synic.messages import PostedMessage
 from vmm.vsm.actions import SwitchReason
 from vmm.vsm.intercept_messages import InterceptMessage, memory_intercept
@@ -45,18 +44,11 @@ NOT_TOLD: Final = "not told"
 """Counts intercepts for whose message there was no room: each is made again."""
 
 
-class VtlMemories(Protocol):
-    """Guest memory as a VTL may use it."""
-
-    def __call__(self, vtl: int) -> GuestMemory:
-        """That of `vtl`."""
-
-
 class Intercepts:
     """A machine's. Everything but the counts: on the thread of the VP, which is outside the guest."""
 
-    def __init__(self, partition: VsmPartition, state: HvState, memory: VtlMemories) -> None:
-        """`attach` follows."""
+    def __init__(self, partition: VsmPartition, state: HvState, memory: Callable[[int], TableMemory]) -> None:
+        """memory: with the rights of a VTL. `attach` follows."""
         self._partition = partition
         self._rules = partition.rules
         self._state = state

@@ -38,7 +38,9 @@ from vmm.hv.vp_context import HV_INITIAL_VP_CONTEXT
 from vmm.hvmsr.outside import LocalApic
 from vmm.hvmsr.state import HvState, HvVpState
 from vmm.hypercall.call import AGAIN, Reply
-from vmm.outside import Clock, GuestMemory
+from vmm.hypercall.outside import ProcessorMemory
+from vmm.outside import Clock
+from vmm.vsm.memory import report
 from vmm.vsm.offer import VsmOffer
 from vmm.vsm.outside import AssistPage, SyntheticMsrs, VpRegisters
 from vmm.vsm.partition import VsmPartition
@@ -53,14 +55,15 @@ _SPIV_ENABLED: Final = 1 << 8
 class Parts:
     """What the VTLs are built from.
 
-    make_vm: a further VTL's KVM VM over the same memory, with local APICs only. add_vcpu: the vCPU of a VP in it, as
-    the machine's others are. connect: the Hyper-V state and hypercalls of a VTL on a VP. use_caller: hypercalls of a
-    VP come to this caller from now on. read_tsc: the guest's TSC, None where it cannot be known.
+    memory: with the rights of a VTL. make_vm: a further VTL's KVM VM over the same memory, with local APICs only.
+    add_vcpu: the vCPU of a VP in it, as the machine's others are. connect: the Hyper-V state and hypercalls of a VTL on
+    a VP. use_caller: hypercalls of a VP come to this caller from now on. read_tsc: the guest's TSC, None where it
+    cannot be known.
     """
 
     processors: Sequence[VirtualProcessor]
     apic_ids: Sequence[int]
-    memory: GuestMemory
+    memory: Callable[[int], ProcessorMemory]
     clock: Clock
     state: HvState
     errands: Errands
@@ -93,7 +96,7 @@ class Vtls:
         self._watch = IpiWatch(self.partition.vps, [each.kick for each in parts.processors], parts.clock)
         self.shared_msrs = [SharedMsrs(processor) for processor in parts.processors]
         self.schedulers: list[VpScheduler] = []
-        self.intercepts = Intercepts(self.partition, parts.state, lambda vtl: parts.memory)
+        self.intercepts = Intercepts(self.partition, parts.state, parts.memory)
 
     def attach(self, callers: Sequence[Caller]) -> None:
         """callers: VTL0's, by VP. Before the VPs start."""
@@ -117,6 +120,7 @@ class Vtls:
         self.intercepts.attach(self.schedulers)
         for caller in callers:
             self._adopt(caller)
+            self._limit(parts.processors[caller.vp].emulator, caller.vp, VTL0)
 
     def _adopt(self, caller: Caller) -> None:
         vp, vtl = caller.vp, caller.vtl
@@ -124,6 +128,18 @@ class Vtls:
         caller.on_switch = self.schedulers[caller.vp].switch
         caller.write_processor_msr = self.shared_msrs[caller.vp].write
         self._callers[caller.vcpu] = caller
+
+    def _emulator(self, vp: int, vtl: int, vcpu: Vcpu) -> Emulator:
+        emulator = Emulator(vcpu, self._parts.memory(vtl))
+        self._limit(emulator, vp, vtl)
+        return emulator
+
+    def _limit(self, emulator: Emulator | None, vp: int, vtl: int) -> None:
+        """Bind emulated instructions by what higher VTLs allow."""
+        protections = self.partition.protections
+        if emulator is not None and protections is not None:
+            tell = partial(report, protections, self.intercepts, vp, vtl)
+            emulator.obey(self._parts.memory(vtl), tell)
 
     def _timer(self, processor: VirtualProcessor, vcpu: Vcpu) -> ApicTimer:
         parts = self._parts
@@ -224,7 +240,7 @@ class Vtls:
                 vtl,
                 vcpu,
                 caller.handlers,
-                Emulator(vcpu, parts.memory),
+                self._emulator(vp, vtl, vcpu),
                 self._timer(processor, vcpu),
             )
         )

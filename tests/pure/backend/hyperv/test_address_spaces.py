@@ -251,7 +251,7 @@ def test_each_vtl_has_its_own_tables(rig: Rig) -> None:
     rig.ram.write(0xA000, struct.pack("<Q", 0xB000 | PRESENT))
     rig.ram.write(0xB000, struct.pack("<Q", 0xC000 | PRESENT))
     rig.ram.write(0xC000, struct.pack("<Q", PRESENT | 1 << 7))  # a page of 2 MiB at 0
-    spaces = VpAddressSpaces(TwoVtls(rig), rig.hyperv._errands, rig.ram, rig.hyperv.state)
+    spaces = VpAddressSpaces(TwoVtls(rig), rig.hyperv._errands, rig.hyperv.memories.of, rig.hyperv.state)
     read = GvaAccess(read=True, write=False, execute=False)
 
     vtl0 = spaces.translate(0, 0, 0, GVA_PAGE << 12, read)
