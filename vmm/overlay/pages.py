@@ -9,7 +9,8 @@ The TLFS leaves undefined what a guest sees where it enables several overlays on
 last is seen, those below keep their contents and come back in the opposite order, guest RAM at the very end.
 
 A GPA that is not RAM is allowed: whether the guest can reach a page there is up to the backend. If not, the page
-works as if nobody looked at it.
+works as if nobody looked at it. So does a page that lies in guest RAM, where its VTL may not read and write that RAM:
+it does not hide those below either.
 
 Implements: SYN-003, MISC-008
 """
@@ -17,11 +18,16 @@ Implements: SYN-003, MISC-008
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, Protocol
 
 from vmm.hv.constants import HV_PAGE_SIZE
 
 _U32: Final = 4
+
+Withdraw = Callable[[int, Callable[[int], bool]], None]
+"""`(vtl, loses)`: no page of `vtl` is seen any more at guest page numbers that `loses` names."""
 
 
 class ShownPage(Protocol):
@@ -46,6 +52,9 @@ class OverlayBackend(Protocol):
     separate_views: bool
     """Whether each VTL has a view of guest memory of its own. If not, all VTLs see every overlay."""
 
+    def allowed(self, vtl: int, gpn: int) -> bool:
+        """Whether a page of `vtl` may be shown at `gpn`. It may change, within `OverlayMap.changing`."""
+
     def show(self, vtl: int, gpn: int, contents: bytes, writable: bool) -> ShownPage | None:
         """Put a page with `contents` (4096 bytes) at guest page number `gpn` of `vtl`'s view.
 
@@ -64,7 +73,9 @@ class OverlayMap:
     def __init__(self, backend: OverlayBackend) -> None:
         self.lock: Final = threading.Lock()
         self._backend = backend
-        self._stacks: dict[tuple[int, int], list[OverlayPage]] = {}  # (view, gpn) -> pages, the seen one last
+        # By (view, gpn): pages, last the one enabled last; and the one that is seen.
+        self._stacks: dict[tuple[int, int], list[OverlayPage]] = {}
+        self._seen: dict[tuple[int, int], OverlayPage] = {}
 
     def page(self, vtl: int, name: str, *, writable: bool = True) -> OverlayPage:
         """A new page of zeros for `vtl`, disabled. `name` is for traces ("SIMP of VP 1")."""
@@ -73,8 +84,29 @@ class OverlayMap:
     def at(self, vtl: int, gpn: int) -> OverlayPage | None:
         """The page that `vtl` sees at `gpn`, if any (TranslateVirtualAddress reports it)."""
         with self.lock:
-            stack = self._stacks.get((self._view(vtl), gpn))
-            return stack[-1] if stack else None
+            return self._seen.get((self._view(vtl), gpn))
+
+    @property
+    def separate_views(self) -> bool:
+        """Whether each VTL sees its own overlays only."""
+        return self._backend.separate_views
+
+    @contextmanager
+    def changing(self) -> Iterator[Withdraw]:
+        """What `OverlayBackend.allowed` says changes within. No page is shown meanwhile, and from the end on those are
+        that may be. What it gives is to be called before any VTL loses a page."""
+        with self.lock:
+            try:
+                yield self._withdraw
+            finally:
+                for key in self._stacks:
+                    self._settle(key)
+
+    def _withdraw(self, vtl: int, loses: Callable[[int], bool]) -> None:
+        for key, page in list(self._seen.items()):
+            if page.vtl == vtl and loses(key[1]):
+                page.conceal()
+                del self._seen[key]
 
     def _view(self, vtl: int) -> int:
         return vtl if self._backend.separate_views else 0
@@ -82,25 +114,33 @@ class OverlayMap:
     # What follows runs with the lock held.
 
     def put(self, page: OverlayPage, gpn: int) -> None:
-        """Make `page` the one seen at `gpn`."""
-        stack = self._stacks.setdefault((self._view(page.vtl), gpn), [])
-        if stack:
-            stack[-1].conceal()
-        stack.append(page)
-        page.expose(self._backend, gpn)
+        """Make `page` the one seen at `gpn`, if it may be."""
+        key = (self._view(page.vtl), gpn)
+        self._stacks.setdefault(key, []).append(page)
+        self._settle(key)
 
     def take(self, page: OverlayPage, gpn: int) -> None:
         """Remove `page` from `gpn`; the one below it, or guest RAM, is seen if it was on top."""
         key = (self._view(page.vtl), gpn)
         stack = self._stacks[key]
-        on_top = stack[-1] is page
         stack.remove(page)
-        if on_top:
-            page.conceal()
-            if stack:
-                stack[-1].expose(self._backend, gpn)
+        self._settle(key)
         if not stack:
             del self._stacks[key]
+
+    def _settle(self, key: tuple[int, int]) -> None:
+        """Have the last page seen that may be."""
+        allowed, gpn = self._backend.allowed, key[1]
+        wanted = next((page for page in reversed(self._stacks[key]) if allowed(page.vtl, gpn)), None)
+        seen = self._seen.get(key)
+        if wanted is seen:
+            return
+        if seen is not None:
+            seen.conceal()
+            del self._seen[key]
+        if wanted is not None:
+            wanted.expose(self._backend, gpn)
+            self._seen[key] = wanted
 
 
 class OverlayPage:

@@ -165,6 +165,9 @@ class SeparateView:
     separate_views: bool = True
     views: dict[tuple[int, int], bytearray] = field(default_factory=dict)
 
+    def allowed(self, vtl: int, gpn: int) -> bool:
+        return True
+
     def show(self, vtl: int, gpn: int, contents: bytes, writable: bool) -> SeparatePage:
         assert (vtl, gpn) not in self.views
         self.views[vtl, gpn] = bytearray(contents)

@@ -132,12 +132,14 @@ class VpAddressSpaces:
     def _refused_page(
         self, memory: ProcessorMemory, vtl: int, gpa_page: int, access: GvaAccess
     ) -> Code | None:
-        """Why the VTL may not access a page as asked, None if it may. An overlay is not bound by the rights of what it
-        hides."""
+        """Why the VTL may not access a page as asked, None if it may. The rights to RAM do not bind an overlay that is
+        no RAM."""
         overlay = self._state.overlays.at(vtl, gpa_page)
         if overlay is not None:
-            illegal = access.write and not overlay.writable and self._overlays_refuse_writes
-            return Code.HvTranslateGvaGpaIllegalOverlayAccess if illegal else None
+            if access.write and not overlay.writable and self._overlays_refuse_writes:
+                return Code.HvTranslateGvaGpaIllegalOverlayAccess
+            if self._state.overlays.separate_views:
+                return None
         gpa = gpa_page << HV_PAGE_SHIFT
         try:
             if access.read:

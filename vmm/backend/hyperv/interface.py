@@ -135,10 +135,12 @@ class HypervInterface:
             machine.device_memory.obey(VtlMemory(machine.memory, self._protections, VTL0))
         self._intercepts: MemoryIntercepts | None = None
         self._overlays = self._mapped_overlays(native)
-        overlays: OverlayBackend = self._overlays or CopyingBackend(machine.memory, self._fetch_or(native))
+        overlays: OverlayBackend = self._overlays or self._copied_overlays(native)
         self.state = HvState(
             offer.msrs, self.services, machine.device_memory or machine.memory, machine.clock, overlays, tsc
         )
+        if self._protections is not None and not self.state.overlays.separate_views:
+            self._protections.overlays = self.state.overlays
         self._tlbs = VpTlbs(machine.processors)
         self._errands = Errands(machine.processors)
         for processor in machine.processors:
@@ -167,6 +169,12 @@ class HypervInterface:
         return MappedOverlays(
             {VTL0: self._covering(VTL0, view)}, pages, native.fetch_or if native is not None else None
         )
+
+    def _copied_overlays(self, native: NativeCode | None) -> CopyingBackend:
+        protections, fetch_or = self._protections, self._fetch_or(native)
+        if protections is None:
+            return CopyingBackend(self._machine.memory, fetch_or)
+        return CopyingBackend(self._machine.memory, fetch_or, protections.may_use)
 
     def _covering(self, vtl: int, view: OverlayView) -> OverlayView:
         """`view`, in which a page of an overlay is not bound by the rights of what it hides."""

@@ -113,6 +113,10 @@ class MappedOverlays:
             self._fd = -1
             self.pool.close()
 
+    def allowed(self, vtl: int, gpn: int) -> bool:
+        """A page of the VTL's own, in its own view, takes nothing from anybody."""
+        return True
+
     def show(self, vtl: int, gpn: int, contents: bytes, writable: bool) -> MappedPage | None:
         """Put `contents` in the place of the page `gpn` of `vtl`; None where there is no RAM, or no page is left."""
         view = self.views.get(vtl)
