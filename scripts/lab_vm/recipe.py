@@ -78,10 +78,12 @@ def find_recipe(
         raise LabError(f"no kernel variant {variant_name!r}: there are {', '.join(VARIANTS)}")
     if not source.exists():
         raise missing_packages(f"no kernel source at {source}", [SOURCE_PACKAGE])
-    patches: tuple[Path, ...] = ()
+    # What the lab's own emulation needs comes first, in every variant.
+    patches = tuple(sorted((kernel_folder / "lab").glob("*.patch")))
     if variant.has_series:
-        patches = tuple(sorted((kernel_folder / "series").glob("*.patch")))
-        if not patches:
+        series = tuple(sorted((kernel_folder / "series").glob("*.patch")))
+        patches += series
+        if not series:
             raise LabError(
                 f"{kernel_folder / 'series'} holds no *.patch, so there is no {variant_name} kernel; "
                 "use --kernel upstream or name a kernel file"

@@ -90,6 +90,20 @@ def test_upstream_has_no_patches(folder: Path) -> None:
     assert find_recipe("upstream", folder, folder / "source.tar.xz").patches == ()
 
 
+def test_what_the_lab_needs_comes_first_in_every_variant(folder: Path) -> None:
+    (folder / "lab").mkdir()
+    (folder / "lab" / "0001-emulation.patch").write_text("for the emulation")
+
+    assert [path.name for path in find_recipe("upstream", folder, folder / "source.tar.xz").patches] == [
+        "0001-emulation.patch"
+    ]
+    assert [path.name for path in patched(folder).patches] == [
+        "0001-emulation.patch",
+        "0001-a.patch",
+        "0002-b.patch",
+    ]
+
+
 def test_a_missing_source_names_the_package(folder: Path) -> None:
     with pytest.raises(LabError, match=r"apt-get install linux-source-6\.12"):
         find_recipe("upstream", folder, folder / "nothing")

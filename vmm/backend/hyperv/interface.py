@@ -51,7 +51,6 @@ from vmm.overlay.pages import OverlayBackend
 from vmm.vsm import calls as vsm_calls
 from vmm.vsm.device_memory import DeviceMemory
 from vmm.vsm.memory import VtlMemory
-from vmm.vsm.outside import MemoryIntercepts
 from vmm.vsm.profile import rules
 from vmm.vsm.protections import MemoryProtections
 
@@ -133,7 +132,6 @@ class HypervInterface:
         self.memories = VtlMemories(machine.memory, self._protections, maximum_vtl)
         if self._protections is not None and machine.device_memory is not None:
             machine.device_memory.obey(VtlMemory(machine.memory, self._protections, VTL0))
-        self._intercepts: MemoryIntercepts | None = None
         self._overlays = self._mapped_overlays(native)
         overlays: OverlayBackend = self._overlays or self._copied_overlays(native)
         self.state = HvState(
@@ -148,6 +146,7 @@ class HypervInterface:
         self.vtls: Vtls | None = None
         if offer.vsm is not None and machine.higher is not None:
             self.vtls = Vtls(self._parts(machine.higher), offer.vsm, self._protections)
+            self.vtls.intercepts.protections = self._protections
         self.dispatcher: Dispatcher[Caller] = Dispatcher(
             self._handlers(offer), features=offer.wanted.convention
         )
@@ -246,8 +245,8 @@ class HypervInterface:
         )
         caller.attach()
         protection = self._machine.protection
-        if protection is not None and self._protections is not None and self._intercepts is not None:
-            protection.attach(processor, vcpu, vtl, caller.handlers, self._protections, self._intercepts)
+        if protection is not None and self._protections is not None and self.vtls is not None:
+            protection.attach(processor, vcpu, vtl, caller.handlers, self._protections, self.vtls.intercepts)
         if self._overlays is not None:
             RefusedWrites(processor, vcpu, caller.handlers, vtl, self._overlays).attach()
         return caller
