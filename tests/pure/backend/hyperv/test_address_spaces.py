@@ -10,10 +10,14 @@ import pytest
 
 from kvmapi import Vcpu
 from tests.pure.backend.hyperv.test_caller import INPUT, OUTPUT, PAGE_GPA, SELF_PARTITION, SELF_VP, Rig, a_rig
+from tests.pure.vsm.protected import Told
 from vmm.backend.hyperv.address_spaces import VpAddressSpaces
 from vmm.hv.call_codes import HypercallCode as Code
 from vmm.hv.memory_bits import HvTranslateGvaResultCode as Result
+from vmm.hv.status import HvStatus
 from vmm.hvcalls.translate import GvaAccess
+from vmm.vsm.memory import VtlMemory
+from vmm.vsm.protections import MemoryProtections
 
 READ, WRITE, EXECUTE, EXEMPT, SET_BITS = 1, 2, 4, 8, 0x10
 SUPERVISOR, USER, ENFORCE_SMAP, OVERRIDE_SMAP = 0x40, 0x80, 0x100, 0x200
@@ -260,3 +264,66 @@ def test_each_vtl_has_its_own_tables(rig: Rig) -> None:
     assert vtl0 is not None and vtl1 is not None
     assert (vtl0.gpa_page, vtl1.gpa_page) == (DATA >> 12, GVA_PAGE)
     assert spaces.inhibit_flushes(0, 1, 0, 0)
+
+
+INTERCEPT = Result.HvTranslateGvaIntercept
+NONE, ONLY_READ, READ_WRITE, READ_EXECUTE = 0, 1, 3, 5
+
+
+def translate_protected(
+    rig: Rig, protected: dict[int, int], access: GvaAccess, vtl: int = 0
+) -> tuple[int, int]:
+    """(code, GPA page) where VTL1 has given VTL0 these rights to pages."""
+    rights = MemoryProtections(rig.ram.ranges(), Told())
+    for gpa, flags in protected.items():
+        assert rights.modify(1, 0, flags, [gpa >> 12]) == (HvStatus.SUCCESS, 1)
+    spaces = VpAddressSpaces(
+        TwoVtls(rig), rig.hyperv._errands, lambda of: VtlMemory(rig.ram, rights, of), rig.hyperv.state
+    )
+    found = spaces.translate(0, 0, vtl, GVA_PAGE << 12, access)
+    assert found is not None
+    return found.code, found.gpa_page
+
+
+@pytest.mark.tlfs("VP-022", "VSM-083")
+@pytest.mark.parametrize(
+    ("rights", "kinds"),
+    [(NONE, "rwx"), (ONLY_READ, "wx"), (READ_EXECUTE, "w"), (READ_WRITE, "x")],
+)
+def test_a_page_that_a_higher_vtl_protects_is_an_intercept(rig: Rig, rights: int, kinds: str) -> None:
+    refused = ""
+    for kind in "rwx":
+        access = GvaAccess(read=kind == "r", write=kind == "w", execute=kind == "x")
+        code, page = translate_protected(rig, {DATA: rights}, access)
+        assert page == DATA >> 12
+        refused += kind if code == INTERCEPT else ""
+
+    assert refused == kinds
+
+
+@pytest.mark.tlfs("VP-022", "VSM-082")
+def test_a_table_that_a_higher_vtl_protects_is_an_intercept(rig: Rig) -> None:
+    read = GvaAccess(read=True, write=False, execute=False)
+    marking = GvaAccess(read=True, write=False, execute=False, set_bits=True)
+
+    assert translate_protected(rig, {PT: NONE}, read) == (INTERCEPT, PT >> 12)
+    assert translate_protected(rig, {PT: ONLY_READ}, read) == (SUCCESS, DATA >> 12)
+    assert translate_protected(rig, {PT: ONLY_READ}, marking) == (INTERCEPT, PT >> 12)
+
+
+@pytest.mark.tlfs("VP-022", "VSM-079")
+def test_the_rights_are_those_of_the_vtl_whose_tables_are_walked(rig: Rig) -> None:
+    access = GvaAccess(read=True, write=True, execute=True)
+
+    assert translate_protected(rig, {DATA: NONE, PT: NONE}, access, vtl=1) == (SUCCESS, DATA >> 12)
+
+
+@pytest.mark.tlfs("VP-022")
+def test_an_overlay_has_rights_of_its_own(rig: Rig) -> None:
+    """The page below belongs to VTL1; VTL0's message page in its place is VTL0's."""
+    page = rig.hyperv.state.overlays.page(0, "VTL0's")
+    page.enable(DATA >> 12)
+    access = GvaAccess(read=True, write=True, execute=False)
+    expected = SUCCESS if rig.hyperv.state.overlays.separate_views else INTERCEPT
+
+    assert translate_protected(rig, {DATA: NONE}, access) == (expected, DATA >> 12)
