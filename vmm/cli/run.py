@@ -7,13 +7,16 @@ import argparse
 import json
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vmm.backend.host_thread import available_cpus, core_of
 from vmm.backend.outcome import Outcome, OutcomeKind
 from vmm.cli.errors import STATUS_BAD_INPUT, UserError
 from vmm.cli.machine_options import add_machine_options, machine_config
 from vmm.cli.output_file import check_writable
+from vmm.cli.pin_option import choose
 from vmm.cli.run_signals import RunInterruptedError, RunSignals
 
 if TYPE_CHECKING:
@@ -66,6 +69,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="where the first serial port goes: stdio, file:PATH, pty, unix:PATH or none (default: stdio)",
     )
     parser.add_argument("--time-limit", metavar="SECONDS", type=float, help="end the run after this long")
+    parser.add_argument(
+        "--pin",
+        metavar="CPUS",
+        help="bind each VP's thread to a CPU of the host: a list as taskset's, such as 0-3 or 0,2, whose first "
+        "CPU gets VP 0; 'auto' takes CPUs of different cores first",
+    )
     parser.add_argument("--result", metavar="FILE", help="write how the run ended as one JSON object")
     add_machine_options(parser)
 
@@ -157,7 +166,12 @@ def _config(args: argparse.Namespace) -> MachineConfig:
         except ValueError:
             raise UserError(f"--raw {args.raw}: expected an address such as 0x7c00") from None
     initrd = Path(args.initrd) if args.initrd is not None else None
-    return machine_config(args, Path(args.file), initrd=initrd, cmdline=args.append, raw_address=raw_address)
+    config = machine_config(
+        args, Path(args.file), initrd=initrd, cmdline=args.append, raw_address=raw_address
+    )
+    if args.pin is None:
+        return config
+    return replace(config, pin=choose(args.pin, config.cpus, available_cpus(), core_of))
 
 
 def _write_result(path: str, result: Outcome) -> None:

@@ -120,6 +120,7 @@ class Machine:
             vcpu = self._vtl0.add_vcpu(apic_id, cpuid, cpus.msrs, cpus.tsc_khz, cpus.mcg_cap)
             vp = VirtualProcessor(index, vcpu, self.ports, self.mmio, self.control.end)
             vp.emulator = Emulator(vcpu, self.ram)
+            vp.host_cpu = config.pin[index] if config.pin else None
             self.control.vps.append(vp)
             own.callback(vp.stop)
         self.board.connect_processors(self.vps)
