@@ -59,8 +59,21 @@ class Around(Protocol):
         """The VP runs `vtl` from now on."""
 
 
+class SwitchCounts(Protocol):
+    """Who counts (`vmm.backend.stats.counts.VpCounts`)."""
+
+    def switched(self, switch: SwitchVtl) -> None:
+        """It was carried out."""
+
+    def vina(self) -> None:
+        """VINA was raised."""
+
+    def intercepted(self, vtl: int, cause: str) -> None:
+        """An access or instruction of `vtl` was intercepted for a higher VTL."""
+
+
 class VpScheduler:
-    """One VP's. `switches` counts VTL switches by their cause."""
+    """One VP's."""
 
     def __init__(
         self,
@@ -71,7 +84,7 @@ class VpScheduler:
         around: Around,
     ) -> None:
         self.vp = vp
-        self.switches: dict[str, int] = {}
+        self.counts: SwitchCounts | None = None  # nobody counts
         self._processor = processor
         self.shared = shared
         self._around = around
@@ -117,6 +130,8 @@ class VpScheduler:
                     self._carry_out(step)
                 case RaiseVina(vtl=vtl, vector=vector, auto_eoi=auto_eoi):
                     self._around.raise_vina(vp.index, vtl, vector, auto_eoi)
+                    if self.counts is not None:
+                        self.counts.vina()
                 case WaitForTlbLock() | WaitForStartup():
                     if not self._processor.held:
                         self._processor.held = True
@@ -164,8 +179,8 @@ class VpScheduler:
         source.timer.stopped()
         target.timer.runs()
         self._take_up(target)
-        cause = switch.reason.value
-        self.switches[cause] = self.switches.get(cause, 0) + 1
+        if self.counts is not None:
+            self.counts.switched(switch)
 
     def _take_up(self, vtl: VtlVcpu) -> None:
         self._processor.run_vtl(vtl.vcpu, vtl.handlers, vtl.emulator)

@@ -22,6 +22,7 @@ from vmm.backend.hyperv.mapped_overlays import OverlayView
 from vmm.backend.hyperv.offer import offer
 from vmm.backend.outcome import Outcome
 from vmm.backend.partition import VmOptions, VtlVm
+from vmm.backend.stats.counts import VpCounts
 from vmm.backend.vp import VirtualProcessor
 from vmm.backend.vsm.vtls import Vtls
 from vmm.bus import MmioBus, PortBus
@@ -168,6 +169,7 @@ def test_a_vtl_gets_a_vm_and_a_vcpu_of_its_own_with_its_context(rig: Rig) -> Non
 
 def test_a_call_and_a_return_change_what_runs_and_carry_registers(rig: Rig) -> None:
     rig.with_vtl1()
+    counts = rig.vtls.schedulers[0].counts = VpCounts(0)
     rig.vcpu(0, 0).run.regs.rbx = 0xB0B
 
     rig.switch(0, Code.HvCallVtlCall)
@@ -181,7 +183,7 @@ def test_a_call_and_a_return_change_what_runs_and_carry_registers(rig: Rig) -> N
     rig.switch(0, Code.HvCallVtlReturn, 1)  # a fast one
     assert rig.vps[0].vcpu is rig.vcpu(0, 0)
     assert rig.vcpu(0, 0).run.regs.rbx == 0xCAFE
-    assert rig.vtls.schedulers[0].switches == {"VTL call": 1, "VTL return": 1}
+    assert counts.switches == {(0, 1, "VTL call"): 1, (1, 0, "VTL return"): 1}
 
 
 def test_a_call_without_a_vtl_above_is_refused(rig: Rig) -> None:
@@ -192,6 +194,7 @@ def test_a_call_without_a_vtl_above_is_refused(rig: Rig) -> None:
 
 def test_an_interrupt_brings_the_higher_vtl_and_is_found_again_behind_its_return(rig: Rig) -> None:
     rig.with_vtl1()
+    counts = rig.vtls.schedulers[0].counts = VpCounts(0)
     rig.interrupt(0, VTL1)
 
     rig.vps[0].after_kick()
@@ -201,7 +204,7 @@ def test_an_interrupt_brings_the_higher_vtl_and_is_found_again_behind_its_return
     rig.place_page(0)
     rig.switch(0, Code.HvCallVtlReturn, 1)
     assert rig.vps[0].vcpu is rig.vcpu(0, VTL1)  # nobody has taken it: VSM-055
-    assert rig.vtls.schedulers[0].switches == {"interrupt": 2, "VTL return": 1}
+    assert counts.switches == {(0, 1, "interrupt"): 2, (1, 0, "VTL return"): 1}
 
 
 def test_an_interrupt_for_the_lower_vtl_waits(rig: Rig) -> None:
