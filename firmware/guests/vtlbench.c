@@ -158,10 +158,12 @@ static uint64_t send_ipi(void *argument)
     return 0;
 }
 
+/* Each VTL has a page of its own. Its sequence number: 0 where it is not valid. */
 static uint64_t use_time_page(void *argument)
 {
+    (void)argument;
     wrmsr(HV_MSR_REFERENCE_TSC, (uint64_t)time_page | 1);
-    return (uint64_t)argument;
+    return *(volatile uint32_t *)time_page;
 }
 
 static uint64_t in_target(vtl1_function function, uint64_t argument)
@@ -231,11 +233,8 @@ static void measure_latency(uint64_t count)
     receiver = apic_id();
     interrupt_set_handler_of(to_vtl1, VECTOR, take);
     interrupt_set_handler(VECTOR_GO_ON, go_on);
-    if (stimer) {
-        in_target(use_time_page, 0);
-        if (!*(volatile uint32_t *)time_page)
-            abort_run("the reference TSC page is not valid on this host");
-    }
+    if (stimer && !in_target(use_time_page, 0))
+        abort_run("the reference TSC page is not valid on this host");
     if (ipi)
         smp_run_async(1, send_many, NULL);
     else if (!stimer && !cpu_has_tsc_deadline())
@@ -273,7 +272,7 @@ int main(int argc, char **argv)
         cpus = argument_number("cpus", cpus);
     if (interrupts > MAX_SAMPLES)
         abort_run("interrupts=%lu: at most %u", interrupts, MAX_SAMPLES);
-    tsc_hz();
+    printf("tsc: %lu Hz\n", tsc_hz());
     if (calls || to_vtl1) {
         vsm_require();
         vsm_start();
