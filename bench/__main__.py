@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable
 
-from bench import exits, hypercall, startup
+from bench import exits, hypercall, startup, vtl
 from bench.build import BenchError
 from bench.figure import Figure
 
@@ -21,6 +21,11 @@ BENCHMARKS: dict[str, tuple[Callable[[int], list[Figure]], str]] = {
     "startup": (
         startup.run,
         "from command to first guest instruction, and a whole dummy guest, against QEMU",
+    ),
+    "vtl": (
+        vtl.run,
+        "VTL call and return, and switches per second of 1, 2 and 4 VPs, against a C program; latency of interrupts to "
+        "VTL1 against that within one VTL",
     ),
 }
 

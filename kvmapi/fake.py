@@ -124,6 +124,17 @@ class FakeKvm:
             entry.pages = mapping
         return mapping
 
+    def quick_call(
+        self, fd: int, request: int, argument: Any, failed: Callable[[int], OSError]
+    ) -> Callable[[], object]:
+        def run() -> None:
+            try:
+                self.ioctl(fd, request, argument)
+            except OSError as error:
+                raise failed(error.errno or 0) from error
+
+        return run
+
     def read(self, fd: int, size: int, offset: int) -> bytes:
         self._entry(fd)
         self._maybe_fail("read")

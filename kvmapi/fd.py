@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
-from kvmapi.errors import KvmClosedError, error_for
+from kvmapi.errors import KvmClosedError, KvmError, error_for
 from kvmapi.names import IOCTL_NAMES
 from kvmapi.seam import Seam
 
@@ -84,6 +85,20 @@ class KvmFd:
         `argument`: None, an integer or a ctypes object; `operands` appear in the KvmError that a failure raises.
         """
         return self._ioctl(request, argument, **operands)
+
+    def quick_ioctl(self, request: int, argument: Any, **operands: object) -> Callable[[], object]:
+        """A function that does this ioctl with `argument`, a ctypes object, as that then is: for a hot path.
+
+        It holds the interpreter meanwhile, so it is for ioctls that are over at once: giving it up and getting it
+        back costs more than they do where other threads want it. Of a vCPU only on the thread that runs it; else it
+        would wait for the end of KVM_RUN, and all threads with it. It must not be called after `close()`.
+        """
+        label = self._label
+
+        def failed(number: int) -> KvmError:
+            return error_for(number, request, operands, label)
+
+        return self._seam.quick_call(self.fileno(), request, argument, failed)
 
     def _ioctl(self, request: int, argument: Any = None, **operands: object) -> int:
         """The ioctl's result; `operands` are for the message of the KvmError that a failure raises."""

@@ -30,6 +30,14 @@ class Seam(Protocol):
     def ioctl(self, fd: int, request: int, argument: Any = None) -> int:
         """`argument`: None, an integer of up to 64 bits, or a ctypes object that KVM may change."""
 
+    def quick_call(
+        self, fd: int, request: int, argument: Any, failed: Callable[[int], OSError]
+    ) -> Callable[[], object]:
+        """A function that does this ioctl with this ctypes object, and holds the interpreter meanwhile.
+
+        It raises what `failed` makes of an errno.
+        """
+
     def read(self, fd: int, size: int, offset: int) -> bytes:
         """At most `size` bytes of a statistics fd."""
 
@@ -47,6 +55,7 @@ class Kernel:
     # somebody else's argtypes would double the cost of each call.
     _libc = ctypes.CDLL(None, use_errno=True)
     _ioctl = _libc["ioctl"]
+    _quick = ctypes.PyDLL(None, use_errno=True)["ioctl"]  # keeps other Python threads waiting
 
     def open(self, path: str) -> int:
         return os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -66,6 +75,18 @@ class Kernel:
             return result
         changed: int = fcntl.ioctl(fd, request, argument, True)
         return changed
+
+    def quick_call(
+        self, fd: int, request: int, argument: Any, failed: Callable[[int], OSError]
+    ) -> Callable[[], object]:
+        call, get_errno = self._quick, ctypes.get_errno
+        number, operation, pointer = ctypes.c_int(fd), ctypes.c_ulong(request), ctypes.byref(argument)
+
+        def run() -> None:
+            if call(number, operation, pointer) < 0:
+                raise failed(get_errno())
+
+        return run
 
     def read(self, fd: int, size: int, offset: int) -> bytes:
         return os.pread(fd, size, offset)

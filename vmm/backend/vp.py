@@ -21,7 +21,7 @@ from kvmapi import Vcpu
 from kvmapi.run import PAGE_SIZE
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi.x86_board import KVM_PIO_PAGE_OFFSET
-from vmm.backend import kick, vp_report
+from vmm.backend import host_thread, kick, vp_report
 from vmm.backend.outcome import STATUS_BAD_INPUT, Outcome, OutcomeKind
 from vmm.bus import MmioBus, PortBus
 
@@ -60,6 +60,7 @@ class VirtualProcessor:
         self._mmio = mmio
         self._end_run = end_run
         self._thread = threading.Thread(target=self._main, name=f"vp-{index}", daemon=True)
+        self.host_cpu: int | None = None  # what the thread is bound to; None: the host's scheduler decides
         self._state = threading.Condition()
         self._freeze_wanted = True
         self._frozen = False
@@ -179,6 +180,9 @@ class VirtualProcessor:
 
     def _main(self) -> None:
         try:
+            host_thread.tell_name()
+            if self.host_cpu is not None:
+                host_thread.pin(self.host_cpu)
             if self._attend():
                 while self._run_vcpu(self.vcpu):
                     pass

@@ -7,13 +7,17 @@ import argparse
 import json
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vmm.backend.host_thread import available_cpus, core_of
 from vmm.backend.outcome import Outcome, OutcomeKind
+from vmm.cli import stats_option
 from vmm.cli.errors import STATUS_BAD_INPUT, UserError
 from vmm.cli.machine_options import add_machine_options, machine_config
 from vmm.cli.output_file import check_writable
+from vmm.cli.pin_option import choose
 from vmm.cli.run_signals import RunInterruptedError, RunSignals
 
 if TYPE_CHECKING:
@@ -66,6 +70,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="where the first serial port goes: stdio, file:PATH, pty, unix:PATH or none (default: stdio)",
     )
     parser.add_argument("--time-limit", metavar="SECONDS", type=float, help="end the run after this long")
+    parser.add_argument(
+        "--pin",
+        metavar="CPUS",
+        help="bind each VP's thread to a CPU of the host: a list as taskset's, such as 0-3 or 0,2, whose first "
+        "CPU gets VP 0; 'auto' takes CPUs of different cores first",
+    )
+    parser.add_argument(
+        "--stats",
+        metavar="HOW",
+        action="append",
+        help="count what each VP does in each VTL: 'live' shows it on standard error every second and at the end, "
+        "'end' only then, 'json:PATH' writes one JSON object then; may be given several times",
+    )
     parser.add_argument("--result", metavar="FILE", help="write how the run ended as one JSON object")
     add_machine_options(parser)
 
@@ -105,10 +122,14 @@ def _run(args: argparse.Namespace) -> Outcome:
     from vmm.machine.machine import Machine
     from vmm.machine.ram import RamError
 
+    if args.stats:
+        from vmm.cli.run_statistics import RunStatistics
+
     if args.time_limit is not None and not 0 < args.time_limit <= LONGEST_TIME_LIMIT_S:
         raise UserError(
             f"--time-limit {args.time_limit:g}: expected seconds, above 0 and up to {LONGEST_TIME_LIMIT_S}"
         )
+    wanted = stats_option.parse(args.stats)
     try:
         with ExitStack() as stack:
             signals = stack.enter_context(RunSignals())
@@ -121,13 +142,16 @@ def _run(args: argparse.Namespace) -> Outcome:
                 debug_end = LineEnd()
                 debug_end.output_fd = sys.stderr.fileno()
                 stack.callback(debug_end.close)
+            statistics = None if wanted is None else RunStatistics(wanted, config.cpus, end.output_fd)
+            guest_output = signals.guarded(end.write)
             ends = BoardEnds(
-                serial=signals.guarded(end.write),
+                serial=guest_output if statistics is None else statistics.sharing(guest_output),
                 debug=signals.guarded(debug_end.write),
                 notice=_tell,
                 give_up=signals.cancel_output,
             )
-            machine = stack.enter_context(Machine(config, ends, kvm))
+            counts = None if statistics is None else statistics.counts
+            machine = stack.enter_context(Machine(config, ends, kvm, counts))
             for warning in machine.warnings:
                 _tell(f"warning: {warning}")
             machine.board.connect_serial_room(end.room)
@@ -135,7 +159,10 @@ def _run(args: argparse.Namespace) -> Outcome:
             stack.callback(end.stop_input)
             stack.callback(signals.detach)
             end.start_input(machine.board.serial_input)
-            return machine.run(args.time_limit)
+            if statistics is None:
+                return machine.run(args.time_limit)
+            with statistics.of(machine.vps):
+                return machine.run(args.time_limit)
     except (
         KvmError,
         KickError,
@@ -157,7 +184,12 @@ def _config(args: argparse.Namespace) -> MachineConfig:
         except ValueError:
             raise UserError(f"--raw {args.raw}: expected an address such as 0x7c00") from None
     initrd = Path(args.initrd) if args.initrd is not None else None
-    return machine_config(args, Path(args.file), initrd=initrd, cmdline=args.append, raw_address=raw_address)
+    config = machine_config(
+        args, Path(args.file), initrd=initrd, cmdline=args.append, raw_address=raw_address
+    )
+    if args.pin is None:
+        return config
+    return replace(config, pin=choose(args.pin, config.cpus, available_cpus(), core_of))
 
 
 def _write_result(path: str, result: Outcome) -> None:

@@ -9,6 +9,8 @@ import select
 import threading
 from collections.abc import Callable
 
+from vmm.backend import host_thread
+
 # A pipe that poll() calls writable takes this much without blocking (POSIX PIPE_BUF).
 WRITE_CHUNK_BYTES = 4096
 READ_CHUNK_BYTES = 1024
@@ -79,7 +81,7 @@ class LineEnd:
         """Read the input in a thread of its own and hand it to `receive`; `room` says when to try again."""
         if self.input_fd >= 0:
             self._thread = threading.Thread(
-                target=self._read_input, args=(receive,), name="vmm-console", daemon=True
+                target=self._run_input, args=(receive,), name="vmm-console", daemon=True
             )
             self._thread.start()
 
@@ -118,6 +120,10 @@ class LineEnd:
 
     def input_ended(self) -> None:
         """There is no more input; the guest goes on without."""
+
+    def _run_input(self, receive: Receive) -> None:
+        host_thread.tell_name()
+        self._read_input(receive)
 
     def _read_input(self, receive: Receive) -> None:
         """The thread: one source of input for the whole run."""

@@ -13,6 +13,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from vmm.backend import host_thread
+
 # A guest may arm a timer again and again before it fires; each time leaves a stale entry behind. From this many
 # on they are swept out, so the queue stays within twice the number of timers or this, whichever is more.
 QUEUE_SWEEP_ENTRIES = 64
@@ -93,6 +95,7 @@ class GuestClock:
                 self._condition.notify_all()
 
     def _run(self) -> None:
+        host_thread.tell_name()
         while (timer := self._next_due()) is not None:
             try:
                 timer.callback()

@@ -32,6 +32,7 @@ class MachineConfig:
     "auto", the best that the host has.
     reboot: a reset starts the guest anew instead of ending the run.
     raw_address: load the kernel there as it is, instead of recognising its format.
+    pin: the host CPU that each VP's thread is bound to, by VP index; none: the host's scheduler decides.
     """
 
     kernel: Path
@@ -51,6 +52,7 @@ class MachineConfig:
     protection: str = "auto"
     reboot: bool = True
     raw_address: int | None = None
+    pin: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.cpus <= MAXIMUM_CPUS:
@@ -58,6 +60,10 @@ class MachineConfig:
         if self.vsm and self.hyperv is False:
             raise ConfigError(
                 "Virtual Trust Levels are a part of the Hyper-V interface: leave out hyperv=off or vsm=on"
+            )
+        if self.pin and len(self.pin) != self.cpus:
+            raise ConfigError(
+                f"{len(self.pin)} host CPUs to bind to for {self.cpus} processors: one for each"
             )
         if self.irqchip not in ("kernel", "split"):
             raise ConfigError(f"irqchip {self.irqchip!r}: expected 'kernel' or 'split'")

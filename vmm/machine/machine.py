@@ -39,12 +39,14 @@ if TYPE_CHECKING:
     from vmm.backend.hyperv.interface import HypervInterface
     from vmm.backend.hyperv.offer import Offer
     from vmm.backend.protection.host import HostProtection
+    from vmm.backend.stats.counts import MachineCounts
     from vmm.machine.vcpu_setup import CpuPlan
 
 # A signal that arrives just before the control thread goes to sleep, or on another thread, does not wake it: Python
 # runs the handler when that thread next wakes. So it looks up this often.
 LOOK_UP_S = 0.1
 LAST_OUTPUT_S = 1.0  # how long the end of a run waits for whoever reads the guest's output
+VTL0 = 0
 FACS_WAKING_VECTOR = 12  # offset in the FACS, u32 (ACPI 6.5, table 5.15)
 
 
@@ -62,9 +64,12 @@ class Machine:
     Errors when made: `ConfigError`, `RamError`, `BootError`, `CpuModelError`, `KvmError`; nothing is left behind.
     """
 
-    def __init__(self, config: MachineConfig, ends: BoardEnds, kvm: Kvm) -> None:
-        """ends: where serial output goes. kvm: stays the caller's to close."""
+    def __init__(
+        self, config: MachineConfig, ends: BoardEnds, kvm: Kvm, counts: MachineCounts | None = None
+    ) -> None:
+        """ends: where serial output goes. kvm: stays the caller's to close. counts: what the VPs do is added there."""
         self.config = config
+        self._counts = counts
         self.control = Control()
         self._resources = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
@@ -125,11 +130,17 @@ class Machine:
             vcpu = self._vtl0.add_vcpu(apic_id, cpuid, cpus.msrs, cpus.tsc_khz, cpus.mcg_cap)
             vp = VirtualProcessor(index, vcpu, self.ports, self.mmio, self.control.end)
             vp.emulator = Emulator(vcpu, UnprotectedMemory(self.ram))
+            vp.host_cpu = config.pin[index] if config.pin else None
+            if self._counts is not None:
+                self._counts.watch(index, VTL0, vcpu)
             self.control.vps.append(vp)
             own.callback(vp.stop)
         self.board.connect_processors(self.vps)
         if cpus.hyperv is not None:
             self.hyperv = self._hyperv_interface(kvm, cpus, cpus.hyperv, ends)
+            if self._counts is not None and self.hyperv.vtls is not None:
+                for scheduler, counts in zip(self.hyperv.vtls.schedulers, self._counts.vps, strict=True):
+                    scheduler.counts = counts
         vcpu_setup.after_creation([vp.vcpu for vp in self.vps])
         self._at_reset = [vcpu_state.take(vp.vcpu, msr_indices) for vp in self.vps]
         chip_setup.as_firmware_leaves(self._vtl0.vm, self._options)
@@ -196,7 +207,10 @@ class Machine:
         return VtlVm(kvm, vtl, mapping, self._slots, options), self._view(mapping)
 
     def _add_vcpu(self, vm: VtlVm, cpus: CpuPlan, vp: int) -> Vcpu:
-        return vm.add_vcpu(cpus.apic_ids[vp], cpus.cpuid[vp], cpus.msrs, cpus.tsc_khz, cpus.mcg_cap)
+        vcpu = vm.add_vcpu(cpus.apic_ids[vp], cpus.cpuid[vp], cpus.msrs, cpus.tsc_khz, cpus.mcg_cap)
+        if self._counts is not None:
+            self._counts.watch(vp, vm.vtl, vcpu)
+        return vcpu
 
     def _close_hyperv(self) -> None:
         if self.hyperv is not None:
@@ -224,6 +238,8 @@ class Machine:
         time_limit: seconds of host time after which the run ends with `OutcomeKind.TIME_LIMIT`.
         """
         deadline = None if time_limit is None else time.monotonic() + time_limit
+        if self._counts is not None:
+            self._counts.begin()
         for vp in self.vps:
             vp.start()
         self._thaw()
@@ -305,6 +321,8 @@ class Machine:
         self._suspended = False
         self._reset_processors()
         if self.hyperv is not None:
+            if self._counts is not None:
+                self._counts.settle(above=VTL0)
             self.hyperv.reset()
         self.board.reset()
         boot_state.write(self.ram)

@@ -30,6 +30,7 @@ def test_list_names_every_benchmark() -> None:
         "exits",
         "hypercall",
         "startup",
+        "vtl",
     ]
 
 
@@ -47,6 +48,19 @@ def test_list_names_every_benchmark() -> None:
             ],
         ),
         ("startup", ["first-instruction", "dummy-guest"]),
+        (
+            "vtl",
+            [
+                "vtl-round-trip",
+                *(f"vtl-switches-{vps}" for vps in ("1-vp", "2-vps", "4-vps")),
+                *(
+                    f"vtl-latency-{source}-{activity}{suffix}"
+                    for source in ("deadline", "stimer", "ipi")
+                    for activity in ("spin", "halt")
+                    for suffix in ("", "-p99")
+                ),
+            ],
+        ),
     ],
 )
 def test_each_figure_is_one_json_object(name: str, figures: list[str]) -> None:

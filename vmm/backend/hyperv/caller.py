@@ -32,6 +32,7 @@ from vmm.vsm.actions import SwitchVtl
 
 CR0_PE: Final = 1
 SYNC: Final = x86.KVM_SYNC_X86_REGS | x86.KVM_SYNC_X86_SREGS
+SYNC_OF_HIGHER: Final = SYNC | x86.KVM_SYNC_X86_EVENTS  # what waits for it when it returns
 _REGS: Final = x86.KVM_SYNC_X86_REGS
 _DIRTY_U64: Final = run_page.DIRTY_REGS // 8
 _RAX_U64: Final = (run_page.SYNC_REGS + x86.kvm_regs.rax.offset) // 8
@@ -155,7 +156,7 @@ class Caller:
 
         Errors: `KvmError`.
         """
-        self.vcpu.run.sync(SYNC)
+        self.vcpu.run.sync(SYNC_OF_HIGHER if self.vtl else SYNC)
         self.handlers[k.KVM_EXIT_X86_RDMSR] = self.read_msr
         self.handlers[k.KVM_EXIT_X86_WRMSR] = self.write_msr
         if self._exits:

@@ -15,9 +15,9 @@ Implements: APIC-002, APIC-003
 
 from __future__ import annotations
 
-import ctypes
 import errno
 from collections.abc import Sequence
+from struct import Struct
 from typing import Final
 
 from kvmapi import KvmError, Vcpu, Vm
@@ -28,6 +28,8 @@ from kvmapi.uapi import x86
 MSI_ADDRESS: Final = 0xFEE0_0000
 _MSI_LOGICAL: Final = 1 << 2
 
+_WORDS: Final = Struct("<" + "I12x" * 8).unpack_from
+"""A 256-bit register: 32 bits in every 16 bytes (SDM volume 3, 11.8.4)."""
 ISR: Final = 0x100
 IRR: Final = 0x200
 _PPR: Final = 0xA0
@@ -169,9 +171,9 @@ def _byte(register: int, vector: int) -> int:
 
 def highest(lapic: x86.kvm_lapic_state, register: int) -> int | None:
     """The highest bit set in a 256-bit register (`ISR`, `IRR`)."""
-    registers = ctypes.string_at(ctypes.addressof(lapic) + register, 0x80)
-    for word in range(7, -1, -1):
-        bits = int.from_bytes(registers[word * 16 : word * 16 + 4], "little")
-        if bits:
-            return word * 32 + bits.bit_length() - 1
+    words = _WORDS(lapic, register)
+    if any(words):
+        for word in range(7, -1, -1):
+            if words[word]:
+                return word * 32 + int(words[word]).bit_length() - 1
     return None

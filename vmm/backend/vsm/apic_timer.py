@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kvmapi import Vcpu
+from kvmapi.uapi import x86
+from kvmapi.uapi.kvm_ioctl import KVM_GET_LAPIC
 from vmm.backend.hyperv.local_apic import IRR, has
 from vmm.backend.vsm import readiness
 from vmm.backend.vsm.poke import poke
@@ -41,27 +43,42 @@ class ApicTimer:
         self._read_tsc = read_tsc
         self._tsc_khz = tsc_khz
         self._timer = clock.timer(kick)
+        self.lapic = x86.kvm_lapic_state()
+        """Its local APIC as `read_lapic` has found it last."""
+        self.read_lapic = vcpu.quick_ioctl(KVM_GET_LAPIC, self.lapic)
+        self._unread = False  # it has stopped since, and nobody has looked
         self._deadline_ns: int | None = None
         self._counts = False  # it had not run out when the VTL stopped
 
     def stopped(self) -> None:
-        """The VTL has just stopped. Errors: `KvmError`."""
-        lapic = self._vcpu.get_lapic()
-        if readiness.may_be_over(lapic):  # since the last entry, and its interrupt is not in IRR then
+        """The VTL has just stopped; `lapic` says what waits for it. Errors: `KvmError`."""
+        self._unread = False
+        lapic = self.lapic
+        self.read_lapic()
+        over = readiness.may_be_over(lapic)
+        if over:  # since the last entry, and its interrupt is not in IRR then
             poke(self._vcpu)
-            lapic = self._vcpu.get_lapic()
+            self.read_lapic()
+            over = readiness.may_be_over(lapic)
         left_ns = self._left_ns(lapic)
         self._counts = left_ns is not None
-        if left_ns is None and readiness.may_be_over(lapic) and not self._arrived(lapic):
+        if left_ns is None and over and not self._arrived(lapic):
             left_ns = LATE_NS  # it was delivered long ago, or its host timer is late: look once more
         self._arm(left_ns)
 
+    def left(self) -> None:
+        """The VTL has just stopped for a higher one, which does not care what comes for it meanwhile."""
+        self._unread = True
+
     def look(self) -> None:
         """See to it that the interrupt is in IRR if the timer has run out. Errors: `KvmError`."""
+        if self._unread:
+            self.stopped()
         if self._deadline_ns is None or self._clock.now_ns() < self._deadline_ns:
             return
         poke(self._vcpu)
-        lapic = self._vcpu.get_lapic()
+        self.read_lapic()
+        lapic = self.lapic
         left_ns = self._left_ns(lapic)
         if left_ns is None and self._counts and not self._arrived(lapic):
             left_ns = LATE_NS  # the count is zero, and the host's timer behind it has not fired yet
@@ -77,6 +94,7 @@ class ApicTimer:
 
     def runs(self) -> None:
         """The VTL runs: its timer is KVM's business again."""
+        self._unread = False
         self._arm(None)
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ timer's registers tell (SDM volume 3, 11.5.4).
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import Final
 
 from kvmapi.uapi import x86
@@ -22,6 +23,7 @@ _TMICT: Final = 0x380
 _TMCCT: Final = 0x390
 _TDCR: Final = 0x3E0
 
+_U32: Final = Struct("<I").unpack_from
 _SPIV_ENABLED: Final = 1 << 8
 _LVT_MASKED: Final = 1 << 16
 _LVTT_MODE: Final = 3 << 17
@@ -31,7 +33,8 @@ _FIRST_VECTOR: Final = 16  # below: illegal
 
 
 def _u32(lapic: Lapic, register: int) -> int:
-    return int.from_bytes(bytes(lapic.regs[register : register + 4]), "little")
+    value: int = _U32(lapic, register)[0]
+    return value
 
 
 def enabled(lapic: Lapic) -> bool:

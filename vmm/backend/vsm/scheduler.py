@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from kvmapi import Vcpu
+from kvmapi import run as run_page
 from kvmapi.uapi import x86
 from vmm.backend.emulation.emulator import Emulator
 from vmm.backend.vp import Handler, VirtualProcessor
@@ -34,6 +35,14 @@ from vmm.vsm.actions import (
 from vmm.vsm.vp import VsmVp
 
 _RFLAGS_IF = 1 << 9
+# In kvm_run, as they were at the exit.
+_EVENTS = run_page.SYNC_REGS + x86.kvm_sync_regs.events.offset
+_INTERRUPT_INJECTED = (
+    _EVENTS + x86.kvm_vcpu_events.interrupt.offset + x86.kvm_vcpu_events_interrupt.injected.offset
+)
+_INTERRUPT_SOFT = _EVENTS + x86.kvm_vcpu_events.interrupt.offset + x86.kvm_vcpu_events_interrupt.soft.offset
+_NMI_INJECTED = _EVENTS + x86.kvm_vcpu_events.nmi.offset + x86.kvm_vcpu_events_nmi.injected.offset
+_NMI_PENDING = _EVENTS + x86.kvm_vcpu_events.nmi.offset + x86.kvm_vcpu_events_nmi.pending.offset
 
 
 class VtlVcpu(NamedTuple):
@@ -59,8 +68,21 @@ class Around(Protocol):
         """The VP runs `vtl` from now on."""
 
 
+class SwitchCounts(Protocol):
+    """Who counts (`vmm.backend.stats.counts.VpCounts`)."""
+
+    def switched(self, switch: SwitchVtl) -> None:
+        """It was carried out."""
+
+    def vina(self) -> None:
+        """VINA was raised."""
+
+    def intercepted(self, vtl: int, cause: str) -> None:
+        """An access or instruction of `vtl` was intercepted for a higher VTL."""
+
+
 class VpScheduler:
-    """One VP's. `switches` counts VTL switches by their cause."""
+    """One VP's."""
 
     def __init__(
         self,
@@ -71,7 +93,8 @@ class VpScheduler:
         around: Around,
     ) -> None:
         self.vp = vp
-        self.switches: dict[str, int] = {}
+        self._just_stopped: int | None = None
+        self.counts: SwitchCounts | None = None  # nobody counts
         self._processor = processor
         self.shared = shared
         self._around = around
@@ -102,6 +125,7 @@ class VpScheduler:
         self._carry_out(switch)
         highest = self.vp.enabled.bit_length() - 1
         if switch.target < highest:  # a VTL above may have an interrupt waiting (VSM-055)
+            self._just_stopped = switch.source
             self.attend()
 
     def attend(self) -> None:
@@ -117,6 +141,8 @@ class VpScheduler:
                     self._carry_out(step)
                 case RaiseVina(vtl=vtl, vector=vector, auto_eoi=auto_eoi):
                     self._around.raise_vina(vp.index, vtl, vector, auto_eoi)
+                    if self.counts is not None:
+                        self.counts.vina()
                 case WaitForTlbLock() | WaitForStartup():
                     if not self._processor.held:
                         self._processor.held = True
@@ -132,14 +158,16 @@ class VpScheduler:
     def _entering(self) -> int:
         """VTLs above the active one whose local APIC has something for the VP."""
         active, found = self.vp.active, 0
+        just_stopped, self._just_stopped = self._just_stopped, None
         for number, vtl in self.vtls.items():
-            if number > active and self._wants(vtl):
+            if number > active and (_wanted(vtl) if number == just_stopped else self._wants(vtl)):
                 found |= 1 << number
         return found
 
     def _wants(self, vtl: VtlVcpu) -> bool:
         vtl.timer.look()
-        return readiness.requests(vtl.vcpu.get_lapic()) or _in_flight(vtl.vcpu)
+        vtl.timer.read_lapic()
+        return readiness.requests(vtl.timer.lapic) or _in_flight(vtl.vcpu)
 
     def _taking(self) -> int:
         """VTLs below the active one that would take an interrupt at once; asked only where VINA is to tell of it."""
@@ -161,11 +189,14 @@ class VpScheduler:
         if switch.registers is not None:
             _load(target.vcpu.run.regs, switch.registers)
         # Behind the copy: what follows looks at what the VTL has become.
-        source.timer.stopped()
+        if switch.target < switch.source or self.vp.vtls[switch.target].vina_enabled:
+            source.timer.stopped()
+        else:
+            source.timer.left()
         target.timer.runs()
         self._take_up(target)
-        cause = switch.reason.value
-        self.switches[cause] = self.switches.get(cause, 0) + 1
+        if self.counts is not None:
+            self.counts.switched(switch)
 
     def _take_up(self, vtl: VtlVcpu) -> None:
         self._processor.run_vtl(vtl.vcpu, vtl.handlers, vtl.emulator)
@@ -176,6 +207,14 @@ def _load(regs: x86.kvm_regs, values: ReturnRegisters) -> None:
     regs.rax, regs.rcx = values.rax, values.rcx
     if values.rdx is not None:
         regs.rdx = values.rdx
+
+
+def _wanted(vtl: VtlVcpu) -> bool:
+    """As `_wants`, of a VTL that has just stopped: its local APIC was read then, and its events came with the exit."""
+    u8 = vtl.vcpu.run.u8
+    if u8[_NMI_PENDING] or u8[_NMI_INJECTED] or (u8[_INTERRUPT_INJECTED] and not u8[_INTERRUPT_SOFT]):
+        return True
+    return readiness.requests(vtl.timer.lapic)
 
 
 def _in_flight(vcpu: Vcpu) -> bool:

@@ -22,6 +22,7 @@ from typing import Any, Final
 from kvmapi import Vcpu
 from kvmapi import run as run_page
 from kvmapi.uapi import x86
+from kvmapi.uapi.kvm_ioctl import KVM_GET_DEBUGREGS, KVM_GET_XSAVE, KVM_SET_XSAVE
 
 _REGS: Final = run_page.SYNC_REGS
 _RSP: Final = x86.kvm_regs.rsp.offset
@@ -32,16 +33,20 @@ _CR2_U64: Final = (_SREGS + x86.kvm_sregs.cr2.offset) // 8
 _CR4_U64: Final = (_SREGS + x86.kvm_sregs.cr4.offset) // 8
 _DIRTY_U64: Final = run_page.DIRTY_REGS // 8
 _CR4_OSXSAVE: Final = 1 << 18
-_ADDRESS_REGISTERS: Final = slice(0, 4 * 8)  # DR0-DR3 in struct kvm_debugregs
+_ADDRESSES: Final = slice(0, x86.kvm_debugregs.dr6.offset)  # DR0-DR3, before DR6 and DR7
+_ADDRESSES_AND_DR6: Final = slice(0, x86.kvm_debugregs.dr7.offset)
 XCR0: Final = 0
 
 
-class _Known:
-    """A vCPU's state that is no part of kvm_run, as it was when the vCPU stopped last."""
+class _Carried:
+    """A vCPU's state that is no part of kvm_run, as it was when the vCPU stopped last, and the ioctls for it."""
 
-    __slots__ = ("debug", "xcr0", "xsave")
+    __slots__ = ("debug", "get_debugregs", "get_xsave", "set_xsave", "xcr0", "xsave")
 
-    def __init__(self) -> None:
+    def __init__(self, vcpu: Vcpu, xsave: x86.kvm_xsave, debugregs: x86.kvm_debugregs) -> None:
+        self.get_xsave = vcpu.quick_ioctl(KVM_GET_XSAVE, xsave)
+        self.set_xsave = vcpu.quick_ioctl(KVM_SET_XSAVE, xsave)
+        self.get_debugregs = vcpu.quick_ioctl(KVM_GET_DEBUGREGS, debugregs)
         self.xsave: bytes | None = None
         self.debug: bytes | None = None
         self.xcr0: int | None = None
@@ -54,12 +59,17 @@ class SharedState:
         """has_xcr0: whether this KVM has KVM_CAP_XCRS and the processor model XSAVE."""
         self._dr6_shared = dr6_shared
         self._has_xcr0 = has_xcr0
-        self._known: dict[Vcpu, _Known] = {}
+        self._carried: dict[Vcpu, _Carried] = {}
         self._fault_addresses: dict[Vcpu, int] = {}
+        # What the ioctls of all VTLs fill and read, one after the other.
+        self._xsave, self._debugregs = x86.kvm_xsave(), x86.kvm_debugregs()
+        self._xsave_bytes = memoryview(self._xsave).cast("B")
+        shared = _ADDRESSES_AND_DR6 if dr6_shared else _ADDRESSES
+        self._debug_bytes = memoryview(self._debugregs).cast("B")[shared]
 
     def forget(self, vcpu: Vcpu) -> None:
         """`vcpu` is given another state, or closed."""
-        self._known.pop(vcpu, None)
+        self._carried.pop(vcpu, None)
         self._fault_addresses.pop(vcpu, None)
 
     def expect_fault(self, vcpu: Vcpu, address: int) -> None:
@@ -69,28 +79,37 @@ class SharedState:
     def carry(self, source: Vcpu, target: Vcpu) -> None:
         """Give `target` the shared registers of `source`, which has just stopped. Errors: `KvmError`."""
         old, new = source.run, target.run
-        new.u8[_BEFORE_RSP] = old.u8[_BEFORE_RSP]
-        new.u8[_BEHIND_RSP] = old.u8[_BEHIND_RSP]
+        from_u8, to_u8, from_u64, to_u64 = old.u8, new.u8, old.u64, new.u64
+        to_u8[_BEFORE_RSP] = from_u8[_BEFORE_RSP]
+        to_u8[_BEHIND_RSP] = from_u8[_BEHIND_RSP]
         dirty = x86.KVM_SYNC_X86_REGS
-        cr2 = self._fault_addresses.pop(target, old.u64[_CR2_U64])
-        if new.u64[_CR2_U64] != cr2:
-            new.u64[_CR2_U64] = cr2
+        cr2 = from_u64[_CR2_U64]
+        if self._fault_addresses:
+            cr2 = self._fault_addresses.pop(target, cr2)
+        if to_u64[_CR2_U64] != cr2:
+            to_u64[_CR2_U64] = cr2
             dirty |= x86.KVM_SYNC_X86_SREGS
-        new.u64[_DIRTY_U64] |= dirty
-        was, known = self._of(source), self._of(target)
-        self._carry_xcr0(source, was, target, known)  # first: XSAVE state may need its bits
-        self._carry_xsave(source, was, target, known)
-        self._carry_debug(source, was, target, known)
+        to_u64[_DIRTY_U64] |= dirty
+        was = self._carried.get(source) or self._of(source)
+        known = self._carried.get(target) or self._of(target)
+        if self._has_xcr0:  # first: XSAVE state may need its bits
+            self._carry_xcr0(source, was, target, known)
+        was.get_xsave()
+        now = was.xsave = self._xsave_bytes.tobytes()
+        if known.xsave != now:
+            known.set_xsave()
+            known.xsave = now
+        was.get_debugregs()
+        now = was.debug = self._debug_bytes.tobytes()
+        if known.debug != now:
+            self._give_debug(target)
+            known.debug = now
 
-    def _of(self, vcpu: Vcpu) -> _Known:
-        known = self._known.get(vcpu)
-        if known is None:
-            known = self._known[vcpu] = _Known()
-        return known
+    def _of(self, vcpu: Vcpu) -> _Carried:
+        made = self._carried[vcpu] = _Carried(vcpu, self._xsave, self._debugregs)
+        return made
 
-    def _carry_xcr0(self, source: Vcpu, was: _Known, target: Vcpu, known: _Known) -> None:
-        if not self._has_xcr0:
-            return
+    def _carry_xcr0(self, source: Vcpu, was: _Carried, target: Vcpu, known: _Carried) -> None:
         if was.xcr0 is None or source.run.u64[_CR4_U64] & _CR4_OSXSAVE:
             was.xcr0 = _xcr0(source.get_xcrs())
         if known.xcr0 != was.xcr0:
@@ -101,27 +120,12 @@ class SharedState:
             target.set_xcrs(xcrs)
             known.xcr0 = was.xcr0
 
-    def _carry_xsave(self, source: Vcpu, was: _Known, target: Vcpu, known: _Known) -> None:
-        area = source.get_xsave()
-        now = was.xsave = bytes(area)
-        if known.xsave != now:
-            target.set_xsave(area)
-            known.xsave = now
-
-    def _carry_debug(self, source: Vcpu, was: _Known, target: Vcpu, known: _Known) -> None:
-        registers = source.get_debugregs()
-        now = was.debug = self._shared_debug(registers)
-        if known.debug != now:
-            own = target.get_debugregs()  # DR7, and DR6 where it is private
-            own.db[:] = registers.db
-            if self._dr6_shared:
-                own.dr6 = registers.dr6
-            target.set_debugregs(own)
-            known.debug = now
-
-    def _shared_debug(self, registers: x86.kvm_debugregs) -> bytes:
-        addresses = bytes(registers)[_ADDRESS_REGISTERS]
-        return addresses + registers.dr6.to_bytes(8, "little") if self._dr6_shared else addresses
+    def _give_debug(self, target: Vcpu) -> None:
+        own = target.get_debugregs()  # DR7, and DR6 where it is private
+        own.db[:] = self._debugregs.db
+        if self._dr6_shared:
+            own.dr6 = self._debugregs.dr6
+        target.set_debugregs(own)
 
 
 def _xcr0(xcrs: Any) -> int:

@@ -11,8 +11,10 @@ from typing import TypeVar
 import pytest
 
 from kvmapi import Kvm, Vcpu
+from kvmapi import run as run_page
 from kvmapi.fake import FakeKvm
 from kvmapi.uapi import kvm as k
+from kvmapi.uapi import x86
 from tests.pure.backend.hyperv.test_caller import Control, Ram
 from tests.pure.devices.fakes import FakeClock
 from tests.pure.vsm.world import CONTEXT
@@ -23,10 +25,12 @@ from vmm.backend.hyperv.mapped_overlays import OverlayView
 from vmm.backend.hyperv.offer import offer
 from vmm.backend.outcome import Outcome
 from vmm.backend.partition import VmOptions, VtlVm
+from vmm.backend.stats.counts import VpCounts
 from vmm.backend.vp import VirtualProcessor
 from vmm.backend.vsm.vtls import Vtls
 from vmm.bus import MmioBus, PortBus
 from vmm.hv.call_codes import HypercallCode as Code
+from vmm.hv.register_bits import HV_REGISTER_VSM_VINA
 from vmm.hv.status import HvStatus
 
 PAGE_GPA, INPUT = 0x5000, 0x6000
@@ -172,6 +176,7 @@ def test_a_vtl_gets_a_vm_and_a_vcpu_of_its_own_with_its_context(rig: Rig) -> Non
 
 def test_a_call_and_a_return_change_what_runs_and_carry_registers(rig: Rig) -> None:
     rig.with_vtl1()
+    counts = rig.vtls.schedulers[0].counts = VpCounts(0)
     rig.vcpu(0, 0).run.regs.rbx = 0xB0B
 
     rig.switch(0, Code.HvCallVtlCall)
@@ -185,7 +190,76 @@ def test_a_call_and_a_return_change_what_runs_and_carry_registers(rig: Rig) -> N
     rig.switch(0, Code.HvCallVtlReturn, 1)  # a fast one
     assert rig.vps[0].vcpu is rig.vcpu(0, 0)
     assert rig.vcpu(0, 0).run.regs.rbx == 0xCAFE
-    assert rig.vtls.schedulers[0].switches == {"VTL call": 1, "VTL return": 1}
+    assert counts.switches == {(0, 1, "VTL call"): 1, (1, 0, "VTL return"): 1}
+
+
+def state_ioctls(rig: Rig, since: int) -> list[str]:
+    """What was asked of vCPUs."""
+    return sorted(call.name for call in rig.fake.calls[since:])
+
+
+def test_a_call_and_its_return_take_five_ioctls_besides_kvm_run(rig: Rig) -> None:
+    rig.with_vtl1()
+    for _ in range(2):  # by the second one each vCPU's state is known
+        rig.switch(0, Code.HvCallVtlCall)
+        rig.ring_0(rig.vcpu(0, VTL1))
+        if not rig.vtls._state(0, VTL1).vp_assist.enabled:
+            rig.place_page(0)
+        since = len(rig.fake.calls)
+        rig.switch(0, Code.HvCallVtlReturn, 1)
+        back = state_ioctls(rig, since)
+    since = len(rig.fake.calls)
+    rig.switch(0, Code.HvCallVtlCall)
+    there = state_ioctls(rig, since)
+
+    assert there == ["KVM_GET_DEBUGREGS", "KVM_GET_XSAVE"]
+    assert back == ["KVM_GET_DEBUGREGS", "KVM_GET_LAPIC", "KVM_GET_XSAVE"]
+
+
+@pytest.mark.parametrize("what", ["nmi.pending", "nmi.injected", "interrupt.injected"])
+@pytest.mark.tlfs("VSM-055")
+def test_what_is_on_its_way_at_the_exit_brings_the_vtl_back(rig: Rig, what: str) -> None:
+    rig.with_vtl1()
+    rig.switch(0, Code.HvCallVtlCall)
+    rig.ring_0(rig.vcpu(0, VTL1))
+    rig.place_page(0)
+    event, _, flag = what.partition(".")
+    setattr(getattr(rig.vcpu(0, VTL1).run.events, event), flag, 1)
+
+    rig.switch(0, Code.HvCallVtlReturn, 1)
+
+    assert rig.vps[0].vcpu is rig.vcpu(0, VTL1)
+
+
+def test_events_come_with_the_exits_of_higher_vtls(rig: Rig) -> None:
+    rig.with_vtl1()
+
+    synced = [rig.vcpu(0, vtl).run.u64[run_page.VALID_REGS // 8] for vtl in (0, VTL1)]
+
+    assert synced == [
+        x86.KVM_SYNC_X86_REGS | x86.KVM_SYNC_X86_SREGS,
+        x86.KVM_SYNC_X86_REGS | x86.KVM_SYNC_X86_SREGS | x86.KVM_SYNC_X86_EVENTS,
+    ]
+
+
+@pytest.mark.tlfs("VSM-132")
+def test_the_lower_vtls_local_apic_is_looked_at_for_vina_alone(rig: Rig) -> None:
+    rig.with_vtl1()
+    rig.vcpu(0, 0).run.regs.rflags = 1 << 9  # IF: it would take it
+    rig.switch(0, Code.HvCallVtlCall)
+    lapic = rig.vcpu(0, 0).get_lapic()
+    lapic.regs[SPIV + 1] |= 1  # software enabled
+    rig.vcpu(0, 0).set_lapic(lapic)
+    rig.interrupt(0, 0)
+    raised: list[int] = []
+    rig.vtls.raise_vina = lambda vp, vtl, vector, auto_eoi: raised.append(vector)  # type: ignore[method-assign]
+
+    rig.vps[0].after_kick()
+    assert raised == []
+
+    rig.vtls.partition.vps[0].vtls[VTL1].set_vina(HV_REGISTER_VSM_VINA.make(Vector=0x77, Enabled=1))
+    rig.vps[0].after_kick()
+    assert raised == [0x77]
 
 
 def test_a_call_without_a_vtl_above_is_refused(rig: Rig) -> None:
@@ -196,6 +270,7 @@ def test_a_call_without_a_vtl_above_is_refused(rig: Rig) -> None:
 
 def test_an_interrupt_brings_the_higher_vtl_and_is_found_again_behind_its_return(rig: Rig) -> None:
     rig.with_vtl1()
+    counts = rig.vtls.schedulers[0].counts = VpCounts(0)
     rig.interrupt(0, VTL1)
 
     rig.vps[0].after_kick()
@@ -205,7 +280,7 @@ def test_an_interrupt_brings_the_higher_vtl_and_is_found_again_behind_its_return
     rig.place_page(0)
     rig.switch(0, Code.HvCallVtlReturn, 1)
     assert rig.vps[0].vcpu is rig.vcpu(0, VTL1)  # nobody has taken it: VSM-055
-    assert rig.vtls.schedulers[0].switches == {"interrupt": 2, "VTL return": 1}
+    assert counts.switches == {(0, 1, "interrupt"): 2, (1, 0, "VTL return"): 1}
 
 
 def test_an_interrupt_for_the_lower_vtl_waits(rig: Rig) -> None:
