@@ -141,6 +141,7 @@ class Machine:
             if self._counts is not None and self.hyperv.vtls is not None:
                 for scheduler, counts in zip(self.hyperv.vtls.schedulers, self._counts.vps, strict=True):
                     scheduler.counts = counts
+                self._counts.expect_intercepts(self.hyperv.vtls.intercepts.causes)
         vcpu_setup.after_creation([vp.vcpu for vp in self.vps])
         self._at_reset = [vcpu_state.take(vp.vcpu, msr_indices) for vp in self.vps]
         chip_setup.as_firmware_leaves(self._vtl0.vm, self._options)

@@ -47,6 +47,9 @@ NOT_TOLD: Final = "not told"
 class Intercepts:
     """A machine's. Everything but the counts: on the thread of the VP, which is outside the guest."""
 
+    causes: Final = ("read", "write", "execute", "hypercall", "msr", "port")
+    """The kinds there are."""
+
     def __init__(self, partition: VsmPartition, state: HvState, memory: Callable[[int], TableMemory]) -> None:
         """memory: with the rights of a VTL. `attach` follows."""
         self._partition = partition
@@ -140,6 +143,8 @@ class Intercepts:
         scheduler = self._schedulers[vp]
         counts = self.counts[vp]
         counts[vtl, kind] = counts.get((vtl, kind), 0) + 1
+        if scheduler.counts is not None:
+            scheduler.counts.intercepted(vtl, kind)
         state = self._state.vp(vp, owner)
         assert state is not None  # it has the VTL that set the intercept
         posted = PostedMessage(*message)

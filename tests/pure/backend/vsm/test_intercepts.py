@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from tests.pure.backend.vsm.test_vtls import IRR, PAGE_GPA, VTL1, Rig, a_rig
+from vmm.backend.stats.counts import VpCounts
 from vmm.backend.vsm import vtls as vtls_module
 from vmm.backend.vsm.intercepts import NOT_TOLD
 from vmm.hv.messages import HV_MESSAGE, HV_X64_MEMORY_INTERCEPT_MESSAGE
@@ -76,6 +77,7 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[InterceptRig]:
 
 @pytest.mark.tlfs("VSM-080", "VSM-100", "VSM-101", "VSM-102")
 def test_the_owner_gets_a_message_and_runs_next(rig: InterceptRig) -> None:
+    counts = rig.vtls.schedulers[0].counts = VpCounts(0)
     rig.access()
 
     assert rig.runs == VTL1
@@ -84,7 +86,8 @@ def test_the_owner_gets_a_message_and_runs_next(rig: InterceptRig) -> None:
     assert message.Sender == 0
     assert rig.told.GuestPhysicalAddress == DATA
     assert rig.vcpu(0, 0).run.regs.rip == CODE  # VTL0 is still at its instruction
-    assert rig.vtls.schedulers[0].switches == {"interrupt": 1}
+    assert counts.switches == {(0, VTL1, "interrupt"): 1}
+    assert counts.vtl(0).intercepts == {"read": 1}
     assert rig.vtls.intercepts.counts[0] == {(0, "read"): 1}
 
 
@@ -147,13 +150,14 @@ def test_an_intercept_page_takes_the_message_in_place_of_sint0(rig: InterceptRig
     assert page.VtlControl.EntryReason == 3
     assert HV_MESSAGE.unpack(page.InterceptMessage).MessageType == 0x8000_0001
     assert rig.message.MessageType == 0
-    assert rig.runs == VTL1 and rig.vtls.schedulers[0].switches == {"intercept": 1}
+    assert rig.runs == VTL1 and counts.switches == {(0, VTL1, "intercept"): 1}
 
 
 @pytest.mark.tlfs("VSM-105")
 def test_an_intercept_page_that_is_not_there_leaves_sint0(rig: InterceptRig) -> None:
     rig.vtls.partition.configs[VTL1] = CONFIG_AT_RESET.replace(InterceptPage=1)
 
+    counts = rig.vtls.schedulers[0].counts = VpCounts(0)
     rig.access()
 
     assert rig.message.MessageType == 0x8000_0001
