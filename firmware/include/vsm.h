@@ -74,6 +74,7 @@
 #define ENTRY_FIRST 0 /* before VTL1 had a VP assist page: nobody wrote a reason */
 #define ENTRY_CALL 1
 #define ENTRY_INTERRUPT 2
+#define ENTRY_INTERCEPT 3 /* with its message in the VP assist page */
 #define ENTRY_REASONS 4
 
 /* The VP assist page. */
@@ -82,6 +83,8 @@ struct hv_assist {
     uint32_t entry_reason;
     uint8_t vina_asserted, reserved1[3];
     uint64_t return_rax, return_rcx;
+    uint8_t reserved2[80];
+    uint64_t message[32]; /* of an intercept, HV_MESSAGE */
 };
 
 /* The general registers when VTL1 was entered: those of VTL0, which has them back, and all changes, at the return. */
@@ -134,6 +137,8 @@ uint64_t vsm_run(vtl1_function function, void *argument);
 void vsm_set_service(vtl1_service service);
 /* What VTL1 does when an interrupt made it enter; NULL: turns interrupts on for a moment. */
 void vsm_set_interrupted(vtl1_service interrupted);
+/* What VTL1 does about an intercept whose message is in the VP assist page. */
+void vsm_set_intercepted(vtl1_service intercepted);
 /* What VTL1 does at its first entry, before it sets itself up; NULL: nothing. */
 void vsm_set_first(vtl1_service first);
 /* Addresses of the VTL call and return sequences of the VTL that runs. */

@@ -32,13 +32,14 @@ void vtl1_entered(struct vtl_frame *frame);
 
 _Static_assert(offsetof(struct cpu, vtl_return_entry) == 16, "vsm.S");
 _Static_assert(offsetof(struct cpu, vtl_return_control) == 24, "vsm.S");
+_Static_assert(offsetof(struct hv_assist, message) == 112, "HV_VP_ASSIST_PAGE");
 
 static struct vtl1 *vtl1s[MAX_CPUS];
 /* Input and output page of each processor and VTL. */
 static uint64_t *call_pages[VTLS][MAX_CPUS];
 static uint64_t call_entries[VTLS], return_entries[VTLS];
 static uint64_t page_tables; /* VTL1's */
-static vtl1_service service_handler, interrupted_handler, first_handler;
+static vtl1_service service_handler, interrupted_handler, intercepted_handler, first_handler;
 
 /* ---- hypercalls ---- */
 
@@ -294,6 +295,11 @@ void vsm_set_interrupted(vtl1_service interrupted)
     interrupted_handler = interrupted;
 }
 
+void vsm_set_intercepted(vtl1_service intercepted)
+{
+    intercepted_handler = intercepted;
+}
+
 void vsm_set_first(vtl1_service first)
 {
     first_handler = first;
@@ -336,6 +342,8 @@ void vtl1_entered(struct vtl_frame *frame)
             frame->rax = ((vtl1_function)frame->rsi)((void *)frame->rdx);
         else if (service_handler)
             service_handler(self, frame);
+    } else if (reason == ENTRY_INTERCEPT && intercepted_handler) {
+        intercepted_handler(self, frame);
     } else if (reason != ENTRY_FIRST) {
         abort_run("VTL1 of CPU %u: entry reason %u", self->cpu.index, reason);
     }

@@ -24,6 +24,12 @@ class ArmedIoEventFd:
             os.close(self._fd)
             raise
 
+    @property
+    def port(self) -> int | None:
+        """The I/O port; None for one in memory, and behind `remove`."""
+        address, _, port, _ = self._where
+        return address if port and self._fd >= 0 else None
+
     def drain(self) -> int:
         """How many writes it took since the last call. Does not block."""
         try:
@@ -65,6 +71,10 @@ class KvmIoEventFds:
             return None
         self._armed.append(armed)
         return armed
+
+    def catches_port(self, port: int) -> bool:
+        """Whether writes to an I/O port are counted instead of reaching the VMM."""
+        return any(armed.port == port for armed in self._armed)
 
     def close(self) -> None:
         """Disarm and close all. Idempotent."""

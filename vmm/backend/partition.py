@@ -54,6 +54,17 @@ class VmOptions:
     cpu_pm: bool = False
 
 
+_PIC_PORTS = (0x20, 0x21, 0xA0, 0xA1, 0x4D0, 0x4D1)
+_PIT_PORTS = (0x40, 0x41, 0x42, 0x43, 0x61)
+
+
+def ports_in_kernel(options: VmOptions) -> frozenset[int]:
+    """Ports that KVM's own interrupt controllers and timer decode: their accesses never reach the VMM."""
+    if options.split_irqchip:
+        return frozenset()
+    return frozenset(_PIC_PORTS + (_PIT_PORTS if options.pit else ()))
+
+
 class VtlVm:
     """One VTL's KVM VM: its own mapping of RAM, interrupt controllers and vCPUs. A context manager."""
 

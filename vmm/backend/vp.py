@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from struct import Struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from kvmapi import Vcpu
 from kvmapi.run import PAGE_SIZE
@@ -40,15 +40,40 @@ _IO_ACCESS_U64 = 4  # io.direction, size, port and count are bytes 32 to 39
 _IO_DATA_U32 = KVM_PIO_PAGE_OFFSET * PAGE_SIZE // 4  # where KVM has the data of every IN and OUT
 _IMMEDIATE_EXIT = 1
 
+T_co = TypeVar("T_co", covariant=True)
+
 Handler = Callable[[], None]
 EndRun = Callable[[Outcome], None]
+InEntry = tuple[Callable[[int, int], int], int, int, int]
+"""`(read, offset, size, mask)` of an IN."""
+OutEntry = tuple[Callable[[int, int, int], None], int, int, int]
+"""`(write, offset, size, mask)` of an OUT."""
+
+
+class Lookup(Protocol[T_co]):
+    """A dict, as far as the loop uses it."""
+
+    def get(self, access: int, /) -> T_co | None:
+        """What `access` (`vmm.bus.access`) leads to; None: `handlers[KVM_EXIT_IO]` has it."""
+
+
+class Ports(Protocol):
+    """Where INs and OUTs of one item lead."""
+
+    @property
+    def ins(self) -> Lookup[InEntry]:
+        """Looked at anew after each kick."""
+
+    @property
+    def outs(self) -> Lookup[OutEntry]:
+        """The same."""
 
 
 class VirtualProcessor:
     """VP `index` and its thread. Made stopped and frozen; `start` makes the thread, `thaw` lets it run.
 
     A frozen VP's thread is outside `KVM_RUN` with nothing pending, so any thread may then use its vCPUs' ioctls.
-    `vcpu`, `handlers` and `emulator` are those of the VTL that runs, at first VTL0's.
+    `vcpu`, `handlers`, `emulator` and `ports` are those of the VTL that runs, at first VTL0's.
     """
 
     def __init__(self, index: int, vcpu: Vcpu, ports: PortBus, mmio: MmioBus, end_run: EndRun) -> None:
@@ -56,7 +81,8 @@ class VirtualProcessor:
         self.index = index
         self.vcpu = vcpu
         self._all_vcpus: tuple[Vcpu, ...] = (vcpu,)  # replaced whole, under `_state`
-        self._ports = ports
+        self.bus = ports
+        self.ports: Ports = ports
         self._mmio = mmio
         self._end_run = end_run
         self._thread = threading.Thread(target=self._main, name=f"vp-{index}", daemon=True)
@@ -81,6 +107,7 @@ class VirtualProcessor:
         """
         handlers: dict[int, Handler] = defaultdict(lambda: self._unexpected)
         handlers |= {
+            k.KVM_EXIT_IO: self._other_io,
             k.KVM_EXIT_MMIO: self._mmio_exit,
             k.KVM_EXIT_IRQ_WINDOW_OPEN: self._nothing,
             k.KVM_EXIT_INTR: self._nothing,
@@ -193,15 +220,17 @@ class VirtualProcessor:
                 self._frozen = self._ended = True
                 self._state.notify_all()
 
-    def run_vtl(self, vcpu: Vcpu, handlers: dict[int, Handler], emulator: Emulator | None) -> None:
-        """Run another VTL's vCPU from here on. On the VP's own thread, or while it is frozen."""
-        self.vcpu, self.handlers, self.emulator = vcpu, handlers, emulator
+    def run_vtl(
+        self, vcpu: Vcpu, handlers: dict[int, Handler], emulator: Emulator | None, ports: Ports | None = None
+    ) -> None:
+        """Run another VTL's vCPU from here on. On the VP's own thread, or while it is frozen. ports: None: the bus."""
+        self.vcpu, self.handlers, self.emulator, self.ports = vcpu, handlers, emulator, ports or self.bus
 
     def _run_vcpu(self, vcpu: Vcpu) -> bool:
         """Run `vcpu` until another one is to run (True) or the thread is to end."""
         run = vcpu.run_call
         u32, u64 = vcpu.run.u32, vcpu.run.u64
-        ins, outs = self._ports.ins, self._ports.outs
+        ins, outs = self.ports.ins, self.ports.outs
         handlers = self.handlers
         # Names of the loop's own are the fastest to read.
         exit_io, at_reason, at_access, at_data = k.KVM_EXIT_IO, _EXIT_REASON_U32, _IO_ACCESS_U64, _IO_DATA_U32
@@ -211,6 +240,7 @@ class VirtualProcessor:
             except OSError as error:
                 if not self._run_failed(error.errno or 0):
                     return False
+                ins, outs = self.ports.ins, self.ports.outs
                 continue
             reason = u32[at_reason]
             if reason != exit_io:
@@ -224,7 +254,7 @@ class VirtualProcessor:
                 read, offset, size, mask = in_
                 u32[at_data] = read(offset, size) & mask
             else:
-                self._other_io()
+                handlers[exit_io]()
         return True
 
     def _run_failed(self, error: int) -> bool:
@@ -281,9 +311,9 @@ class VirtualProcessor:
         direction, size, port, count, at = _IO(u8, _EXIT_PAYLOAD)
         for position in range(at, at + size * count, size):
             if direction == k.KVM_EXIT_IO_OUT:
-                self._ports.write(port, size, int.from_bytes(u8[position : position + size], "little"))
+                self.bus.write(port, size, int.from_bytes(u8[position : position + size], "little"))
             else:
-                value = self._ports.read(port, size) & ((1 << 8 * size) - 1)
+                value = self.bus.read(port, size) & ((1 << 8 * size) - 1)
                 u8[position : position + size] = value.to_bytes(size, "little")
 
     def _mmio_exit(self) -> None:

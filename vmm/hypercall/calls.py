@@ -204,7 +204,8 @@ CALLS: Final[tuple[Call, ...]] = (
         "TLFS 6.3",
         header=HV_INPUT_INSTALL_INTERCEPT,
         min_caller_vtl=1,
-        notes="acts on the lower VTLs of the caller's own partition",
+        items=("VSM-119", "VSM-120"),
+        notes="acts on the lower VTLs of the caller's own partition; I/O ports and MSRs only",
     ),
     Call(
         Code.HvCallGetVpRegisters,

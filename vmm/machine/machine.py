@@ -20,7 +20,7 @@ from vmm.backend import vcpu_state
 from vmm.backend.emulation.emulator import Emulator
 from vmm.backend.ioeventfds import KvmIoEventFds
 from vmm.backend.outcome import STATUS_BAD_INPUT, STATUS_TIME_LIMIT, Outcome, OutcomeKind
-from vmm.backend.partition import Slot, VmOptions, VtlVm, prepare_host, put_chips, take_chips
+from vmm.backend.partition import Slot, VmOptions, VtlVm, ports_in_kernel, prepare_host, put_chips, take_chips
 from vmm.backend.vp import VirtualProcessor
 from vmm.bus import MmioBus, PortBus
 from vmm.hypercall.outside import UnprotectedMemory
@@ -108,7 +108,7 @@ class Machine:
         self.clock = GuestClock(self._timer_failed)
         own.callback(self.clock.close)
         self.ports, self.mmio = PortBus(), MmioBus()
-        ioeventfds = KvmIoEventFds(self._vtl0.vm)
+        ioeventfds = self._ioeventfds = KvmIoEventFds(self._vtl0.vm)
         own.callback(ioeventfds.close)
         self._device_memory = DeviceMemory(self.ram)
         around = Surroundings(
@@ -161,6 +161,7 @@ class Machine:
             ports=self.ports,
             notice=ends.notice,
             view=self._view(self._vtl0_mapping),
+            hides_port=self._hides_port,
             protection=self._protection(cpus),
             device_memory=self._device_memory,
             higher=interface.HigherVms(
@@ -196,6 +197,9 @@ class Machine:
         ]
         tells = bool(cpus.vsm.features & KVM_X86_VSM_FAULT_INSN)
         return AttributeProtection(aliases, self.ram.gpa_of, tells_instruction=tells)
+
+    def _hides_port(self, port: int) -> bool:
+        return port in ports_in_kernel(self._options) or self._ioeventfds.catches_port(port)
 
     def _view(self, mapping: RamMapping) -> RamView | None:
         # One page of a huge one cannot be replaced.

@@ -16,6 +16,8 @@ backend's.
 | `registers`, `config` | the VP registers of VSM itself |
 | `tlb_locks`, `deliverability` | TLB locks; what a VTL hears of lower ones |
 | `scope` | which registers VTLs share: what a switch carries over |
+| `protections`, `ranges`, `rights` | what each VTL may do with each page of memory |
+| `memory`, `device_memory` | guest memory with a VTL's rights: all that the VMM reads and writes for a guest |
 | `offer`, `profile` | what a machine offers; where sources disagree |
 
 How a backend uses it (one KVM VM per VTL, one thread per VP)
@@ -68,8 +70,13 @@ TLB flushes: `partition.tlb_locks.blocks(vtl, vps)` before a flush is carried ou
 Reset: with all VPs stopped, `partition.reset()` says which vCPUs go and whether memory is zeroed; `HvState.reset`
 drops the rest.
 
-Memory protections and intercepts attach at these seams: `outside.Protections` (HvRegisterVsmPartitionConfig; without
-it, what would restrict anything is refused), `VsmOffer.config_bits`, `VsmVp.enter(vtl, SwitchReason.INTERCEPT)` for
-the intercept page, the `ABSENT` row of the CrIntercept registers in `register_homes`, and the three intercept rows of
-`profile`. A message to SINT0 needs no call here: its interrupt makes the VTL enter.
+Memory protections: `protections.MemoryProtections` over an `outside.Enforcement`; without one, what would restrict
+anything is refused. A VM that is new is told `restricted(vtl)` with `lock` held. An access that the host refuses is
+looked up with `refusing`: nobody, and it is made again, for the table may be an instant behind; else
+`outside.MemoryIntercepts` tells that VTL. The VMM itself reads and writes for a VTL by `memory.VtlMemory` only, and for
+devices by `device_memory.DeviceMemory`; overlays that are copied into RAM are in `MemoryProtections.overlays`.
+
+Other intercepts attach at `VsmOffer.config_bits`, `VsmVp.enter(vtl, SwitchReason.INTERCEPT)` for the intercept page,
+the `ABSENT` row of the CrIntercept registers in `register_homes`, and the intercept rows of `profile`. A message to
+SINT0 needs no call here: its interrupt makes the VTL enter.
 """

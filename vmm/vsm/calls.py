@@ -26,6 +26,7 @@ from vmm.hv.memory_bits import HV_ACCESS_CHECK_RESULT
 from vmm.hv.status import HvStatus
 from vmm.hvcalls.start import StartCalls
 from vmm.hypercall.call import CallInput, Reply, failed
+from vmm.vsm.intercept_calls import InterceptCalls
 from vmm.vsm.outside import Protections, VsmCaller
 from vmm.vsm.partition import VsmPartition
 from vmm.vsm.register_calls import RegisterCalls
@@ -126,6 +127,7 @@ def handlers(partition: VsmPartition) -> dict[int, Callable[..., Any]]:
         HypercallCode.HvCallEnableVpVtl: calls.enable_vp_vtl,
         HypercallCode.HvCallModifyVtlProtectionMask: calls.modify_vtl_protection_mask,
         HypercallCode.HvCallCheckSparseGpaPageVtlAccess: calls.check_vtl_access,
+        HypercallCode.HvCallInstallIntercept: InterceptCalls(partition).install,
         HypercallCode.HvCallVtlCall: calls.vtl_call,
         HypercallCode.HvCallVtlReturn: calls.vtl_return,
         HypercallCode.HvCallGetVpRegisters: registers.get,

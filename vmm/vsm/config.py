@@ -26,6 +26,7 @@ _HARMLESS: Final = (
     | Config.DefaultVtlProtectionMask.mask
     | Config.ZeroMemoryOnReset.mask
     | Config.DenyLowerVtlStartup.mask
+    | Config.InterceptPage.mask
 )
 
 

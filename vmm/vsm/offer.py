@@ -16,6 +16,7 @@ BASE_CONFIG_BITS = (
     | Config.DefaultVtlProtectionMask.mask
     | Config.ZeroMemoryOnReset.mask
     | Config.DenyLowerVtlStartup.mask
+    | Config.InterceptPage.mask
 )
 """What is carried out without any help; of the default protection mask only the one that restricts nothing."""
 

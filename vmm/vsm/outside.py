@@ -103,6 +103,19 @@ class VsmServices(Protocol):
         answer: the work is done once. So no VP waits for another one while it could be waited for itself.
         """
 
+    def ports_can_be_seen(self, first: int, last: int) -> bool:
+        """Whether accesses of lower VTLs to all ports from `first` to `last` leave the guest for the VMM."""
+
+    def ports_changed(self, caller_vp: int) -> bool:
+        """The intercepted ports (`vmm.vsm.intercept_table`) are others now; whether all VPs know. Called on the thread
+        of `caller_vp`, without a lock. False: not yet, the call is then made again."""
+
+    def msrs_changed(self) -> HvStatus:
+        """The intercepted MSRs are others now: have their accesses leave the guest. In force when it returns.
+
+        SUCCESS, or INSUFFICIENT_MEMORY where the host cannot tell so many apart: then what was in force is. Called with
+        the partition's lock held."""
+
     def wake(self, vp: int) -> None:
         """Something about the VP has changed: its thread is to ask `next_step` before it runs anything again."""
 

@@ -26,6 +26,7 @@ from vmm.hv.status import HvStatus
 from vmm.hv.vp_context import HV_INITIAL_VP_CONTEXT
 from vmm.hvcalls.initial_context import settled_context
 from vmm.vsm.config import CONFIG_AT_RESET
+from vmm.vsm.intercept_table import InterceptTable
 from vmm.vsm.offer import VsmOffer
 from vmm.vsm.outside import Protections, VsmServices
 from vmm.vsm.profile import rules
@@ -67,6 +68,7 @@ class VsmPartition:
         self.services = services
         self.protections = protections
         self.lock = threading.Lock()
+        self.intercepts = InterceptTable()
         self.tlb_locks = TlbLocks(services.wake)
         self.vps = tuple(
             VsmVp(
@@ -263,4 +265,5 @@ class VsmPartition:
         for vp in self.vps:
             vp.reset(started=vp.index == BOOT_VP)
         self.tlb_locks.reset()
+        self.intercepts.reset()
         return ResetPlan(dropped, zero)

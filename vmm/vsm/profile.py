@@ -160,6 +160,13 @@ SETTLED: Final = (
         "what guests read; kvm-unit-tests reads the TLFS's bits and finds zeros, which is true without MBEC",
     ),
     Settled(
+        "DIS-02",
+        "TargetVtl of HvCallModifyVtlProtectionMask",
+        "a VTL below the caller: that one; the caller's own: all below it",
+        "the TLFS and kvm-unit-tests name the VTL that is restricted, OpenVMM and what runs on Hyper-V the one that "
+        "owns the protection: no value is ambiguous",
+    ),
+    Settled(
         "DIS-03",
         "execute bits of protection masks",
         "without MBEC either bit is execute",
@@ -233,6 +240,18 @@ SETTLED: Final = (
         "where a VTL return goes when a VTL in between did not call",
         "the highest lower VTL that has not returned itself",
         "an interrupt may enter VTL2 over VTL0; VTL1, entered by nobody, would act on a stale entry reason",
+    ),
+    Settled(
+        "VSM-076",
+        "rights that no page can have: a write or execute right without read, unknown flags",
+        "INVALID_REGISTER_VALUE, no page changes",
+        "OpenVMM; no guest asks for them",
+    ),
+    Settled(
+        "VP-022",
+        "translation that meets a page, or a page table, that a higher VTL protects",
+        "code 8, an intercept",
+        "hvdef and Linux say so of code 8; 5 and 6 are for what the host takes from the whole partition",
     ),
     Settled(
         "REG-010",

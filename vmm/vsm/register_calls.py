@@ -10,6 +10,7 @@
 | unknown register; one that this processor model lacks; a write to one that is only read | INVALID_PARAMETER |
 | a shared register while the VP runs a VTL above the caller's | ACCESS_DENIED |
 | a synthetic MSR's or VSM's register without its privilege | ACCESS_DENIED |
+| an MSR's register, where a VTL above the caller's wants to be told of such accesses | ACCESS_DENIED |
 | a value that the register cannot hold | INVALID_REGISTER_VALUE |
 
 A slice of the list that names a register of a vCPU is carried out on the target VP's thread. A shared register is the
@@ -30,6 +31,7 @@ from vmm.hv.registers import HvRegisterName
 from vmm.hv.status import HvStatus
 from vmm.hvcalls.register_values import settled
 from vmm.hypercall.call import AGAIN, CallInput, Reply, failed
+from vmm.vsm.intercept_table import READ, WRITE
 from vmm.vsm.outside import VpRegisters, VsmCaller
 from vmm.vsm.partition import VsmPartition
 from vmm.vsm.register_homes import HOMES, ON_ITS_THREAD, SYNTHETIC_MSRS, Home
@@ -38,6 +40,7 @@ from vmm.vsm.scope import is_shared
 
 VALUE_BYTES: Final = 16
 _U64: Final = (1 << 64) - 1
+_MSRS: Final = {int(name): name.msr for name in HvRegisterName if name.msr is not None}
 _ACCESS_VSM: Final = HV_PARTITION_PRIVILEGE_MASK.AccessVsm.mask
 _PRESENT: Final = frozenset(register for register, home in HOMES.items() if home is not Home.ABSENT)
 READABLE: Final = frozenset(int(name) for name in HvRegisterName if name.access.readable and name in _PRESENT)
@@ -124,6 +127,7 @@ class RegisterCalls:
     def _read(self, target: Target, vcpus: VpRegisters | None, register: int) -> int:
         if register not in READABLE:
             refuse(HvStatus.INVALID_PARAMETER)
+        self._check_intercepts(target, register, READ)
         home = HOMES[register]
         value: int | None
         if home is Home.PROCESSOR:
@@ -145,6 +149,7 @@ class RegisterCalls:
     def _write(self, target: Target, vcpus: VpRegisters | None, register: int, value: int) -> None:
         if register not in WRITABLE:
             refuse(HvStatus.INVALID_PARAMETER)
+        self._check_intercepts(target, register, WRITE)
         held = settled(register, value, self._partition.offer.widths)
         if held is None:
             refuse(HvStatus.INVALID_REGISTER_VALUE)
@@ -173,6 +178,17 @@ class RegisterCalls:
         if active > target.caller.vtl:
             refuse(HvStatus.ACCESS_DENIED)
         return active
+
+    def _check_intercepts(self, target: Target, register: int, access: int) -> None:
+        """A hypercall is no way around an intercept of RDMSR or WRMSR."""
+        msr = _MSRS.get(register)
+        if msr is None:
+            return
+        table, caller = self._partition.intercepts, target.caller.vtl
+        # What a write changes is not looked at: a mask excepts bits of a WRMSR, which can still be made.
+        owner = table.msr_owner(target.vp.index, target.vtl, msr, access, lambda: _U64)
+        if owner is not None and owner > caller:
+            refuse(HvStatus.ACCESS_DENIED)
 
     def _check_privilege(self, target: Target) -> None:
         if not target.caller.privileges & _ACCESS_VSM:

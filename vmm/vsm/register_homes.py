@@ -35,6 +35,7 @@ _VSM: Final = frozenset(
         _N.HvRegisterVsmVpWaitForTlbLock,
         *(name for name in _N if 0xD0002 <= name <= 0xD0007),
         *(name for name in _N if 0xD0010 <= name <= 0xD001E),
+        *(name for name in _N if 0xE0000 <= name <= 0xE0003),
     }
 )
 _VCPU_MSR: Final = frozenset(
@@ -80,7 +81,6 @@ ABSENT: Final = (
     (range(0x90050, 0xA0000), "nested virtualization is not offered"),
     (range(0xA1000, 0xA1016), "nested virtualization is not offered"),
     (range(0xD0100, 0xD0101), "isolation is not offered"),
-    (range(0xE0000, 0xE0004), "register intercepts: nothing carries them out yet, so none is taken"),
 )
 """Codes that no home claims, and why."""
 

@@ -23,6 +23,7 @@ from vmm.hv.register_bits import (
 from vmm.hv.registers import HvRegisterName
 from vmm.hv.status import HvStatus
 from vmm.vsm.config import changed_config
+from vmm.vsm.intercept_table import CONTROL_BITS, REGISTER_CONTROL
 from vmm.vsm.outside import VsmCaller
 from vmm.vsm.partition import VTL0, VsmPartition
 from vmm.vsm.vp import VsmVp
@@ -227,6 +228,46 @@ def _set_guest_config(partition: VsmPartition, target: Target, value: int) -> No
     partition.guest_maximum_vtl = maximum
 
 
+# ---- HvX64RegisterCrIntercept* -------------------------------------------------------------------------
+
+
+def _cr_intercept(register: int) -> VsmRegister:
+    """The target VTL is the owner: it is told of accesses of the VTLs below it, on the target VP.
+
+    A mask is kept whatever it is; without its control bit it means nothing.
+
+    Implements: VSM-113, VSM-115, VSM-116
+    """
+
+    def owner(target: Target) -> int:
+        if target.vtl == VTL0:
+            refuse(HvStatus.ACCESS_DENIED)
+        return target.vtl
+
+    def get(partition: VsmPartition, target: Target) -> int:
+        return partition.intercepts.control(target.vp.index, owner(target), register)
+
+    def set_(partition: VsmPartition, target: Target, value: int) -> None:
+        vtl, vp, table = owner(target), target.vp.index, partition.intercepts
+        if register != REGISTER_CONTROL:
+            with partition.lock:
+                table.set_control(vp, vtl, register, value)
+            return
+        if value & ~CONTROL_BITS:
+            refuse(HvStatus.INVALID_REGISTER_VALUE)
+        with partition.lock:
+            before = table.control(vp, vtl, register)
+            table.set_control(vp, vtl, register, value)
+            status = partition.services.msrs_changed()
+            if status != HvStatus.SUCCESS:
+                table.set_control(vp, vtl, register, before)
+                partition.services.msrs_changed()
+        if status != HvStatus.SUCCESS:
+            refuse(status)
+
+    return VsmRegister(get, set_)
+
+
 def _code_page_offsets(partition: VsmPartition, target: Target) -> int:
     """Implements: VSM-004, VSM-005"""
     return partition.services.code_page_offsets(target.vtl, target.caller.bits_64)
@@ -246,5 +287,6 @@ VSM_REGISTERS: Final[dict[int, VsmRegister]] = {
     },
     _N.HvRegisterVsmVpWaitForTlbLock: VsmRegister(_get_wait, _set_wait),
     _N.HvRegisterDeliverabilityNotifications: VsmRegister(_get_deliverability, _set_deliverability),
+    **{register: _cr_intercept(register) for register in range(REGISTER_CONTROL, REGISTER_CONTROL + 4)},
 }
 """By register code."""

@@ -12,7 +12,19 @@ pytestmark = [pytest.mark.host, pytest.mark.timeout(150)]
 
 @pytest.mark.parametrize("cpus", [1, 2, 4])
 @pytest.mark.parametrize(
-    "name", ["vtlenable", "vtlswitch", "vtlirq", "vtlregs", "vtltime", "vtlvina", "vtlaccess", "worlds"]
+    "name",
+    [
+        "vtlenable",
+        "vtlswitch",
+        "vtlirq",
+        "vtlregs",
+        "vtltime",
+        "vtlvina",
+        "vtlaccess",
+        "vtlio",
+        "vtlmsr",
+        "worlds",
+    ],
 )
 def test_every_check_passes(name: str, cpus: int) -> None:
     result = vmm_run(guest(name), "--machine", "vsm=on", "--cpus", str(cpus), "--time-limit", "50")
@@ -21,6 +33,16 @@ def test_every_check_passes(name: str, cpus: int) -> None:
     assert "FAIL" not in result.stdout
     assert "SUMMARY" in result.stdout
     assert result.stderr == ""
+
+
+def test_all_ports_can_be_intercepted_where_kvm_decodes_none() -> None:
+    options = ("--machine", "vsm=on,irqchip=split", "--cpus", "2", "--append", "split")
+
+    result = vmm_run(guest("vtlio"), *options)
+
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "FAIL" not in result.stdout
+    assert "PASS: VTL0's hypercalls are not ports" in result.stdout
 
 
 def test_processors_start_as_their_vtls_say() -> None:

@@ -36,10 +36,11 @@ def mask(rights: int) -> int:
 
 @pytest.mark.tlfs("VSM-001")
 def test_capabilities_say_what_is_offered() -> None:
-    assert World().caller().read(Name.HvRegisterVsmCapabilities) == 1 << 17  # DenyLowerVtlStartup
+    always = 1 << 17 | 1 << 27  # DenyLowerVtlStartup, InterceptPageAvailable
+    assert World().caller().read(Name.HvRegisterVsmCapabilities) == always
     offered = World(mbec_vtls=0b10, dr6_shared=True).caller().read(Name.HvRegisterVsmCapabilities)
     assert HV_REGISTER_VSM_CAPABILITIES(offered) == HV_REGISTER_VSM_CAPABILITIES.make(
-        DenyLowerVtlStartup=1, MbecVtlMask=0b10, Dr6Shared=1
+        DenyLowerVtlStartup=1, InterceptPageAvailable=1, MbecVtlMask=0b10, Dr6Shared=1
     )
 
 
@@ -86,7 +87,7 @@ def test_a_default_mask_that_restricts_is_refused_where_nothing_applies_it(right
 
 
 @pytest.mark.tlfs("VSM-012", "VSM-013")
-@pytest.mark.parametrize("position", [*range(7, 16), 16, 20, 63])
+@pytest.mark.parametrize("position", [*range(7, 12), *range(13, 16), 16, 20, 63])
 def test_config_bits_that_are_not_offered_are_refused(position: int) -> None:
     caller = in_vtl1().caller()
 

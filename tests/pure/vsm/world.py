@@ -134,6 +134,9 @@ class Services:
         self.visits: list[tuple[int, int, object]] = []
         self.woken: list[int] = []
         self.answer: int = HvStatus.SUCCESS
+        self.hidden_ports = range(0x40, 0x44)
+        self.told: list[str] = []
+        self.msr_answer = HvStatus.SUCCESS
 
     def add_vtl(self, vp: int, vtl: int, context: HV_INITIAL_VP_CONTEXT) -> int:
         if self.answer == HvStatus.SUCCESS:
@@ -160,6 +163,17 @@ class Services:
     ) -> Reply | None:
         self.visits.append((caller_vp, vp, request))
         return None if vp in self.busy else work(Vcpus(self, vp))
+
+    def ports_can_be_seen(self, first: int, last: int) -> bool:
+        return not any(port in self.hidden_ports for port in range(first, last + 1))
+
+    def ports_changed(self, caller_vp: int) -> bool:
+        self.told.append("ports")
+        return not self.busy
+
+    def msrs_changed(self) -> HvStatus:
+        self.told.append("msrs")
+        return self.msr_answer
 
     def wake(self, vp: int) -> None:
         self.woken.append(vp)

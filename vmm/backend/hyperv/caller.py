@@ -11,7 +11,7 @@ import errno
 from collections.abc import Callable
 from ctypes import sizeof
 from struct import Struct, calcsize
-from typing import Final
+from typing import Final, Protocol
 
 from kvmapi import KvmError, Vcpu
 from kvmapi import run as run_page
@@ -82,6 +82,18 @@ _STATUS: Final = 0xFFFF
 _OS_ID: Final = int(HvMsr.HV_X64_MSR_GUEST_OS_ID)
 
 
+class MsrHook(Protocol):
+    """Who may take MSR exits before their owner. True: the exit is dealt with."""
+
+    @property
+    def read(self) -> Callable[[int], bool]:
+        """RDMSR of an MSR."""
+
+    @property
+    def write(self) -> Callable[[int, int], bool]:
+        """WRMSR of a value to an MSR."""
+
+
 class Caller:
     """VP and VTL as `vmm.hypercall.outside.HypercallContext`, and the handlers of their exits.
 
@@ -113,6 +125,8 @@ class Caller:
         # Writes of the processor's MSRs that leave the guest: those that VTLs share.
         self.write_processor_msr: Callable[[int, int], bool] = lambda index, value: False
         self.on_switch: Callable[[SwitchVtl], None] = self._no_switch
+        # Asked first, where a higher VTL has intercepted MSRs.
+        self.msr_hook: MsrHook | None = None
         # Who tells a higher VTL of a parameter page that it protects, once the call's registers are settled.
         self.on_refused_parameter: Callable[[int, bool], None] = self._no_intercept
         self._refused_parameter = (0, False)
@@ -257,6 +271,9 @@ class Caller:
 
     def read_msr(self) -> None:
         """KVM_EXIT_X86_RDMSR."""
+        hook = self.msr_hook
+        if hook is not None and hook.read(self._u32[_MSR_INDEX_U32]):
+            return
         read = self._readers.get(self._u32[_MSR_INDEX_U32])
         if read is None:
             self._u8[_MSR_ERROR_U8] = 1
@@ -266,6 +283,9 @@ class Caller:
     def write_msr(self) -> None:
         """KVM_EXIT_X86_WRMSR."""
         index, value = self._u32[_MSR_INDEX_U32], self._u64[_MSR_DATA_U64]
+        hook = self.msr_hook
+        if hook is not None and hook.write(index, value):
+            return
         write = self._writers.get(index)
         if not (self.write_processor_msr(index, value) if write is None else write(value)):
             self._u8[_MSR_ERROR_U8] = 1

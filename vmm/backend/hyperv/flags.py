@@ -50,6 +50,7 @@ _REGISTERS: Final = frozenset(
 _START: Final = frozenset({Code.HvCallStartVirtualProcessor})
 _VSM: Final = frozenset(
     {
+        Code.HvCallInstallIntercept,
         Code.HvCallModifyVtlProtectionMask,
         Code.HvCallEnablePartitionVtl,
         Code.HvCallEnableVpVtl,

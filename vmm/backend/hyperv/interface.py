@@ -85,7 +85,8 @@ class Machine:
 
     view: where VTL0's VM has guest RAM; None where single pages of it cannot be replaced. higher: None where there is
     only VTL0. protection: how rights of VTLs to memory are enforced, None where they are not. device_memory: what
-    devices read and write; None where there are none with DMA.
+    devices read and write; None where there are none with DMA. hides_port: whether KVM decodes a
+    port itself.
     """
 
     vm: Vm
@@ -100,6 +101,7 @@ class Machine:
     higher: HigherVms | None = None
     protection: HostProtection | None = None
     device_memory: DeviceMemory | None = None
+    hides_port: Callable[[int], bool] = lambda port: False
 
 
 class HypervInterface:
@@ -271,6 +273,7 @@ class HypervInterface:
             return vcpu
 
         return Parts(
+            vm=machine.vm,
             processors=machine.processors,
             apic_ids=machine.apic_ids,
             memory=self.memories.of,
@@ -282,6 +285,7 @@ class HypervInterface:
             add_vcpu=add_vcpu,
             connect=self._caller,
             use_caller=lambda caller: self._port.use(caller),
+            hides_port=machine.hides_port,
             read_tsc=None if tsc is None else tsc.read,
             tsc_khz=self._offer.msrs.tsc_hz // 1000,
             has_xcr0=higher.has_xcr0,

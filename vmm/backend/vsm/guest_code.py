@@ -73,6 +73,18 @@ def fetch(memory: TableMemory, regs: Any, sregs: Any) -> bytes:
     return read(memory, regs, sregs, at, LONGEST, Access(fetch=True, user=user))
 
 
+def behind_rip(memory: TableMemory, regs: Any, sregs: Any) -> bytes:
+    """The bytes before CS:RIP, up to as many as an instruction can have; of RIP's own page where the one before is not
+    there."""
+    end = regs.rip + (0 if bits(regs, sregs) == 64 else sregs.cs.base)
+    access = Access(fetch=True, user=sregs.ss.dpl == 3)
+    found = read(memory, regs, sregs, end - LONGEST, LONGEST, access)
+    if len(found) == LONGEST:
+        return found
+    here = min((end - 1) % _PAGE + 1, LONGEST)
+    return read(memory, regs, sregs, end - here, here, access)
+
+
 def length(code: bytes, mode: int) -> int:
     """Of the first instruction in `code`; 0 when it is cut off, or none."""
     instruction = next(_decoder(mode).disasm(code[:LONGEST], 0, 1), None)

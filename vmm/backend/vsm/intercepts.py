@@ -31,7 +31,16 @@ from vmm.hvmsr.state import HvState
 from vmm.hvmsr.vp_assist import INTERCEPT_MESSAGE_OFFSET
 from vmm.synic.messages import PostedMessage
 from vmm.vsm.actions import SwitchReason
-from vmm.vsm.intercept_messages import InterceptMessage, memory_intercept
+from vmm.vsm.intercept_messages import (
+    InterceptMessage,
+    MsrAccess,
+    PortAccess,
+    memory_intercept,
+    msr_intercept,
+    port_intercept,
+)
+from vmm.vsm.intercept_table import READ as READ_ACCESS
+from vmm.vsm.intercept_table import WRITE as WRITE_ACCESS
 from vmm.vsm.outside import MemoryAccess
 from vmm.vsm.partition import VsmPartition
 from vmm.vsm.protections import MemoryProtections
@@ -102,6 +111,24 @@ class Intercepts:
             self._rules,
         )
         self.deliver(vp, vtl, refused.owner, "hypercall", message)
+
+    # ---- ports and MSRs ------------------------------------------------------------------------------
+
+    def port(self, vp: int, vtl: int, access: PortAccess) -> None:
+        """`vtl` is before an access to a port. Nobody may be interested any more: it is made then. Errors:
+        `KvmError`."""
+        kind = WRITE_ACCESS if access.write else READ_ACCESS
+        owner = self._partition.intercepts.port_owner(vtl, access.port, access.size, kind)
+        if owner is not None:
+            state = vp_state.take(vp, vtl, self._schedulers[vp].vtls[vtl].vcpu)
+            self.deliver(vp, vtl, owner, "port", port_intercept(state, access))
+
+    def msr(self, vp: int, vtl: int, owner: int, access: MsrAccess) -> None:
+        """`vtl` is before an RDMSR or WRMSR that `owner` wants to be told of. Errors: `KvmError`."""
+        state = vp_state.take(vp, vtl, self._schedulers[vp].vtls[vtl].vcpu)
+        self.deliver(vp, vtl, owner, "msr", msr_intercept(state, access))
+
+    # ---- the instruction -----------------------------------------------------------------------------
 
     def _completed(self, vtl: int, vcpu: Vcpu, access: MemoryAccess) -> MemoryAccess:
         """With bytes and length of exactly one instruction."""

@@ -23,6 +23,7 @@ from vmm.backend.emulation.emulator import Emulator
 from vmm.backend.vp import Handler, VirtualProcessor
 from vmm.backend.vsm import readiness
 from vmm.backend.vsm.apic_timer import ApicTimer
+from vmm.backend.vsm.port_exits import VtlPorts
 from vmm.backend.vsm.shared_state import SharedState
 from vmm.vsm.actions import (
     RaiseVina,
@@ -53,6 +54,7 @@ class VtlVcpu(NamedTuple):
     handlers: dict[int, Handler]
     emulator: Emulator | None
     timer: ApicTimer
+    ports: VtlPorts
 
 
 class Around(Protocol):
@@ -99,6 +101,7 @@ class VpScheduler:
         self.shared = shared
         self._around = around
         self.vtls: dict[int, VtlVcpu] = {0: vtl0}
+        processor.ports = vtl0.ports
 
     def add(self, vtl: VtlVcpu) -> None:
         """A VTL that has just been made; it does not run by this."""
@@ -110,7 +113,7 @@ class VpScheduler:
         vtl0 = self.vtls[0]
         dropped = [vtl for number, vtl in self.vtls.items() if number]
         self.vtls = {0: vtl0}
-        self._processor.run_vtl(vtl0.vcpu, vtl0.handlers, vtl0.emulator)
+        self._processor.run_vtl(vtl0.vcpu, vtl0.handlers, vtl0.emulator, vtl0.ports)
         for each in dropped:
             each.timer.close()
             self.shared.forget(each.vcpu)
@@ -199,7 +202,7 @@ class VpScheduler:
             self.counts.switched(switch)
 
     def _take_up(self, vtl: VtlVcpu) -> None:
-        self._processor.run_vtl(vtl.vcpu, vtl.handlers, vtl.emulator)
+        self._processor.run_vtl(vtl.vcpu, vtl.handlers, vtl.emulator, vtl.ports)
         self._around.runs(self.vp.index, vtl.vtl, vtl.vcpu)
 
 

@@ -24,10 +24,13 @@ from vmm.backend.hyperv.caller import Caller
 from vmm.backend.hyperv.errands import Errands
 from vmm.backend.hyperv.local_apic import KvmLocalApic, msi_address, signal
 from vmm.backend.partition import VtlVm
-from vmm.backend.vp import VirtualProcessor
+from vmm.backend.vp import Handler, VirtualProcessor
+from vmm.backend.vsm import msr_exits
 from vmm.backend.vsm.apic_timer import ApicTimer
 from vmm.backend.vsm.intercepts import Intercepts
 from vmm.backend.vsm.ipi_watch import IpiWatch
+from vmm.backend.vsm.msr_exits import MsrExits
+from vmm.backend.vsm.port_exits import VtlPorts
 from vmm.backend.vsm.scheduler import VpScheduler, VtlVcpu
 from vmm.backend.vsm.shared_msrs import SharedMsrs
 from vmm.backend.vsm.shared_state import SharedState
@@ -55,12 +58,14 @@ _SPIV_ENABLED: Final = 1 << 8
 class Parts:
     """What the VTLs are built from.
 
+    vm: VTL0's. hides_port: whether its KVM decodes a port itself.
     memory: with the rights of a VTL. make_vm: a further VTL's KVM VM over the same memory, with local APICs only.
     add_vcpu: the vCPU of a VP in it, as the machine's others are. connect: the Hyper-V state and hypercalls of a VTL on
     a VP. use_caller: hypercalls of a VP come to this caller from now on. read_tsc: the guest's TSC, None where it
     cannot be known.
     """
 
+    vm: Vm
     processors: Sequence[VirtualProcessor]
     apic_ids: Sequence[int]
     memory: Callable[[int], ProcessorMemory]
@@ -72,6 +77,7 @@ class Parts:
     add_vcpu: Callable[[VtlVm, int], Vcpu]
     connect: Callable[[VirtualProcessor, int, Vcpu], Caller]
     use_caller: Callable[[Caller], None]
+    hides_port: Callable[[int], bool]
     read_tsc: Callable[[], int] | None
     tsc_khz: int
     has_xcr0: bool
@@ -97,6 +103,9 @@ class Vtls:
         self.shared_msrs = [SharedMsrs(processor) for processor in parts.processors]
         self.schedulers: list[VpScheduler] = []
         self.intercepts = Intercepts(self.partition, parts.state, parts.memory)
+        self._msr_exits: dict[Caller, MsrExits] = {}
+        self._ports_told: dict[int, tuple[list[bytes | None], set[int]]] = {}
+        """VP that is changing intercepted ports -> what it wants, and the VPs that know."""
 
     def attach(self, callers: Sequence[Caller]) -> None:
         """callers: VTL0's, by VP. Before the VPs start."""
@@ -112,6 +121,7 @@ class Vtls:
                     processor.handlers,
                     processor.emulator,
                     self._timer(processor, caller.vcpu),
+                    self._ports(processor, VTL0, caller.vcpu, processor.handlers),
                 ),
                 self,
             )
@@ -125,6 +135,11 @@ class Vtls:
     def _adopt(self, caller: Caller) -> None:
         vp, vtl = caller.vp, caller.vtl
         caller.on_refused_parameter = partial(self.intercepts.hypercall_parameter, vp, vtl)
+        exits = MsrExits(
+            vp, vtl, caller.vcpu, self.partition.intercepts, partial(self.intercepts.msr, vp, vtl)
+        )
+        self._msr_exits[caller] = exits
+        caller.msr_hook = exits.hook if exits.wanted() else None
         caller.on_switch = self.schedulers[caller.vp].switch
         caller.write_processor_msr = self.shared_msrs[caller.vp].write
         self._callers[caller.vcpu] = caller
@@ -141,6 +156,14 @@ class Vtls:
             tell = partial(report, protections, self.intercepts, vp, vtl)
             emulator.obey(self._parts.memory(vtl), tell)
 
+    def _ports(
+        self, processor: VirtualProcessor, vtl: int, vcpu: Vcpu, handlers: dict[int, Handler]
+    ) -> VtlPorts:
+        tell = partial(self.intercepts.port, processor.index, vtl)
+        ports = VtlPorts(processor.bus, vcpu, handlers, self._parts.memory(vtl), tell)
+        ports.want(self.partition.intercepts.ports(vtl))
+        return ports
+
     def _timer(self, processor: VirtualProcessor, vcpu: Vcpu) -> ApicTimer:
         parts = self._parts
         return ApicTimer(
@@ -155,9 +178,13 @@ class Vtls:
     def reset(self) -> bool:
         """Only VTL0 is left. All VPs are frozen. True: guest memory is to be zeroed."""
         plan = self.partition.reset()
+        self._ports_told.clear()
         for scheduler in self.schedulers:
             for dropped in scheduler.drop_all():
-                self._callers.pop(dropped.vcpu, None)
+                caller = self._callers.pop(dropped.vcpu, None)
+                if caller is not None:
+                    del self._msr_exits[caller]
+            scheduler.vtls[VTL0].ports.want(None)
             processor = self._parts.processors[scheduler.vp.index]
             self._parts.use_caller(self._callers[processor.vcpu])
         self._watch.reset()
@@ -171,6 +198,7 @@ class Vtls:
         vms, self._vms = self._vms, {}
         for vm in vms.values():
             vm.close()
+        self.msrs_changed()
         return plan.zero_memory
 
     def close(self) -> None:
@@ -224,6 +252,8 @@ class Vtls:
                 vm = self._vms.get(vtl)
                 if vm is None:
                     vm = self._vms[vtl] = parts.make_vm(vtl)
+                    if self.partition.intercepts.msr_accesses(vtl):
+                        msr_exits.apply(vm.vm, self.partition.intercepts, vtl)
                 vcpu = next((each for each in vm.vcpus if each.vcpu_id == parts.apic_ids[vp]), None)
                 if vcpu is None:
                     vcpu = parts.add_vcpu(vm, vp)
@@ -242,6 +272,7 @@ class Vtls:
                 caller.handlers,
                 self._emulator(vp, vtl, vcpu),
                 self._timer(processor, vcpu),
+                self._ports(processor, vtl, vcpu, caller.handlers),
             )
         )
         return HvStatus.SUCCESS
@@ -297,6 +328,44 @@ class Vtls:
     def wake(self, vp: int) -> None:
         """See there."""
         self._parts.processors[vp].kick()
+
+    def ports_can_be_seen(self, first: int, last: int) -> bool:
+        """See there."""
+        return not any(self._parts.hides_port(port) for port in range(first, last + 1))
+
+    def ports_changed(self, caller_vp: int) -> bool:
+        """See there. A VP's loop looks at its ports anew when it has been brought out of the guest."""
+        table, maximum = self.partition.intercepts, self._offer.maximum_vtl
+        wanted = [table.ports(vtl) for vtl in range(maximum)]
+        for scheduler in self.schedulers:
+            for vtl in scheduler.vtls.values():
+                if vtl.vtl < maximum:
+                    vtl.ports.want(wanted[vtl.vtl])
+        asked, told = self._ports_told.get(caller_vp, (None, set()))
+        if asked != wanted:
+            told = {caller_vp}
+            self._ports_told[caller_vp] = (wanted, told)
+        for vp in range(len(self.schedulers)):
+            if vp not in told:
+                if self._parts.errands.ask(caller_vp, vp, "ports", lambda: True) is None:
+                    return False
+                told.add(vp)
+        self._ports_told.pop(caller_vp)
+        return True
+
+    def msrs_changed(self) -> HvStatus:
+        """See there."""
+        table = self.partition.intercepts
+        vms = {VTL0: self._parts.vm, **{vtl: vm.vm for vtl, vm in self._vms.items()}}
+        try:
+            for vtl, vm in vms.items():
+                if not msr_exits.apply(vm, table, vtl):
+                    return HvStatus.INSUFFICIENT_MEMORY
+        except KvmError:
+            return HvStatus.INSUFFICIENT_MEMORY
+        for caller, exits in list(self._msr_exits.items()):
+            caller.msr_hook = exits.hook if exits.wanted() else None
+        return HvStatus.SUCCESS
 
     # ---- vmm.backend.hyperv.services.HigherVtls ------------------------------------------------------
 
