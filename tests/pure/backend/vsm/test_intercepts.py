@@ -144,6 +144,7 @@ def test_an_intercept_page_takes_the_message_in_place_of_sint0(rig: InterceptRig
     assert state is not None
     state.msrs.write(HV_ASSIST, ASSIST | 1)
 
+    counts = rig.vtls.schedulers[0].counts = VpCounts(0)
     rig.access(EXECUTE)
 
     page = HV_VP_ASSIST_PAGE.unpack(rig.ram.read(ASSIST, HV_VP_ASSIST_PAGE.SIZE))
@@ -157,7 +158,6 @@ def test_an_intercept_page_takes_the_message_in_place_of_sint0(rig: InterceptRig
 def test_an_intercept_page_that_is_not_there_leaves_sint0(rig: InterceptRig) -> None:
     rig.vtls.partition.configs[VTL1] = CONFIG_AT_RESET.replace(InterceptPage=1)
 
-    counts = rig.vtls.schedulers[0].counts = VpCounts(0)
     rig.access()
 
     assert rig.message.MessageType == 0x8000_0001
