@@ -24,7 +24,7 @@ from typing import Final
 from kvmapi import Vcpu
 from vmm.backend.emulation.page_walk import Access, TableMemory
 from vmm.backend.hyperv import memory_types
-from vmm.backend.vsm import guest_code, vp_state
+from vmm.backend.vsm import guest_address, guest_code, vp_state
 from vmm.backend.vsm.scheduler import VpScheduler
 from vmm.hv.messages import HvCacheType
 from vmm.hvmsr.state import HvState
@@ -86,12 +86,9 @@ class Intercepts:
     def memory(self, vp: int, vtl: int, owner: int, access: MemoryAccess) -> None:
         """See `vmm.vsm.outside.MemoryIntercepts`. Errors: `KvmError`."""
         vcpu = self._schedulers[vp].vtls[vtl].vcpu
-        message = memory_intercept(
-            vp_state.take(vp, vtl, vcpu),
-            self._completed(vtl, vcpu, access),
-            self._cache_type(vtl, vcpu, access),
-            self._rules,
-        )
+        told = self._completed(vtl, vcpu, access)
+        cache_type = self._cache_type(vtl, vcpu, told)
+        message = memory_intercept(vp_state.take(vp, vtl, vcpu), told, cache_type, self._rules)
         self.deliver(vp, vtl, owner, _KINDS[access.wanted], message)
 
     def hypercall_parameter(self, vp: int, vtl: int, gpa: int, write: bool) -> None:
@@ -131,19 +128,21 @@ class Intercepts:
     # ---- the instruction -----------------------------------------------------------------------------
 
     def _completed(self, vtl: int, vcpu: Vcpu, access: MemoryAccess) -> MemoryAccess:
-        """With bytes and length of exactly one instruction."""
+        """With bytes and length of exactly one instruction, and the virtual address."""
         regs, sregs = vcpu.run.regs, vcpu.run.sregs
         memory = self._memory(vtl)
         if access.wanted == EXECUTE:
-            if not self._rules.execute_intercept_branch_length:
-                return access
-            return access._replace(length=guest_code.call_length(memory, regs, sregs) or access.length)
+            if self._rules.execute_intercept_branch_length:
+                length = guest_code.call_length(memory, regs, sregs) or access.length
+                access = access._replace(length=length)
+            return guest_address.located(memory, regs, sregs, access, b"")
         code = access.instruction or guest_code.fetch(memory, regs, sregs)
         length = guest_code.length(code, guest_code.bits(regs, sregs))
         if not length and access.instruction:  # what the host told was cut off
             code = guest_code.fetch(memory, regs, sregs)
             length = guest_code.length(code, guest_code.bits(regs, sregs))
-        return access._replace(instruction=code[:length], length=length)
+        access = access._replace(instruction=code[:length], length=length)
+        return guest_address.located(memory, regs, sregs, access, code)
 
     def _cache_type(self, vtl: int, vcpu: Vcpu, access: MemoryAccess) -> int:
         if access.gva is None or access.page_walk:
