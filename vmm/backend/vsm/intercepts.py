@@ -9,11 +9,15 @@ set InterceptPage in HvRegisterVsmPartitionConfig, into its VP assist page, and 
 | slot of SINT0 in use, SynIC or message page off | no message: the lower VTL goes on, and meets the intercept again |
 | SINT0 masked, the local APIC or its TPR refuses | the message is stored; the lower VTL goes on and meets it again |
 | InterceptPage without a VP assist page | SINT0 |
+| the owner is not enabled on this VP | no message: the lower VTL tries for as long as it has not been |
 
 So nothing is lost, for the lower VTL's state is that before the instruction. It goes on in the usual way, in which a
 VP that is asked to leave the guest does.
 
-Implements: VSM-100, VSM-101, VSM-102, VSM-103, VSM-105, VSM-106, VSM-107
+The owner acts by registers: RIP, PendingEvent0 and what else a higher VTL may write (VSM-112). No EOM is needed for the
+next message.
+
+Implements: SYN-007, VSM-080, VSM-100, VSM-101, VSM-102, VSM-103, VSM-104, VSM-105, VSM-106, VSM-107, VSM-112
 """
 
 from __future__ import annotations
@@ -172,7 +176,12 @@ class Intercepts:
         if scheduler.counts is not None:
             scheduler.counts.intercepted(vtl, kind)
         state = self._state.vp(vp, owner)
-        assert state is not None  # it has the VTL that set the intercept
+        if (
+            state is None
+        ):  # what a VTL asks for holds on all VPs, also on those that it has not been enabled on yet
+            counts[vtl, NOT_TOLD] = counts.get((vtl, NOT_TOLD), 0) + 1
+            scheduler.attend()
+            return False
         posted = PostedMessage(*message)
         if self._partition.config(owner).InterceptPage and state.vp_assist.enabled:
             state.vp_assist.write(INTERCEPT_MESSAGE_OFFSET, posted.compose())
