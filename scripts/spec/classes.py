@@ -49,6 +49,13 @@ ITEMS: Final = {
     "TMR-016": Class(VTLS, "a VTL's timers while another VTL runs"),
     "TLB-004": Class(VTLS, "a flush while a target VP is in VTL1"),
     "LNX-006": Class(VTLS, "a Linux that is built to run in a VTL above 0"),
+    "VSM-111": Class(
+        NOT_OFFERED, "what an emulating VTL may be told of TLB locks, where the hypervisor likes to"
+    ),
+    "VSM-118": Class(
+        NOT_OFFERED,
+        "no KVM hands over writes of CR0, CR4, XCR0 and descriptor tables: their control bits are refused",
+    ),
     "MISC-006": Class(
         NOT_OFFERED, "NPIEP (leaf 0x40000003 EDX bit 12): UMIP does it without a hypervisor; its MSR faults"
     ),

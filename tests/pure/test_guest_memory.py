@@ -64,6 +64,7 @@ ACCESS_BY_VTL = {
     "vmm.hypercall.prepared": "parameters, by the caller's `CallerMemory`",
     "vmm.backend.hyperv.address_spaces": "page walks, by a `ProcessorMemory` of the VTL",
     "vmm.backend.vsm.guest_code": "the instruction of an intercept, by the VTL's memory",
+    "vmm.backend.vsm.guest_address": "where that instruction makes its access, the same",
     "vmm.backend.emulation": "one instruction, by a `ProcessorMemory` of the vCPU's VTL",
 }
 MAY_ACCESS = {**MAY_NAME_ALL_RAM, **ACCESS_BY_VTL}

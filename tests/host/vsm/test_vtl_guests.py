@@ -21,8 +21,8 @@ pytestmark = [pytest.mark.host, pytest.mark.timeout(150)]
         "vtltime",
         "vtlvina",
         "vtlaccess",
-        "vtlio",
-        "vtlmsr",
+        pytest.param("vtlio", marks=pytest.mark.tlfs("VSM-112", "VSM-119", "VSM-120", "VSM-105")),
+        pytest.param("vtlmsr", marks=pytest.mark.tlfs("VSM-112", "VSM-113", "VSM-114", "VSM-117", "REG-013")),
         "worlds",
     ],
 )

@@ -123,6 +123,11 @@ def call_length(memory: TableMemory, regs: Any, sregs: Any) -> int:
 
 @cache
 def _decoder(mode: int) -> Any:
+    return make_decoder(mode)
+
+
+def make_decoder(mode: int) -> Any:
+    """capstone for a code segment of `mode` bits."""
     import capstone  # guests without intercepts never need it
 
     return capstone.Cs(

@@ -9,11 +9,15 @@ set InterceptPage in HvRegisterVsmPartitionConfig, into its VP assist page, and 
 | slot of SINT0 in use, SynIC or message page off | no message: the lower VTL goes on, and meets the intercept again |
 | SINT0 masked, the local APIC or its TPR refuses | the message is stored; the lower VTL goes on and meets it again |
 | InterceptPage without a VP assist page | SINT0 |
+| the owner is not enabled on this VP | no message: the lower VTL tries for as long as it has not been |
 
 So nothing is lost, for the lower VTL's state is that before the instruction. It goes on in the usual way, in which a
 VP that is asked to leave the guest does.
 
-Implements: VSM-100, VSM-101, VSM-102, VSM-103, VSM-105, VSM-106, VSM-107
+The owner acts by registers: RIP, PendingEvent0 and what else a higher VTL may write (VSM-112). No EOM is needed for the
+next message.
+
+Implements: SYN-007, VSM-080, VSM-100, VSM-101, VSM-102, VSM-103, VSM-104, VSM-105, VSM-106, VSM-107, VSM-112
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from typing import Final
 from kvmapi import Vcpu
 from vmm.backend.emulation.page_walk import Access, TableMemory
 from vmm.backend.hyperv import memory_types
-from vmm.backend.vsm import guest_code, vp_state
+from vmm.backend.vsm import guest_address, guest_code, vp_state
 from vmm.backend.vsm.scheduler import VpScheduler
 from vmm.hv.messages import HvCacheType
 from vmm.hvmsr.state import HvState
@@ -86,12 +90,9 @@ class Intercepts:
     def memory(self, vp: int, vtl: int, owner: int, access: MemoryAccess) -> None:
         """See `vmm.vsm.outside.MemoryIntercepts`. Errors: `KvmError`."""
         vcpu = self._schedulers[vp].vtls[vtl].vcpu
-        message = memory_intercept(
-            vp_state.take(vp, vtl, vcpu),
-            self._completed(vtl, vcpu, access),
-            self._cache_type(vtl, vcpu, access),
-            self._rules,
-        )
+        told = self._completed(vtl, vcpu, access)
+        cache_type = self._cache_type(vtl, vcpu, told)
+        message = memory_intercept(vp_state.take(vp, vtl, vcpu), told, cache_type, self._rules)
         self.deliver(vp, vtl, owner, _KINDS[access.wanted], message)
 
     def hypercall_parameter(self, vp: int, vtl: int, gpa: int, write: bool) -> None:
@@ -131,19 +132,21 @@ class Intercepts:
     # ---- the instruction -----------------------------------------------------------------------------
 
     def _completed(self, vtl: int, vcpu: Vcpu, access: MemoryAccess) -> MemoryAccess:
-        """With bytes and length of exactly one instruction."""
+        """With bytes and length of exactly one instruction, and the virtual address."""
         regs, sregs = vcpu.run.regs, vcpu.run.sregs
         memory = self._memory(vtl)
         if access.wanted == EXECUTE:
-            if not self._rules.execute_intercept_branch_length:
-                return access
-            return access._replace(length=guest_code.call_length(memory, regs, sregs) or access.length)
+            if self._rules.execute_intercept_branch_length:
+                length = guest_code.call_length(memory, regs, sregs) or access.length
+                access = access._replace(length=length)
+            return guest_address.located(memory, regs, sregs, access, b"")
         code = access.instruction or guest_code.fetch(memory, regs, sregs)
         length = guest_code.length(code, guest_code.bits(regs, sregs))
         if not length and access.instruction:  # what the host told was cut off
             code = guest_code.fetch(memory, regs, sregs)
             length = guest_code.length(code, guest_code.bits(regs, sregs))
-        return access._replace(instruction=code[:length], length=length)
+        access = access._replace(instruction=code[:length], length=length)
+        return guest_address.located(memory, regs, sregs, access, code)
 
     def _cache_type(self, vtl: int, vcpu: Vcpu, access: MemoryAccess) -> int:
         if access.gva is None or access.page_walk:
@@ -173,7 +176,12 @@ class Intercepts:
         if scheduler.counts is not None:
             scheduler.counts.intercepted(vtl, kind)
         state = self._state.vp(vp, owner)
-        assert state is not None  # it has the VTL that set the intercept
+        if (
+            state is None
+        ):  # what a VTL asks for holds on all VPs, also on those that it has not been enabled on yet
+            counts[vtl, NOT_TOLD] = counts.get((vtl, NOT_TOLD), 0) + 1
+            scheduler.attend()
+            return False
         posted = PostedMessage(*message)
         if self._partition.config(owner).InterceptPage and state.vp_assist.enabled:
             state.vp_assist.write(INTERCEPT_MESSAGE_OFFSET, posted.compose())

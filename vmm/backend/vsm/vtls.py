@@ -199,6 +199,8 @@ class Vtls:
         for vm in vms.values():
             vm.close()
         self.msrs_changed()
+        for caller in self._msr_exits:
+            caller.msr_hook = None
         return plan.zero_memory
 
     def close(self) -> None:
@@ -357,14 +359,15 @@ class Vtls:
         """See there."""
         table = self.partition.intercepts
         vms = {VTL0: self._parts.vm, **{vtl: vm.vm for vtl, vm in self._vms.items()}}
+        # Before the filter, which brings their exits; and they stay, for an exit may be on its way.
+        for caller, exits in list(self._msr_exits.items()):
+            caller.msr_hook = exits.hook if exits.wanted() else caller.msr_hook
         try:
             for vtl, vm in vms.items():
                 if not msr_exits.apply(vm, table, vtl):
                     return HvStatus.INSUFFICIENT_MEMORY
         except KvmError:
             return HvStatus.INSUFFICIENT_MEMORY
-        for caller, exits in list(self._msr_exits.items()):
-            caller.msr_hook = exits.hook if exits.wanted() else None
         return HvStatus.SUCCESS
 
     # ---- vmm.backend.hyperv.services.HigherVtls ------------------------------------------------------

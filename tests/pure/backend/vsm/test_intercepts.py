@@ -11,6 +11,7 @@ from tests.pure.backend.vsm.test_vtls import IRR, PAGE_GPA, VTL1, Rig, a_rig
 from vmm.backend.stats.counts import VpCounts
 from vmm.backend.vsm import vtls as vtls_module
 from vmm.backend.vsm.intercepts import NOT_TOLD
+from vmm.hv.call_codes import HypercallCode as Code
 from vmm.hv.messages import HV_MESSAGE, HV_X64_MEMORY_INTERCEPT_MESSAGE
 from vmm.hv.status import HvStatus
 from vmm.hv.vp_pages import HV_VP_ASSIST_PAGE
@@ -22,6 +23,7 @@ from vmm.vsm.rights import EXECUTE, READ, WRITE
 SIMP, ASSIST, CODE, STACK, DATA = 0x8000, 0x9000, 0xA000, 0xB000, 0xC000
 HV_SINT0, HV_SIMP, HV_ASSIST = 0x4000_0090, 0x4000_0083, 0x4000_0073
 VECTOR = 0x23
+AUTO_EOI = 1 << 17
 READABLE = 1
 LOAD = bytes.fromhex("488b00")
 
@@ -113,6 +115,36 @@ def test_a_slot_in_use_loses_nothing(rig: InterceptRig) -> None:
     rig.ram.write(SIMP, bytes(4))
     rig.access(WRITE)
     assert rig.runs == VTL1 and rig.told.Header.InterceptAccessType == 1
+
+
+@pytest.mark.tlfs("VSM-104", "VSM-107", "SYN-007")
+def test_a_handler_has_only_to_empty_the_slot(rig: InterceptRig) -> None:
+    """As OTMK's does: its SINT0 ends its interrupts by itself, and EOM is never written."""
+    state = rig.hyperv.state.vp(0, VTL1)
+    assert state is not None
+    state.msrs.write(HV_SINT0, VECTOR | AUTO_EOI)
+    rig.access()
+    rig.ram.write(SIMP, bytes(4))
+    lapic = rig.vcpu(0, VTL1).get_lapic()
+    lapic.regs[IRR + VECTOR // 32 * 16 + VECTOR % 32 // 8] = 0  # taken
+    rig.vcpu(0, VTL1).set_lapic(lapic)
+    rig.ring_0(rig.vcpu(0, VTL1))
+    rig.place_page(0)
+    rig.switch(0, Code.HvCallVtlReturn, 1)
+    assert rig.runs == 0
+
+    rig.access(WRITE)
+
+    assert rig.runs == VTL1 and rig.message.MessageType == 0x8000_0001
+    assert rig.told.Header.InterceptAccessType == 1
+
+
+@pytest.mark.tlfs("VSM-103")
+def test_a_vp_without_the_owner_tries_until_it_has_it(rig: InterceptRig) -> None:
+    rig.vtls.intercepts.memory(1, 0, VTL1, MemoryAccess(DATA, READ))
+
+    assert rig.vps[1].vcpu is rig.vcpu(1, 0)
+    assert rig.vtls.intercepts.counts[1] == {(0, "read"): 1, (0, NOT_TOLD): 1}
 
 
 @pytest.mark.tlfs("VSM-102")

@@ -19,12 +19,14 @@ from tests.pure.backend.hyperv.test_caller import Control, Ram
 from tests.pure.devices.fakes import FakeClock
 from tests.pure.vsm.world import CONTEXT
 from vmm.backend import kick
+from vmm.backend.emulation.emulator import Emulator
 from vmm.backend.hyperv import flags, interface, page_code
 from vmm.backend.hyperv.caller import Caller
 from vmm.backend.hyperv.mapped_overlays import OverlayView
 from vmm.backend.hyperv.offer import offer
 from vmm.backend.outcome import Outcome
 from vmm.backend.partition import VmOptions, VtlVm
+from vmm.backend.protection.host import HostProtection
 from vmm.backend.stats.counts import VpCounts
 from vmm.backend.vp import VirtualProcessor
 from vmm.backend.vsm.vtls import Vtls
@@ -32,6 +34,8 @@ from vmm.bus import MmioBus, PortBus
 from vmm.hv.call_codes import HypercallCode as Code
 from vmm.hv.register_bits import HV_REGISTER_VSM_VINA
 from vmm.hv.status import HvStatus
+from vmm.hypercall.outside import UnprotectedMemory
+from vmm.vsm.device_memory import DeviceMemory
 
 PAGE_GPA, INPUT = 0x5000, 0x6000
 GUEST_OS_ID, HYPERCALL = 0x4000_0000, 0x4000_0001
@@ -58,6 +62,8 @@ class Rig:
             VirtualProcessor(number, self.vm.create_vcpu(number), PortBus(), MmioBus(), self.ended)
             for number in range(2)
         ]
+        for vp in self.vps:
+            vp.emulator = Emulator(vp.vcpu, UnprotectedMemory(self.ram))
         self.vms: list[VtlVm] = []
         machine = interface.Machine(
             vm=self.vm,
@@ -69,7 +75,10 @@ class Rig:
             ports=PortBus(),
             notice=self.unexpected,
             higher=interface.HigherVms(self.make_vm, self.add_vcpu, has_xcr0=True),
+            protection=self.protection(),
+            device_memory=DeviceMemory(self.ram),
         )
+        self.machine = machine
         wanted = flags.wanted({flags.PASSTHROUGH: "on", flags.VSM: "on"})
         assert wanted is not None
         said = offer(wanted, cpus=2, gpa_bits=40, tsc_hz=2_000_000_000, tsc_known=True)
@@ -79,6 +88,10 @@ class Rig:
         for vp in self.vps:
             self.ring_0(vp.vcpu)
         self.place_page(0)
+
+    def protection(self) -> HostProtection | None:
+        """What this machine enforces rights to memory by."""
+        return None
 
     def make_vm(self, vtl: int) -> tuple[VtlVm, OverlayView | None]:
         vm = VtlVm(self.kvm, vtl, Mapping(), [], VmOptions(split_irqchip=True, pit=False))
