@@ -28,8 +28,8 @@ class MachineConfig:
     interface. hyperv: the Hyper-V interface, all of it and instead of KVM's own (True), none of it (False), or what
     `cpu` says (None).
     vsm: Virtual Trust Levels, with the whole Hyper-V interface. vsm_profile: "hyperv" or "kvm-v1", what counts where
-    sources on them disagree. protection: what enforces a VTL's rights to memory: "attributes" of a patched kernel, or
-    "auto", the best that the host has.
+    sources on them disagree. protection: what enforces a VTL's rights to memory: "attributes" of a patched kernel, a
+    "mapping" for each VTL, or "auto", the better one that the host has.
     reboot: a reset starts the guest anew instead of ending the run.
     raw_address: load the kernel there as it is, instead of recognising its format.
     pin: the host CPU that each VP's thread is bound to, by VP index; none: the host's scheduler decides.

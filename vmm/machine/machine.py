@@ -180,12 +180,13 @@ class Machine:
         if not self.config.vsm:
             return None
         from kvmapi.uapi.vsm import KVM_X86_VSM_FAULT_INSN
-        from vmm.backend.protection.choose import ProtectionError, choose
+        from vmm.backend.protection.choose import ProtectionError, Way, choose
         from vmm.backend.protection.faults import Alias
         from vmm.backend.protection.host import AttributeProtection
+        from vmm.backend.protection.mapping_host import MappingProtection
 
         try:
-            way = choose(self.config.protection, cpus.vsm)
+            way = choose(self.config.protection, cpus.vsm, huge_pages=self.config.huge_pages)
         except ProtectionError as error:
             raise ConfigError(str(error)) from error
         if way is None:
@@ -195,8 +196,11 @@ class Machine:
             for slot in self._slots
             if slot.gpa != self.ram.gpa_of(slot.offset)
         ]
-        tells = bool(cpus.vsm.features & KVM_X86_VSM_FAULT_INSN)
-        return AttributeProtection(aliases, self.ram.gpa_of, tells_instruction=tells)
+        if way is Way.ATTRIBUTES:
+            tells = bool(cpus.vsm.features & KVM_X86_VSM_FAULT_INSN)
+            return AttributeProtection(aliases, self.ram.gpa_of, tells_instruction=tells)
+        blocks = [(block.gpa, block.size, block.offset) for block in self.ram.blocks]
+        return MappingProtection(self.ram, blocks, aliases, self.vps, hardware=cpus.hardware)
 
     def _hides_port(self, port: int) -> bool:
         return port in ports_in_kernel(self._options) or self._ioeventfds.catches_port(port)

@@ -44,8 +44,8 @@ class CpuPlan:
 
     cpuid: entries per processor, by number. apic_ids: theirs. msrs: `(index, value)` for each of them.
     tsc_khz: what to give to `KVM_SET_TSC_KHZ`, None to leave the host's. warnings: lines for the user.
-    mcg_cap: machine-check banks and features, 0 where this KVM has none. vsm: what this kernel has of VSM. hyperv: the
-    Hyper-V interface, if any.
+    mcg_cap: machine-check banks and features, 0 where this KVM has none. vsm: what this kernel has of VSM. hardware:
+    whether guests run on VT-x or SVM. hyperv: the Hyper-V interface, if any.
     """
 
     apic_ids: list[int]
@@ -55,6 +55,7 @@ class CpuPlan:
     warnings: tuple[str, ...]
     mcg_cap: int
     vsm: VsmSupport
+    hardware: bool
     hyperv: Offer | None = None
 
 
@@ -99,6 +100,7 @@ def plan(config: MachineConfig, kvm: Kvm) -> CpuPlan:
         warnings=cpu.warnings,
         mcg_cap=kvm.mce_cap_supported() & MCG_CAP_FLAGS | MCE_BANKS if host.has("mce") else 0,
         vsm=host.vsm_support,
+        hardware=host.modules.hardware,
         hyperv=hyperv,
     )
 

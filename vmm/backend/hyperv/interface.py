@@ -129,7 +129,7 @@ class HypervInterface:
         self._protections: MemoryProtections | None = None
         if offer.vsm is not None and machine.protection is not None:
             self._protections = MemoryProtections(machine.memory.ranges(), machine.protection.enforcement)
-            machine.protection.adopt(VTL0, machine.vm, ())
+            machine.protection.adopt(VTL0, machine.vm, machine.view, ())
         maximum_vtl = VTL0 if offer.vsm is None else offer.vsm.maximum_vtl
         self.memories = VtlMemories(machine.memory, self._protections, maximum_vtl)
         if self._protections is not None and machine.device_memory is not None:
@@ -247,11 +247,19 @@ class HypervInterface:
         )
         caller.attach()
         protection = self._machine.protection
+        if protection is None or protection.over_overlays:
+            self._refuse_overlay_writes(caller, processor, vtl, vcpu)
         if protection is not None and self._protections is not None and self.vtls is not None:
             protection.attach(processor, vcpu, vtl, caller.handlers, self._protections, self.vtls.intercepts)
+        if protection is not None and not protection.over_overlays:
+            self._refuse_overlay_writes(caller, processor, vtl, vcpu)
+        return caller
+
+    def _refuse_overlay_writes(
+        self, caller: Caller, processor: VirtualProcessor, vtl: int, vcpu: Vcpu
+    ) -> None:
         if self._overlays is not None:
             RefusedWrites(processor, vcpu, caller.handlers, vtl, self._overlays).attach()
-        return caller
 
     def _parts(self, higher: HigherVms) -> Parts:
         machine, tsc = self._machine, self._tsc
@@ -259,11 +267,11 @@ class HypervInterface:
         def make_vm(vtl: int) -> VtlVm:
             vm, view = higher.make_vm(vtl)
             keep_msrs(vm.vm, shared_msrs.ranges())
-            if self._overlays is not None and view is not None:
-                self._overlays.views[vtl] = self._covering(vtl, view)
             if self._protections is not None and machine.protection is not None:
                 with self._protections.lock:  # no rights change between the look and the VM's knowing of them
-                    machine.protection.adopt(vtl, vm.vm, self._protections.restricted(vtl))
+                    machine.protection.adopt(vtl, vm.vm, view, self._protections.restricted(vtl))
+            if self._overlays is not None and view is not None:
+                self._overlays.views[vtl] = self._covering(vtl, view)
             return vm
 
         def add_vcpu(vm: VtlVm, vp: int) -> Vcpu:

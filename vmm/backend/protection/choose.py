@@ -16,19 +16,30 @@ class Way(StrEnum):
     """The values of `--protection` beside "auto"."""
 
     ATTRIBUTES = "attributes"
+    MAPPING = "mapping"
 
 
 class ProtectionError(ValueError):
     """What was asked for is not to be had here: one line for the user."""
 
 
-def choose(wanted: str, vsm: VsmSupport) -> Way | None:
-    """The way, or None where there is none and "auto" was asked for. Errors: `ProtectionError`."""
-    if vsm.features & _ATTRIBUTES == _ATTRIBUTES:
+def choose(wanted: str, vsm: VsmSupport, *, huge_pages: bool) -> Way | None:
+    """The way, or None where there is none and "auto" was asked for.
+
+    huge_pages: whether huge pages of the host back guest memory, of which no 4 KiB can be taken out of a mapping.
+    Errors: `ProtectionError`.
+    """
+    if wanted != Way.MAPPING and vsm.features & _ATTRIBUTES == _ATTRIBUTES:
         return Way.ATTRIBUTES
     if wanted == Way.ATTRIBUTES:
         raise ProtectionError(
             "--protection attributes: expected a KVM with R/W/X memory attributes, found none: build the kernel with "
             "kernel/series, or use --protection auto"
+        )
+    if not huge_pages:
+        return Way.MAPPING
+    if wanted == Way.MAPPING:
+        raise ProtectionError(
+            "--protection mapping: expected guest memory in pages of 4 KiB, found huge pages: leave out hugepages=on"
         )
     return None

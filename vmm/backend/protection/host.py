@@ -20,12 +20,18 @@ Handlers = dict[int, Callable[[], None]]
 class HostProtection(Protocol):
     """One machine's."""
 
+    over_overlays: bool
+    """Whether its handlers are to be put over those of overlay pages that may only be read, or below them."""
+
     @property
     def enforcement(self) -> Enforcement:
         """What the table of rights tells of its changes."""
 
-    def adopt(self, vtl: int, vm: Vm, restricted: Iterable[RightsChange]) -> None:
-        """A VTL's VM, which runs nothing yet, and what the VTL may not do. The protections' lock is held.
+    def adopt(
+        self, vtl: int, vm: Vm, view: OverlayView | None, restricted: Iterable[RightsChange]
+    ) -> None:
+        """A VTL's VM, which runs nothing yet, its mapping of RAM, and what the VTL may not do. First of all that is done
+        with the VTL. The protections' lock is held.
 
         Errors: `KvmError`, `OSError`.
         """
@@ -52,16 +58,23 @@ class HostProtection(Protocol):
 class AttributeProtection:
     """By memory attributes of a kernel with VSM."""
 
+    over_overlays = False  # the attributes of a page say nothing of an overlay on it
+
     def __init__(
         self, aliases: Sequence[Alias], gpa_of: Callable[[int], int], *, tells_instruction: bool
     ) -> None:
         """gpa_of: address of the RAM at an offset of a view. tells_instruction: see `AttributeFaults`."""
         self.enforcement = Attributes(aliases)
-        self.adopt = self.enforcement.adopt
         self.drop_higher = self.enforcement.drop_higher
         self._aliases = aliases
         self._gpa_of = gpa_of
         self._tells_instruction = tells_instruction
+
+    def adopt(
+        self, vtl: int, vm: Vm, view: OverlayView | None, restricted: Iterable[RightsChange]
+    ) -> None:
+        """See `HostProtection`."""
+        self.enforcement.adopt(vtl, vm, restricted)
 
     def covering(self, vtl: int, view: OverlayView) -> OverlayView:
         """See `HostProtection`."""
