@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Two worlds on every processor: a kernel in VTL0 and a secure kernel in VTL1, with stacks, descriptor tables, page tables
- * and timers of their own. VTL0 asks VTL1 for services by VTL calls; VTL1's timer preempts VTL0 whatever it does.
+ * and timers of their own. VTL0 asks VTL1 for services by VTL calls; VTL1's timer preempts VTL0 whatever it does; and VTL1
+ * protects its memory, and VTL0's kernel from VTL0.
  *
  * reboot    resets the machine after that, and does it all a second time
  * ticks=N   of VTL1's timer to wait for in each scene (10)
  */
-#include "hyperv.h"
+#include "protect.h"
 #include "runtime.h"
-#include "vsm.h"
 
 #define VECTOR_TIMER 0x61
 #define PERIOD_MS 5
@@ -86,12 +86,21 @@ static void serve(struct vtl1 *self, struct vtl_frame *frame)
     }
 }
 
+static uint8_t *vault_page; /* as VTL0 maps it: to itself, as all memory */
+
 static uint64_t open_vault(void *argument)
 {
     (void)argument;
-    page_map(KEY_ADDRESS, (uint64_t)page_alloc(), PTE_PRESENT | PTE_WRITE);
+    vault_page = page_alloc();
+    page_map(KEY_ADDRESS, (uint64_t)vault_page, PTE_PRESENT | PTE_WRITE);
     vault->key = rdtsc() | 1;
     return 0;
+}
+
+static uint64_t key_of_vault(void *argument)
+{
+    (void)argument;
+    return vault->key;
 }
 
 /* ---- the two worlds ---- */
@@ -170,6 +179,73 @@ static void show_calls(void)
         wrong += calls_made[i] != 40;
     }
     report(wrong == 0, "all calls of all processors are answered and counted");
+}
+
+/* ---- memory ---- */
+
+extern const char image_start[], text_end[];
+
+#define ATTACK(name, instruction)          \
+    void name(void *target, void *memory); \
+    asm(".text\n" #name ":\n\t" instruction "\n\tret")
+ATTACK(read_key, "movq (%rdi), %rax; movq %rax, (%rsi)");
+ATTACK(patch_kernel, "movb $0xc3, (%rdi)");
+ATTACK(run_data, "call *%rdi");
+
+static void have_key_overwritten(void *target, void *memory)
+{
+    (void)memory;
+    uint64_t *input = hv_input();
+    memset(input, 0, 24);
+    input[0] = HV_SELF_PARTITION, input[1] = HV_SELF_VP, input[2] = HV_REGISTER_CR3;
+    hv_call(HV_CALL_GET_REGISTERS | HV_REPS(1), (uint64_t)input, (uint64_t)target);
+}
+
+static void show_intercept(const char *what, attempted attack, void *target, uint8_t access)
+{
+    static const char *const names[] = {"read", "write", "fetch"};
+    struct warden *self = warden();
+    uint64_t seen = 0, key = vsm_run(key_of_vault, NULL);
+    uint8_t before = *(const uint8_t *)patch_kernel;
+    warden_clear(POLICY_INJECT);
+    self->event[0] = 1 | 1 << 8 | VECTOR_GP << 16; /* an exception with error code 0 */
+    enum outcome outcome = attempt(attack, target, &seen);
+    const struct memory_intercept *m = intercept(0);
+    if (self->count) {
+        printf("  VTL0 %s\n    VTL1 hears of it: %s of 0x%lx by the instruction at 0x%lx", what, names[m->access % 3], m->gpa,
+               m->rip);
+        for (unsigned i = 0; i < (m->length_cr8 & 15u); i++)
+            printf("%s%02x", i ? " " : " (", m->bytes[i]);
+        printf("%s, in ring %u\n", m->length_cr8 & 15 ? ")" : "", m->state & 3);
+    }
+    report(self->count == 1 && m->access == access && m->gpa == (uint64_t)target && outcome == OUTCOME_EXCEPTION &&
+               self->vector == VECTOR_GP && seen == 0 && vsm_run(key_of_vault, NULL) == key &&
+               *(const uint8_t *)patch_kernel == before,
+           "VTL1 answers with #GP, and nothing is seen or changed");
+}
+
+static void show_memory(void)
+{
+    static uint8_t data[] = {0xc3};
+    uint64_t text = (uint64_t)(text_end - image_start);
+    protect_listen();
+    uint16_t status = protect_enable(RIGHTS_ALL);
+    status = status ? status : protect((uint64_t)vault_page, PAGE_SIZE, RIGHTS_NONE);
+    status = status ? status : protect((uint64_t)image_start, text, RIGHTS_RX);
+    if (status) {
+        report_skip("this machine protects no memory: VTL1 is told status 0x%x", status);
+        return;
+    }
+    printf("  VTL1 takes from VTL0: its vault at 0x%lx; writing its own text, 0x%lx to 0x%lx\n", (uint64_t)vault_page,
+           (uint64_t)image_start, (uint64_t)text_end);
+    void *key = vault_page + offsetof(__typeof__(*vault), key);
+    show_intercept("reads the key, where its own page tables have it", read_key, key, ACCESS_READ);
+    show_intercept("has the hypervisor write over the key", have_key_overwritten, key, ACCESS_WRITE);
+    show_intercept("patches its own kernel, as malware would", patch_kernel, (void *)(uint64_t)patch_kernel, ACCESS_WRITE);
+    if (protect((uint64_t)data, 1, RIGHTS_RW) == 0)
+        show_intercept("executes its data", run_data, data, ACCESS_EXECUTE);
+    else
+        printf("  executing data: this machine cannot keep VTL0 from that\n");
 }
 
 /* ---- time ---- */
@@ -302,6 +378,9 @@ int main(int argc, char **argv)
     section("Services by VTL call");
     show_services();
     show_calls();
+
+    section("Memory");
+    show_memory();
 
     section("Timers");
     apic_frequency = apic_timer_frequency();

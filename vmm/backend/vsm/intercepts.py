@@ -68,7 +68,9 @@ class Intercepts:
         self._partition = partition
         self._rules = partition.rules
         self._state = state
-        self._memory = memory
+        self._make_memory = memory
+        self._memories: dict[tuple[int, int], TableMemory] = {}
+        """By VP and VTL: each is used on one thread only."""
         self._schedulers: Sequence[VpScheduler] = ()
         self.protections: MemoryProtections | None = None
         """None where nothing protects memory."""
@@ -84,14 +86,16 @@ class Intercepts:
         """Counts begin anew. All VPs are frozen."""
         for counts in self.counts:
             counts.clear()
+        self._memories.clear()
 
     # ---- memory --------------------------------------------------------------------------------------
 
     def memory(self, vp: int, vtl: int, owner: int, access: MemoryAccess) -> None:
         """See `vmm.vsm.outside.MemoryIntercepts`. Errors: `KvmError`."""
         vcpu = self._schedulers[vp].vtls[vtl].vcpu
-        told = self._completed(vtl, vcpu, access)
-        cache_type = self._cache_type(vtl, vcpu, told)
+        memory = self._memory(vp, vtl)
+        told = self._completed(memory, vcpu, access)
+        cache_type = _cache_type(memory, vcpu, told)
         message = memory_intercept(vp_state.take(vp, vtl, vcpu), told, cache_type, self._rules)
         self.deliver(vp, vtl, owner, _KINDS[access.wanted], message)
 
@@ -131,10 +135,15 @@ class Intercepts:
 
     # ---- the instruction -----------------------------------------------------------------------------
 
-    def _completed(self, vtl: int, vcpu: Vcpu, access: MemoryAccess) -> MemoryAccess:
+    def _memory(self, vp: int, vtl: int) -> TableMemory:
+        found = self._memories.get((vp, vtl))
+        if found is None:
+            found = self._memories[vp, vtl] = self._make_memory(vtl)
+        return found
+
+    def _completed(self, memory: TableMemory, vcpu: Vcpu, access: MemoryAccess) -> MemoryAccess:
         """With bytes and length of exactly one instruction, and the virtual address."""
         regs, sregs = vcpu.run.regs, vcpu.run.sregs
-        memory = self._memory(vtl)
         if access.wanted == EXECUTE:
             if self._rules.execute_intercept_branch_length:
                 length = guest_code.call_length(memory, regs, sregs) or access.length
@@ -147,20 +156,6 @@ class Intercepts:
             length = guest_code.length(code, guest_code.bits(regs, sregs))
         access = access._replace(instruction=code[:length], length=length)
         return guest_address.located(memory, regs, sregs, access, code)
-
-    def _cache_type(self, vtl: int, vcpu: Vcpu, access: MemoryAccess) -> int:
-        if access.gva is None or access.page_walk:
-            return int(HvCacheType.WriteBack)
-        regs, sregs = vcpu.run.regs, vcpu.run.sregs
-        user = sregs.ss.dpl == 3
-        found = guest_code.translate(
-            self._memory(vtl),
-            regs,
-            sregs,
-            access.gva,
-            Access(write=access.wanted == WRITE, fetch=access.wanted == EXECUTE, user=user),
-        )
-        return int(HvCacheType.WriteBack) if found is None else memory_types.of(vcpu, found.pat_index)
 
     # ---- delivery ------------------------------------------------------------------------------------
 
@@ -192,3 +187,13 @@ class Intercepts:
             counts[vtl, NOT_TOLD] = counts.get((vtl, NOT_TOLD), 0) + 1
         scheduler.attend()
         return told
+
+
+def _cache_type(memory: TableMemory, vcpu: Vcpu, access: MemoryAccess) -> int:
+    """HV_CACHE_TYPE of the access. Errors: `KvmError`."""
+    if access.gva is None or access.page_walk:
+        return int(HvCacheType.WriteBack)
+    regs, sregs = vcpu.run.regs, vcpu.run.sregs
+    asked = Access(write=access.wanted == WRITE, fetch=access.wanted == EXECUTE, user=sregs.ss.dpl == 3)
+    found = guest_code.translate(memory, regs, sregs, access.gva, asked)
+    return int(HvCacheType.WriteBack) if found is None else memory_types.of(vcpu, found.pat_index)
