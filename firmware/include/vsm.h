@@ -134,6 +134,8 @@ uint64_t vsm_run(vtl1_function function, void *argument);
 void vsm_set_service(vtl1_service service);
 /* What VTL1 does when an interrupt made it enter; NULL: turns interrupts on for a moment. */
 void vsm_set_interrupted(vtl1_service interrupted);
+/* VTL1 returns with interrupts on: one that makes it enter is handled before anything else. False at first. */
+extern bool vtl1_waits_with_interrupts_on;
 /* What VTL1 does at its first entry, before it sets itself up; NULL: nothing. */
 void vsm_set_first(vtl1_service first);
 /* Addresses of the VTL call and return sequences of the VTL that runs. */

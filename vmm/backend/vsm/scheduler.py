@@ -166,7 +166,6 @@ class VpScheduler:
 
     def _wants(self, vtl: VtlVcpu) -> bool:
         vtl.timer.look()
-        vtl.timer.read_lapic()
         return readiness.requests(vtl.timer.lapic) or _in_flight(vtl.vcpu)
 
     def _taking(self) -> int:
