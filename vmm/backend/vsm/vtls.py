@@ -51,8 +51,8 @@ class Parts:
     """What the VTLs are built from.
 
     make_vm: a further VTL's KVM VM over the same memory, with local APICs only. add_vcpu: the vCPU of a VP in it, as
-    the machine's others are. connect: the Hyper-V state and hypercalls of a VTL on a VP. use_caller: hypercalls of a
-    VP come to this caller from now on. read_tsc: the guest's TSC, None where it cannot be known.
+    the machine's others are. connect: the Hyper-V state and hypercalls of a VTL on a VP. read_tsc: the guest's
+    TSC, None where it cannot be known.
     """
 
     processors: Sequence[VirtualProcessor]
@@ -65,7 +65,6 @@ class Parts:
     make_vm: Callable[[int], VtlVm]
     add_vcpu: Callable[[VtlVm, int], Vcpu]
     connect: Callable[[VirtualProcessor, int, Vcpu], Caller]
-    use_caller: Callable[[Caller], None]
     read_tsc: Callable[[], int] | None
     tsc_khz: int
     has_xcr0: bool
@@ -81,7 +80,6 @@ class Vtls:
         self._offer = offer
         self._lock = threading.Lock()
         self._vms: dict[int, VtlVm] = {}
-        self._callers: dict[Vcpu, Caller] = {}
         self._auto_eois: list[dict[int, AutoEoi]] = [{} for _ in parts.processors]
         self._looked: list[bool | None] = [None] * len(parts.processors)
         """Whether a VP has looked if it was started, since it was asked to; None: nobody has asked."""
@@ -116,7 +114,6 @@ class Vtls:
     def _adopt(self, caller: Caller) -> None:
         caller.on_switch = self.schedulers[caller.vp].switch
         caller.write_processor_msr = self.shared_msrs[caller.vp].write
-        self._callers[caller.vcpu] = caller
 
     def _timer(self, processor: VirtualProcessor, vcpu: Vcpu) -> ApicTimer:
         parts = self._parts
@@ -133,10 +130,7 @@ class Vtls:
         """Only VTL0 is left. All VPs are frozen. True: guest memory is to be zeroed."""
         plan = self.partition.reset()
         for scheduler in self.schedulers:
-            for dropped in scheduler.drop_all():
-                self._callers.pop(dropped.vcpu, None)
-            processor = self._parts.processors[scheduler.vp.index]
-            self._parts.use_caller(self._callers[processor.vcpu])
+            scheduler.drop_all()
         self._watch.reset()
         for msrs in self.shared_msrs:
             msrs.reset()
@@ -333,9 +327,8 @@ class Vtls:
         """See there."""
         self._state(vp, vtl).vp_assist.set_return_registers(rax, rcx)
 
-    def runs(self, vp: int, vtl: int, vcpu: Vcpu) -> None:
+    def runs(self, vp: int, vtl: int) -> None:
         """See there."""
-        self._parts.use_caller(self._callers[vcpu])
         self._watch.runs(vp, vtl)
 
 
