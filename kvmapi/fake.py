@@ -32,8 +32,9 @@ from typing import Any
 from kvmapi.fake_exits import Step, exit_with
 from kvmapi.names import IOCTL_NAMES
 from kvmapi.run import PAGE_SIZE
+from kvmapi.seam import RunCall
 from kvmapi.uapi import kvm_run as uapi
-from kvmapi.uapi.kvm_ioctl import KVM_API_VERSION
+from kvmapi.uapi.kvm_ioctl import KVM_API_VERSION, KVM_RUN
 
 RUN_SIZE = 3 * PAGE_SIZE
 _FIRST_FD = 1000
@@ -140,10 +141,10 @@ class FakeKvm:
         self._maybe_fail("read")
         return self.stats_file[offset : offset + size]
 
-    def run_call(self, fd: int) -> Callable[[], int]:
+    def run_call(self, fd: int) -> RunCall:
         entry = self._entry(fd)
 
-        def run() -> int:
+        def run(fd: int, request: int) -> int:
             if number := step():
                 raise OSError(number, os.strerror(number))
             return 0
@@ -164,7 +165,7 @@ class FakeKvm:
                 reason = uapi.KVM_EXIT_INTR if next_step == errno.EINTR else uapi.KVM_EXIT_UNKNOWN
                 return exit_with(reason, result=next_step)(view)
 
-        return run
+        return run, fd, KVM_RUN
 
     def ioctl(self, fd: int, request: int, argument: Any = None) -> int:
         entry = self._entry(fd)

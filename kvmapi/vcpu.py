@@ -8,13 +8,13 @@ import ctypes
 import errno
 import mmap
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kvmapi.enable_cap import enabling
 from kvmapi.errors import EHWPOISON, KvmClosedError, KvmError, KvmUnsupportedError
 from kvmapi.run import PAGE_SIZE, KvmRun
-from kvmapi.seam import Seam
+from kvmapi.seam import RunCall, Seam
 from kvmapi.stats import Stats
 from kvmapi.uapi.kvm_ioctl import (
     KVM_ENABLE_CAP,
@@ -24,6 +24,7 @@ from kvmapi.uapi.kvm_ioctl import (
     KVM_KVMCLOCK_CTRL,
     KVM_NMI,
     KVM_PRE_FAULT_MEMORY,
+    KVM_RUN,
     KVM_SET_GUEST_DEBUG,
     KVM_SET_SIGNAL_MASK,
     KVM_SET_TSC_KHZ,
@@ -71,12 +72,13 @@ class Vcpu(VcpuState):
 
     Only one thread at a time may run it; KVM wants it to be the same thread for as long as possible.
 
-    `run_call` is KVM_RUN for a hot loop: no argument, returns 0 or raises a plain OSError, whatever the errno.
+    `run_call` is KVM_RUN for a hot loop: with `call, fd, request = vcpu.run_call`, `call(fd, request)` returns 0 or
+    raises a plain OSError, whatever the errno.
     """
 
     __slots__ = ("_dirty_ring", "_vm", "run", "run_call", "vcpu_id")
 
-    run_call: Callable[[], int]
+    run_call: RunCall
 
     def __init__(self, seam: Seam, fd: int, vm: Vm, vcpu_id: int) -> None:
         super().__init__(seam, fd, f"vCPU {vcpu_id}", vm)
@@ -107,7 +109,8 @@ class Vcpu(VcpuState):
         Any other errno is raised as KvmError. A loop that counts every microsecond calls `run_call`.
         """
         try:
-            return self.run_call()
+            call, fd, request = self.run_call
+            return call(fd, request)
         except OSError as error:
             number = error.errno or 0
             self.check_run(number)
@@ -123,10 +126,10 @@ class Vcpu(VcpuState):
     def _release(self) -> None:
         # Whoever looks run_call up from now on must not run what gets this fd number next. A thread that bound
         # it to a local of its own has to be stopped before.
-        def closed() -> int:
+        def closed(fd: int, request: int) -> int:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
-        self.run_call = closed
+        self.run_call = closed, -1, KVM_RUN
         self.run.close()
         ring, self._dirty_ring = self._dirty_ring, None
         if ring is not None:

@@ -4,14 +4,15 @@
 A port is looked up in a dict (ports are few and each look-up must be flat), an MMIO address by bisection
 over sorted ranges. Neither raises for an address nobody decodes: reads give all ones, as on a PC.
 
-A VP's loop looks a single IN or OUT up by the eight bytes with which KVM describes it, whole: the interpreter is
-held meanwhile, and what one VP saves there no other VP waits for.
+A VP's loop looks a single IN or OUT up by the eight bytes with which KVM describes it, whole, and keeps what it found
+of the last OUT: the interpreter is held meanwhile, and what one VP saves there no other VP waits for.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
+from typing import Final
 
 from vmm.outside import Region
 
@@ -31,6 +32,18 @@ def access(is_out: bool, size: int, port: int) -> int:
     return is_out | size << 8 | port << 16 | 1 << 32
 
 
+def _read_ones(offset: int, size: int) -> int:
+    return (1 << 8 * size) - 1
+
+
+def _write_nothing(offset: int, size: int, value: int) -> None:
+    """Nobody takes the value."""
+
+
+NO_OUT: Final[tuple[WriteMethod, int, int, int]] = (_write_nothing, 0, 0, 0)
+"""An entry of `PortBus.outs` that does nothing."""
+
+
 class PortBus:
     """I/O ports 0..0xffff.
 
@@ -43,23 +56,37 @@ class PortBus:
         self.ports: dict[int, tuple[ReadMethod, WriteMethod, int, str]] = {}
         self.ins: dict[int, tuple[ReadMethod, int, int, int]] = {}
         self.outs: dict[int, tuple[WriteMethod, int, int, int]] = {}
+        self._kept: list[Callable[[], None]] = []
 
     def add(self, base: int, count: int, region: Region, name: str) -> None:
         """Let `region` decode ports `base .. base + count - 1`.
 
         Errors: `BusConflictError` when a port is taken or lies outside 0..0xffff.
         """
-        if base < 0 or count < 1 or base + count > PORT_COUNT:
-            raise BusConflictError(f"{name}: ports {base:#x}+{count:#x} do not fit into 0..0xffff")
-        for port in range(base, base + count):
-            if port in self.ports:
-                raise BusConflictError(f"{name}: port {port:#x} already belongs to {self.ports[port][3]}")
+        self._claim(base, count, name)
         for port in range(base, base + count):
             self.ports[port] = (region.read, region.write, port - base, name)
             for size in SIZES:
                 mask = (1 << 8 * size) - 1
                 self.ins[access(False, size, port)] = (region.read, port - base, size, mask)
                 self.outs[access(True, size, port)] = (region.write, port - base, size, mask)
+
+    def reserve(self, base: int, count: int, name: str) -> None:
+        """Let no region have these ports: VPs handle them. As `add`; an access that gets here does nothing."""
+        self._claim(base, count, name)
+        for port in range(base, base + count):
+            self.ports[port] = (_read_ones, _write_nothing, port - base, name)
+
+    def _claim(self, base: int, count: int, name: str) -> None:
+        if base < 0 or count < 1 or base + count > PORT_COUNT:
+            raise BusConflictError(f"{name}: ports {base:#x}+{count:#x} do not fit into 0..0xffff")
+        for port in range(base, base + count):
+            if port in self.ports:
+                raise BusConflictError(f"{name}: port {port:#x} already belongs to {self.ports[port][3]}")
+
+    def on_remove(self, forget: Callable[[], None]) -> None:
+        """Have `forget` called, on any thread, after each removal: what was taken from `outs` may be out of date."""
+        self._kept.append(forget)
 
     def remove(self, base: int, count: int) -> None:
         """Nobody decodes `base .. base + count - 1` any more (a PCI BAR moved)."""
@@ -68,6 +95,8 @@ class PortBus:
             for size in SIZES:
                 self.ins.pop(access(False, size, port), None)
                 self.outs.pop(access(True, size, port), None)
+        for forget in self._kept:
+            forget()
 
     def read(self, port: int, size: int) -> int:
         """The value of a `size`-byte (1, 2, 4) IN; all ones where nobody decodes `port`."""

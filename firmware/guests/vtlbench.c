@@ -129,6 +129,12 @@ static void go_on(struct frame *frame)
     apic_eoi();
 }
 
+/* The handler has run already. */
+static void handled(struct vtl1 *self, struct vtl_frame *frame)
+{
+    (void)self, (void)frame;
+}
+
 static uint64_t arm_deadline(void *argument)
 {
     due_tsc = rdtsc() + (uint64_t)argument;
@@ -233,6 +239,8 @@ static void measure_latency(uint64_t count)
     receiver = apic_id();
     interrupt_set_handler_of(to_vtl1, VECTOR, take);
     interrupt_set_handler(VECTOR_GO_ON, go_on);
+    vsm_set_interrupted(handled);
+    vtl1_waits_with_interrupts_on = true;
     if (stimer && !in_target(use_time_page, 0))
         abort_run("the reference TSC page is not valid on this host");
     if (ipi)

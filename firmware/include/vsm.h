@@ -139,6 +139,8 @@ void vsm_set_service(vtl1_service service);
 void vsm_set_interrupted(vtl1_service interrupted);
 /* What VTL1 does about an intercept whose message is in the VP assist page. */
 void vsm_set_intercepted(vtl1_service intercepted);
+/* VTL1 returns with interrupts on: one that makes it enter is handled before anything else. False at first. */
+extern bool vtl1_waits_with_interrupts_on;
 /* What VTL1 does at its first entry, before it sets itself up; NULL: nothing. */
 void vsm_set_first(vtl1_service first);
 /* Addresses of the VTL call and return sequences of the VTL that runs. */

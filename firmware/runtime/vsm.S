@@ -9,6 +9,7 @@
     .text
     .globl vtl1_loop
 vtl1_loop:
+    cli
     pushq   %rax
     pushq   %rcx
     pushq   %rdx
@@ -42,7 +43,10 @@ vtl1_loop:
     /* RAX and RCX are the return's own; it loads VTL0's from the VP assist page. */
     addq    $16, %rsp
     movq    %gs:VTL_RETURN_CONTROL, %rcx
-    call    *%gs:VTL_RETURN_ENTRY
+    cmpb    $0, vtl1_waits_with_interrupts_on
+    je      1f
+    sti                                     /* what makes VTL1 enter then is handled at once */
+1:  call    *%gs:VTL_RETURN_ENTRY
     jmp     vtl1_loop                       /* here at the next entry */
 
     .section .note.GNU-stack, "", @progbits

@@ -39,6 +39,7 @@ static struct vtl1 *vtl1s[MAX_CPUS];
 static uint64_t *call_pages[VTLS][MAX_CPUS];
 static uint64_t call_entries[VTLS], return_entries[VTLS];
 static uint64_t page_tables; /* VTL1's */
+bool vtl1_waits_with_interrupts_on;
 static vtl1_service service_handler, interrupted_handler, intercepted_handler, first_handler;
 
 /* ---- hypercalls ---- */

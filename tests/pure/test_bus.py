@@ -70,6 +70,36 @@ def test_a_removed_region_is_gone() -> None:
     assert mmio.find(0xFE000000) is None
 
 
+def test_a_reserved_port_belongs_to_no_device() -> None:
+    bus = PortBus()
+    bus.reserve(0xEC, 1, "page")
+
+    with pytest.raises(BusConflictError, match="port 0xec already belongs to page"):
+        bus.add(0xEC, 1, Latch(), "other")
+
+    bus.write(0xEC, 1, 0)
+    assert bus.read(0xEC, 2) == 0xFFFF
+    assert not bus.ins and not bus.outs
+
+
+def test_a_reserved_port_must_be_free() -> None:
+    bus = PortBus()
+    bus.add(0xEC, 1, Latch(), "other")
+
+    with pytest.raises(BusConflictError, match="port 0xec already belongs to other"):
+        bus.reserve(0xE0, 16, "page")
+
+
+def test_a_removal_is_told_after_it_has_happened() -> None:
+    bus, seen = PortBus(), []
+    bus.add(0x60, 1, Latch(), "keyboard")
+    bus.on_remove(lambda: seen.append(len(bus.outs)))
+
+    bus.remove(0x60, 1)
+
+    assert seen == [0]
+
+
 @given(st.lists(st.tuples(st.integers(0, 200), st.integers(1, 30)), max_size=20), st.integers(0, 240))
 def test_mmio_lookup_agrees_with_a_linear_search(wanted: list[tuple[int, int]], gpa: int) -> None:
     bus = MmioBus()

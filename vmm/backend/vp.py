@@ -23,7 +23,7 @@ from kvmapi.uapi import kvm as k
 from kvmapi.uapi.x86_board import KVM_PIO_PAGE_OFFSET
 from vmm.backend import host_thread, kick, vp_report
 from vmm.backend.outcome import STATUS_BAD_INPUT, Outcome, OutcomeKind
-from vmm.bus import MmioBus, PortBus
+from vmm.bus import NO_OUT, MmioBus, PortBus
 
 if TYPE_CHECKING:
     from kvmapi import Exit
@@ -38,6 +38,8 @@ _EXIT_REASON_U32 = 2  # exit_reason is at byte 8
 _MMIO_DATA_U64 = 5  # mmio.data is at byte 40
 _IO_ACCESS_U64 = 4  # io.direction, size, port and count are bytes 32 to 39
 _IO_DATA_U32 = KVM_PIO_PAGE_OFFSET * PAGE_SIZE // 4  # where KVM has the data of every IN and OUT
+_EXIT_U64 = slice(1, 5)  # bytes 8 to 39: exit_reason, interrupt flags, CR8, APIC base, and the I/O access
+_NO_EXIT = (1 << 64) - 1  # as the first of them: no exit has this reason
 _IMMEDIATE_EXIT = 1
 
 T_co = TypeVar("T_co", covariant=True)
@@ -83,6 +85,10 @@ class VirtualProcessor:
         self._all_vcpus: tuple[Vcpu, ...] = (vcpu,)  # replaced whole, under `_state`
         self.bus = ports
         self.ports: Ports = ports
+        # What KVM said of the last OUT that a region took. The same again needs no look-up, for which an int would be
+        # made: the threads of several VPs make theirs in the same cache lines.
+        self._last_out = memoryview(bytearray(32)).cast("Q")
+        ports.on_remove(self._forget_last_out)
         self._mmio = mmio
         self._end_run = end_run
         self._thread = threading.Thread(target=self._main, name=f"vp-{index}", daemon=True)
@@ -103,7 +109,8 @@ class VirtualProcessor:
     def common_handlers(self) -> dict[int, Handler]:
         """What each VTL's exits lead to, by exit reason: a dict of the caller's own, which knows every reason.
 
-        A negative key is for a `KVM_RUN` that fails with that error number.
+        A negative key is for a `KVM_RUN` that fails with that error number; `vmm.bus.access` for one to a port that no
+        region has.
         """
         handlers: dict[int, Handler] = defaultdict(lambda: self._unexpected)
         handlers |= {
@@ -227,35 +234,81 @@ class VirtualProcessor:
         self.vcpu, self.handlers, self.emulator, self.ports = vcpu, handlers, emulator, ports or self.bus
 
     def _run_vcpu(self, vcpu: Vcpu) -> bool:
-        """Run `vcpu` until another one is to run (True) or the thread is to end."""
-        run = vcpu.run_call
+        """Run `vcpu` until another one, or another way to its ports, is to be taken (True) or the thread is to end.
+
+        Only handlers, and what `_attend` calls, choose another one; regions of the port bus do not.
+        """
+        ins, outs = self.bus.ins, self.bus.outs
+        if self.ports.outs is not outs:
+            return self._run_watched(vcpu)
+        call, fd, request = vcpu.run_call
         u32, u64 = vcpu.run.u32, vcpu.run.u64
-        ins, outs = self.ports.ins, self.ports.outs
         handlers = self.handlers
         # Names of the loop's own are the fastest to read.
         exit_io, at_reason, at_access, at_data = k.KVM_EXIT_IO, _EXIT_REASON_U32, _IO_ACCESS_U64, _IO_DATA_U32
-        while vcpu is self.vcpu:
+        exit_, last_out = u64[_EXIT_U64], self._last_out
+        self._forget_last_out()
+        write, offset, size, mask = NO_OUT  # those of `last_out`
+        while True:
             try:
-                run()
+                call(fd, request)
             except OSError as error:
                 if not self._run_failed(error.errno or 0):
                     return False
-                ins, outs = self.ports.ins, self.ports.outs
+                if vcpu is not self.vcpu or self.ports.outs is not outs:
+                    return True
                 continue
-            reason = u32[at_reason]
-            if reason != exit_io:
+            if exit_ == last_out:
+                write(offset, size, u32[at_data] & mask)
+            elif u32[at_reason] != exit_io:
+                handlers[u32[at_reason]]()
+                if vcpu is not self.vcpu:
+                    return True
+            elif in_ := ins.get(access := u64[at_access]):
+                read, from_, bytes_, ones = in_
+                u32[at_data] = read(from_, bytes_) & ones
+            elif handler := handlers.get(access):
+                handler()
+                if vcpu is not self.vcpu:
+                    return True
+            else:
+                last_out[:] = exit_  # before the look: ports that are removed behind it make this forget
+                if out := outs.get(access):
+                    write, offset, size, mask = out
+                    write(offset, size, u32[at_data] & mask)
+                else:
+                    self._forget_last_out()
+                    self._other_io()
+
+    def _run_watched(self, vcpu: Vcpu) -> bool:
+        """As `_run_vcpu`, for a VTL whose ports a higher one watches: each access is looked up in `ports`, and may end
+        in another VTL."""
+        call, fd, request = vcpu.run_call
+        u32, u64 = vcpu.run.u32, vcpu.run.u64
+        handlers, ports = self.handlers, self.ports
+        while vcpu is self.vcpu and ports.outs is not self.bus.outs:
+            try:
+                call(fd, request)
+            except OSError as error:
+                if not self._run_failed(error.errno or 0):
+                    return False
+                continue
+            if (reason := u32[_EXIT_REASON_U32]) != k.KVM_EXIT_IO:
                 handlers[reason]()
                 continue
-            access = u64[at_access]
-            if out := outs.get(access):
-                write, offset, size, mask = out
-                write(offset, size, u32[at_data] & mask)
-            elif in_ := ins.get(access):
+            access = u64[_IO_ACCESS_U64]
+            if in_ := ports.ins.get(access):
                 read, offset, size, mask = in_
-                u32[at_data] = read(offset, size) & mask
+                u32[_IO_DATA_U32] = read(offset, size) & mask
+            elif out := ports.outs.get(access):
+                write, offset, size, mask = out
+                write(offset, size, u32[_IO_DATA_U32] & mask)
             else:
-                handlers[exit_io]()
+                (handlers.get(access) or handlers[k.KVM_EXIT_IO])()
         return True
+
+    def _forget_last_out(self) -> None:
+        self._last_out[0] = _NO_EXIT
 
     def _run_failed(self, error: int) -> bool:
         """`KVM_RUN` returned an error number. True: go on."""

@@ -77,8 +77,8 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
         "--protection",
         choices=("auto", "attributes", "mapping"),
         help="what enforces the rights to memory that a VTL gives to lower ones: memory attributes of a patched "
-        "kernel, a mapping of memory for each VTL (any kernel, slower), or the better one that this host has (default); "
-        "'vmm doctor' says what that is",
+        "kernel, a mapping of memory for each VTL (any kernel, slower), or the better one that this host has "
+        "(default); 'vmm doctor' says what that is",
     )
     group.add_argument(
         "--no-reboot", action="store_true", default=None, help="end the run when the guest resets"

@@ -18,7 +18,7 @@ from kvmapi.uapi import kvm as k
 from vmm.backend import kick
 from vmm.backend.outcome import Outcome, OutcomeKind
 from vmm.backend.vp import VirtualProcessor
-from vmm.bus import MmioBus, PortBus
+from vmm.bus import MmioBus, PortBus, access
 
 WATCHDOG_S = 10.0
 
@@ -112,6 +112,100 @@ def test_port_reads_give_the_guest_the_devices_answer_cut_to_size(rig: Rig, size
     rig.run(io_in(0x500, size), look)
 
     assert answers == [0x1122334455 & ((1 << 8 * size) - 1)]
+
+
+def test_the_same_write_again_takes_its_own_value(rig: Rig) -> None:
+    device = Recorder()
+    rig.ports.add(0x500, 8, device, "device")
+
+    rig.run(*(io_out(0x500, bytes([value])) for value in (1, 2, 3, 3)), shutdown())
+
+    assert device.seen == [(0, 1, value) for value in (1, 2, 3, 3)]
+
+
+def test_writes_that_differ_in_one_thing_are_told_apart(rig: Rig) -> None:
+    first, second = Recorder(), Recorder(answer=0x77)
+    rig.ports.add(0x500, 1, first, "first")
+    rig.ports.add(0x501, 1, second, "second")
+
+    rig.run(
+        io_out(0x500, b"\x01"),
+        io_out(0x501, b"\x02"),  # the port
+        io_out(0x501, b"\x03\x04", 2),  # the size
+        io_out(0x501, b"\x05\x06"),  # the count
+        io_in(0x501),  # the direction
+        io_out(0x501, b"\x07"),
+        exit_with(k.KVM_EXIT_INTR),  # the reason
+        io_out(0x500, b"\x08"),
+        shutdown(),
+    )
+
+    assert first.seen == [(0, 1, 1), (0, 1, 8)]
+    assert second.seen == [(0, 1, 2), (0, 2, 0x0403), (0, 1, 5), (0, 1, 6), (0, 1, -1), (0, 1, 7)]
+
+
+def test_another_exit_with_the_access_of_the_last_write_is_not_that_write(rig: Rig) -> None:
+    device = Recorder()
+    rig.ports.add(0x500, 1, device, "device")
+    write = io_out(0x500, b"\x01")
+
+    def irq_window(view: memoryview) -> int:
+        kept = bytes(view[32:48])
+        exit_with(k.KVM_EXIT_IRQ_WINDOW_OPEN)(view)
+        view[32:48] = kept  # KVM leaves there what was there before
+        return 0
+
+    rig.run(write, irq_window, write, irq_window, shutdown())
+
+    assert device.seen == [(0, 1, 1)] * 2
+
+
+def test_a_port_that_is_removed_between_two_writes_takes_the_first_alone(rig: Rig) -> None:
+    before, after = Recorder(), Recorder()
+    rig.ports.add(0x500, 1, before, "before")
+    write = io_out(0x500, b"\x01")
+
+    def remove(view: memoryview) -> int:
+        rig.ports.remove(0x500, 1)
+        return write(view)
+
+    def add(view: memoryview) -> int:
+        rig.ports.add(0x500, 1, after, "after")
+        return write(view)
+
+    rig.run(write, write, remove, write, add, write, shutdown())
+
+    assert (len(before.seen), len(after.seen)) == (2, 2)
+
+
+def test_a_device_that_goes_away_by_a_write_to_itself_takes_no_other(rig: Rig) -> None:
+    class Leaving(Recorder):
+        def write(self, offset: int, size: int, value: int) -> None:
+            super().write(offset, size, value)
+            rig.ports.remove(0x500, 1)
+
+    device = Leaving()
+    rig.ports.add(0x500, 1, device, "device")
+
+    rig.run(io_out(0x500, b"\x01"), io_out(0x500, b"\x01"), shutdown())
+
+    assert len(device.seen) == 1
+
+
+def test_an_access_to_a_reserved_port_may_have_a_handler_of_the_vps_own(rig: Rig) -> None:
+    seen: list[int] = []
+    rig.ports.reserve(0x500, 1, "reserved")
+    rig.vp.handlers[access(True, 1, 0x500)] = lambda: seen.append(1)
+
+    rig.run(
+        io_out(0x500, b"\x01"),
+        io_out(0x500, b"\x01", 1),
+        io_out(0x500, b"\x01\x02", 2),
+        io_in(0x500),
+        shutdown(),
+    )
+
+    assert seen == [1, 1]
 
 
 def test_string_io_is_taken_item_by_item(rig: Rig) -> None:

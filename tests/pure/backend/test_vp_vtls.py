@@ -15,8 +15,8 @@ from kvmapi.fake_exits import Step, exit_with, io_out
 from kvmapi.uapi import kvm as k
 from vmm.backend import kick
 from vmm.backend.outcome import Outcome
-from vmm.backend.vp import VirtualProcessor
-from vmm.bus import MmioBus, PortBus
+from vmm.backend.vp import Handler, VirtualProcessor
+from vmm.bus import MmioBus, PortBus, access
 
 WATCHDOG_S = 10.0
 SWITCH_PORT = 0x10
@@ -24,7 +24,7 @@ LOWER, UPPER = 0, 7  # vCPU ids, by which the fake KVM finds its script
 
 
 class Switch:
-    """A port at which the guest changes its VTL; remembers who was running."""
+    """The handler of exits at which the guest changes its VTL; remembers who was running."""
 
     def __init__(self) -> None:
         self.other: dict[Vcpu, Vcpu] = {}
@@ -32,18 +32,32 @@ class Switch:
         self.vp: VirtualProcessor
         self.enough = threading.Event()
 
+    def handlers(self) -> dict[int, Handler]:
+        places = access(True, 1, SWITCH_PORT), k.KVM_EXIT_HLT, -errno.EFAULT
+        return self.vp.common_handlers() | dict.fromkeys(places, self.switch)
+
+    def switch(self) -> None:
+        vcpu = self.vp.vcpu
+        self.seen.append(vcpu.vcpu_id)
+        self.vp.run_vtl(self.other[vcpu], self.handlers(), None)
+
+
+class Recorder:
+    """A region that remembers what was written."""
+
+    def __init__(self) -> None:
+        self.values: list[int] = []
+
     def read(self, offset: int, size: int) -> int:
         return 0
 
     def write(self, offset: int, size: int, value: int) -> None:
-        vcpu = self.vp.vcpu
-        self.seen.append(vcpu.vcpu_id)
-        self.vp.run_vtl(self.other[vcpu], self.vp.common_handlers(), None)
+        self.values.append(value)
 
 
 class Rig:
-    def __init__(self, fake: FakeKvm, vp: VirtualProcessor, switch: Switch) -> None:
-        self.fake, self.vp, self.switch = fake, vp, switch
+    def __init__(self, fake: FakeKvm, vp: VirtualProcessor, ports: PortBus, switch: Switch) -> None:
+        self.fake, self.vp, self.ports, self.switch = fake, vp, ports, switch
         self.in_guest = {LOWER: threading.Event(), UPPER: threading.Event()}
 
     def until_kicked(self, vcpu_id: int) -> Step:
@@ -71,9 +85,10 @@ def a_rig() -> Iterator[Rig]:
         vp.add_vcpu(upper)
         switch = Switch()
         switch.vp, switch.other = vp, {lower: upper, upper: lower}
-        ports.add(SWITCH_PORT, 1, switch, "switch")
+        ports.reserve(SWITCH_PORT, 1, "switch")
+        vp.handlers = switch.handlers()
         try:
-            yield Rig(fake, vp, switch)
+            yield Rig(fake, vp, ports, switch)
         finally:
             vp.stop()
     assert outcomes == []
@@ -89,6 +104,57 @@ def test_the_thread_runs_what_was_chosen_last() -> None:
         assert rig.in_guest[LOWER].wait(WATCHDOG_S)
 
         assert rig.switch.seen == [LOWER, UPPER, LOWER, UPPER]
+
+
+def test_what_a_port_s_last_write_was_is_not_kept_across_a_switch() -> None:
+    with a_rig() as rig:
+        lower, upper = Recorder(), Recorder()
+        rig.ports.add(0x500, 1, lower, "device")
+        write = io_out(0x500, b"\x55")
+
+        def move(view: memoryview) -> int:
+            rig.ports.remove(0x500, 1)
+            rig.ports.add(0x500, 1, upper, "device")
+            return rig.write()(view)
+
+        rig.fake.script(LOWER, [write, write, move, write, rig.until_kicked(LOWER)])
+        rig.fake.script(UPPER, [write, write, rig.write()])
+        rig.vp.start()
+        rig.vp.thaw()
+        assert rig.in_guest[LOWER].wait(WATCHDOG_S)
+
+        assert (lower.values, upper.values) == ([0x55] * 2, [0x55] * 3)
+
+
+def test_a_handler_of_any_exit_may_choose_another_vtl() -> None:
+    with a_rig() as rig:
+        rig.fake.script(LOWER, [exit_with(k.KVM_EXIT_HLT), errno.EFAULT, rig.until_kicked(LOWER)])
+        rig.fake.script(UPPER, [rig.write(), rig.write()])
+        rig.vp.start()
+        rig.vp.thaw()
+        assert rig.in_guest[LOWER].wait(WATCHDOG_S)
+
+        assert rig.switch.seen == [LOWER, UPPER, LOWER, UPPER]
+
+
+def test_what_is_done_after_a_kick_may_choose_another_vtl() -> None:
+    with a_rig() as rig:
+        lower = rig.vp.vcpu
+
+        def after_kick() -> None:
+            if rig.in_guest[LOWER].is_set() and rig.vp.vcpu is lower:
+                rig.switch.switch()
+
+        rig.vp.after_kick = after_kick
+        rig.fake.script(LOWER, [rig.until_kicked(LOWER)])
+        rig.fake.script(UPPER, [rig.until_kicked(UPPER)])
+        rig.vp.start()
+        rig.vp.thaw()
+        assert rig.in_guest[LOWER].wait(WATCHDOG_S)
+
+        rig.vp.kick()
+
+        assert rig.in_guest[UPPER].wait(WATCHDOG_S)
 
 
 def test_a_freeze_reaches_the_vcpu_that_runs_now() -> None:

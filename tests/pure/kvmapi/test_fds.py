@@ -215,7 +215,8 @@ def test_run_call_kept_beyond_close_does_not_reach_another_fd(fake: FakeKvm) -> 
         vcpu = kvm.create_vm().create_vcpu(0)
 
     with pytest.raises(OSError, match="Bad file descriptor"):
-        vcpu.run_call()
+        call, fd, request = vcpu.run_call
+        call(fd, request)
     with pytest.raises(KvmClosedError, match="KVM_RUN"):
         vcpu.run_once()
 

@@ -18,6 +18,7 @@ from kvmapi import run as run_page
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi import x86
 from kvmapi.uapi.vsm import KVM_HYPERV_HCALL_UD
+from vmm import bus
 from vmm.backend.hyperv import page_code
 from vmm.backend.hyperv.transport import PORT_WRITE, Transport
 from vmm.backend.hyperv.xmm import ExitXmm, VcpuXmm
@@ -178,6 +179,8 @@ class Caller:
             # KVM hands over messages and events only where its SynIC is on. Its MSRs are kept from it.
             self.vcpu.enable_cap(k.KVM_CAP_HYPERV_SYNIC2)
             self._tell_kvm_os_id()
+        else:
+            self.handlers[bus.access(True, 1, page_code.PORT)] = self.hypercall
 
     def _tell_kvm_os_id(self) -> None:
         """KVM takes the instruction for a hypercall of Hyper-V only while it knows of a guest OS id."""

@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from threading import get_ident
 from typing import Final
 
 from kvmapi import MsrRange, Vcpu, Vm
@@ -157,9 +156,8 @@ class HypervInterface:
             self.vtls.attach(self.callers)
             self.services.vtls = self.vtls
             self._tlbs.held = self.vtls.partition.tlb_locks.blocks
-        self._port = HypercallPort(self.callers)
         if not offer.transport.exits:
-            machine.ports.add(page_code.PORT, 1, self._port, "hypercall page")
+            machine.ports.reserve(page_code.PORT, 1, "hypercall page")
         keep_msrs(machine.vm, () if self.vtls is None else shared_msrs.ranges())
 
     def _mapped_overlays(self, native: NativeCode | None) -> MappedOverlays | None:
@@ -292,7 +290,6 @@ class HypervInterface:
             make_vm=make_vm,
             add_vcpu=add_vcpu,
             connect=self._caller,
-            use_caller=lambda caller: self._port.use(caller),
             hides_port=machine.hides_port,
             read_tsc=None if tsc is None else tsc.read,
             tsc_khz=self._offer.msrs.tsc_hz // 1000,
@@ -349,38 +346,6 @@ def keep_msrs(vm: Vm, others: Iterable[MsrRange] = ()) -> None:
     """Have the MSRs of the Hyper-V interface exit to the VMM, and others. Errors: `KvmError`."""
     vm.enable_cap(k.KVM_CAP_X86_USER_SPACE_MSR, k.KVM_MSR_EXIT_REASON_FILTER)
     vm.set_msr_filter([SYNTHETIC_MSRS, *others])
-
-
-class HypercallPort:
-    """The port that the hypercall page writes: finds the VP by the thread that the exit came on."""
-
-    def __init__(self, callers: Sequence[Caller]) -> None:
-        self._callers = callers
-        self._by_thread: dict[int, Callable[[], None]] = {}
-
-    def read(self, offset: int, size: int) -> int:
-        """Nothing to read."""
-        return (1 << 8 * size) - 1
-
-    def write(self, offset: int, size: int, value: int) -> None:
-        """A VP makes a hypercall."""
-        hypercall = self._by_thread.get(get_ident())
-        if hypercall is None:
-            hypercall = self._find()
-        hypercall()
-
-    def use(self, caller: Caller) -> None:
-        """On the VP's thread, or while it is frozen: its hypercalls are this caller's from now on."""
-        thread = caller.processor.thread_ident
-        if thread is not None:
-            self._by_thread[thread] = caller.hypercall
-
-    def _find(self) -> Callable[[], None]:
-        for caller in self._callers:
-            if caller.processor.is_current_thread():
-                self._by_thread[get_ident()] = caller.hypercall
-                return caller.hypercall
-        raise RuntimeError("a write to the hypercall port came on a thread that is no VP's")
 
 
 class OnlyVtl0:

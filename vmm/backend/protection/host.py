@@ -27,11 +27,9 @@ class HostProtection(Protocol):
     def enforcement(self) -> Enforcement:
         """What the table of rights tells of its changes."""
 
-    def adopt(
-        self, vtl: int, vm: Vm, view: OverlayView | None, restricted: Iterable[RightsChange]
-    ) -> None:
-        """A VTL's VM, which runs nothing yet, its mapping of RAM, and what the VTL may not do. First of all that is done
-        with the VTL. The protections' lock is held.
+    def adopt(self, vtl: int, vm: Vm, view: OverlayView | None, restricted: Iterable[RightsChange]) -> None:
+        """A VTL's VM, which runs nothing yet, its mapping of RAM, and what the VTL may not do. Called before anything
+        else of the VTL, with the protections' lock held.
 
         Errors: `KvmError`, `OSError`.
         """
@@ -70,9 +68,7 @@ class AttributeProtection:
         self._gpa_of = gpa_of
         self._tells_instruction = tells_instruction
 
-    def adopt(
-        self, vtl: int, vm: Vm, view: OverlayView | None, restricted: Iterable[RightsChange]
-    ) -> None:
+    def adopt(self, vtl: int, vm: Vm, view: OverlayView | None, restricted: Iterable[RightsChange]) -> None:
         """See `HostProtection`."""
         self.enforcement.adopt(vtl, vm, restricted)
 

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from time import perf_counter_ns
 from typing import Final
+
+from kvmapi.seam import RunCall
 
 _EXIT_REASON_U32: Final = 2  # exit_reason is at byte 8 of struct kvm_run
 
@@ -26,14 +27,15 @@ class RunCounts:
         self.entered_ns = 0
 
 
-def counted(call: Callable[[], int], u32: memoryview, counts: RunCounts) -> Callable[[], int]:
-    """`call` (a vCPU's KVM_RUN) that adds to `counts`. u32: of the vCPU's kvm_run."""
+def counted(run_call: RunCall, u32: memoryview, counts: RunCounts) -> RunCall:
+    """`run_call` (a vCPU's KVM_RUN) that adds to `counts`. u32: of the vCPU's kvm_run."""
+    call, fd, request = run_call
     exits, errors, now, at_reason = counts.exits, counts.errors, perf_counter_ns, _EXIT_REASON_U32
 
-    def run() -> int:
+    def run(fd: int, request: int) -> int:
         begin = counts.entered_ns = now()
         try:
-            result = call()
+            result = call(fd, request)
         except OSError as error:
             counts.entered_ns = 0
             counts.run_ns += now() - begin
@@ -46,4 +48,4 @@ def counted(call: Callable[[], int], u32: memoryview, counts: RunCounts) -> Call
         exits[reason] = exits.get(reason, 0) + 1
         return result
 
-    return run
+    return run, fd, request

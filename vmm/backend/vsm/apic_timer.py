@@ -55,6 +55,9 @@ class ApicTimer:
         self._unread = False
         lapic = self.lapic
         self.read_lapic()
+        if self._read_tsc is not None and readiness.by_deadline(lapic):
+            self._stopped_with_deadline()
+            return
         over = readiness.may_be_over(lapic)
         if over:  # since the last entry, and its interrupt is not in IRR then
             poke(self._vcpu)
@@ -66,23 +69,42 @@ class ApicTimer:
             left_ns = LATE_NS  # it was delivered long ago, or its host timer is late: look once more
         self._arm(left_ns)
 
+    def _stopped_with_deadline(self) -> None:
+        """KVM sets the deadline to 0 when its interrupt enters IRR: what is due and not 0 has not done so."""
+        left_ns = self._left_ns(self.lapic)
+        if left_ns == 0:
+            poke(self._vcpu)
+            self.read_lapic()
+            left_ns = self._left_ns(self.lapic)
+        self._counts = left_ns is not None
+        self._arm(left_ns)
+
     def left(self) -> None:
         """The VTL has just stopped for a higher one, which does not care what comes for it meanwhile."""
         self._unread = True
 
     def look(self) -> None:
-        """See to it that the interrupt is in IRR if the timer has run out. Errors: `KvmError`."""
+        """See to it that the interrupt is in IRR if the timer has run out; `lapic` says it. Errors: `KvmError`."""
         if self._unread:
             self.stopped()
+            return
+        lapic = self.lapic
         if self._deadline_ns is None or self._clock.now_ns() < self._deadline_ns:
+            self.read_lapic()
             return
         poke(self._vcpu)
         self.read_lapic()
-        lapic = self.lapic
+        if not readiness.periodic(lapic) and self._requested(lapic):
+            self._arm(None)  # that was all
+            return
         left_ns = self._left_ns(lapic)
         if left_ns is None and self._counts and not self._arrived(lapic):
             left_ns = LATE_NS  # the count is zero, and the host's timer behind it has not fired yet
         self._arm(left_ns)
+
+    def _requested(self, lapic: readiness.Lapic) -> bool:
+        vector = readiness.timer_vector(lapic)
+        return vector is not None and has(lapic, IRR, vector)
 
     def _arrived(self, lapic: readiness.Lapic) -> bool:
         """Whether the timer's interrupt is requested, or on its way."""

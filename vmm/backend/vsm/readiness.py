@@ -69,6 +69,11 @@ def by_deadline(lapic: Lapic) -> bool:
     return _u32(lapic, _LVTT) & _LVTT_MODE == _TSC_DEADLINE
 
 
+def periodic(lapic: Lapic) -> bool:
+    """Whether its timer goes on by itself when it has run out."""
+    return _u32(lapic, _LVTT) & _LVTT_MODE == _PERIODIC
+
+
 def may_be_over(lapic: Lapic) -> bool:
     """Whether its timer has been started and has run out, at some time; in TSC-deadline mode always."""
     if timer_vector(lapic) is None:

@@ -66,7 +66,7 @@ class Around(Protocol):
     def store_return_registers(self, vp: int, vtl: int, rax: int, rcx: int) -> None:
         """Into the VP assist page of `vtl`."""
 
-    def runs(self, vp: int, vtl: int, vcpu: Vcpu) -> None:
+    def runs(self, vp: int, vtl: int) -> None:
         """The VP runs `vtl` from now on."""
 
 
@@ -108,7 +108,7 @@ class VpScheduler:
         self.vtls = {**self.vtls, vtl.vtl: vtl}  # its VP may be reading it
         self._processor.add_vcpu(vtl.vcpu)
 
-    def drop_all(self) -> list[VtlVcpu]:
+    def drop_all(self) -> None:
         """Only VTL0 is left (reset). The VP is frozen; the vCPUs are the caller's to close."""
         vtl0 = self.vtls[0]
         dropped = [vtl for number, vtl in self.vtls.items() if number]
@@ -119,7 +119,6 @@ class VpScheduler:
             self.shared.forget(each.vcpu)
             self._processor.remove_vcpu(each.vcpu)
         self.shared.forget(vtl0.vcpu)
-        return dropped
 
     # ---- on the VP's thread --------------------------------------------------------------------------
 
@@ -169,7 +168,6 @@ class VpScheduler:
 
     def _wants(self, vtl: VtlVcpu) -> bool:
         vtl.timer.look()
-        vtl.timer.read_lapic()
         return readiness.requests(vtl.timer.lapic) or _in_flight(vtl.vcpu)
 
     def _taking(self) -> int:
@@ -203,7 +201,7 @@ class VpScheduler:
 
     def _take_up(self, vtl: VtlVcpu) -> None:
         self._processor.run_vtl(vtl.vcpu, vtl.handlers, vtl.emulator, vtl.ports)
-        self._around.runs(self.vp.index, vtl.vtl, vtl.vcpu)
+        self._around.runs(self.vp.index, vtl.vtl)
 
 
 def _load(regs: x86.kvm_regs, values: ReturnRegisters) -> None:

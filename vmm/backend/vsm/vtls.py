@@ -61,8 +61,7 @@ class Parts:
     vm: VTL0's. hides_port: whether its KVM decodes a port itself.
     memory: with the rights of a VTL. make_vm: a further VTL's KVM VM over the same memory, with local APICs only.
     add_vcpu: the vCPU of a VP in it, as the machine's others are. connect: the Hyper-V state and hypercalls of a VTL on
-    a VP. use_caller: hypercalls of a VP come to this caller from now on. read_tsc: the guest's TSC, None where it
-    cannot be known.
+    a VP. read_tsc: the guest's TSC, None where it cannot be known.
     """
 
     vm: Vm
@@ -76,7 +75,6 @@ class Parts:
     make_vm: Callable[[int], VtlVm]
     add_vcpu: Callable[[VtlVm, int], Vcpu]
     connect: Callable[[VirtualProcessor, int, Vcpu], Caller]
-    use_caller: Callable[[Caller], None]
     hides_port: Callable[[int], bool]
     read_tsc: Callable[[], int] | None
     tsc_khz: int
@@ -93,7 +91,6 @@ class Vtls:
         self._offer = offer
         self._lock = threading.Lock()
         self._vms: dict[int, VtlVm] = {}
-        self._callers: dict[Vcpu, Caller] = {}
         self._auto_eois: list[dict[int, AutoEoi]] = [{} for _ in parts.processors]
         self._looked: list[bool | None] = [None] * len(parts.processors)
         """Whether a VP has looked if it was started, since it was asked to; None: nobody has asked."""
@@ -142,7 +139,6 @@ class Vtls:
         caller.msr_hook = exits.hook if exits.wanted() else None
         caller.on_switch = self.schedulers[caller.vp].switch
         caller.write_processor_msr = self.shared_msrs[caller.vp].write
-        self._callers[caller.vcpu] = caller
 
     def _emulator(self, vp: int, vtl: int, vcpu: Vcpu) -> Emulator:
         emulator = Emulator(vcpu, self._parts.memory(vtl))
@@ -180,13 +176,9 @@ class Vtls:
         plan = self.partition.reset()
         self._ports_told.clear()
         for scheduler in self.schedulers:
-            for dropped in scheduler.drop_all():
-                caller = self._callers.pop(dropped.vcpu, None)
-                if caller is not None:
-                    del self._msr_exits[caller]
+            scheduler.drop_all()
             scheduler.vtls[VTL0].ports.want(None)
-            processor = self._parts.processors[scheduler.vp.index]
-            self._parts.use_caller(self._callers[processor.vcpu])
+        self._msr_exits = {caller: exits for caller, exits in self._msr_exits.items() if not caller.vtl}
         self._watch.reset()
         self.intercepts.reset()
         for msrs in self.shared_msrs:
@@ -429,9 +421,8 @@ class Vtls:
         """See there."""
         self._state(vp, vtl).vp_assist.set_return_registers(rax, rcx)
 
-    def runs(self, vp: int, vtl: int, vcpu: Vcpu) -> None:
+    def runs(self, vp: int, vtl: int) -> None:
         """See there."""
-        self._parts.use_caller(self._callers[vcpu])
         self._watch.runs(vp, vtl)
 
 

@@ -23,7 +23,7 @@ from vmm.backend.hyperv.offer import offer
 from vmm.backend.hyperv.transport import PORT_WRITE, Transport
 from vmm.backend.outcome import Outcome
 from vmm.backend.vp import VirtualProcessor
-from vmm.bus import MmioBus, PortBus
+from vmm.bus import MmioBus, PortBus, access
 from vmm.hv.call_codes import HypercallCode as Code
 from vmm.hv.registers import HvRegisterName as Register
 from vmm.hv.status import HvStatus
@@ -234,9 +234,11 @@ def test_msrs(rig: Rig) -> None:
     assert not rig.write_msr(VP_INDEX, 1)
 
 
-def test_the_port_finds_nobody_on_a_foreign_thread(rig: Rig) -> None:
-    with pytest.raises(RuntimeError, match="no VP's"):
-        rig.ports.write(page_code.PORT, 1, 0)
+def test_each_vp_s_write_to_the_port_is_its_own_hypercall(rig: Rig) -> None:
+    write = access(True, 1, page_code.PORT)
+
+    assert [vp.handlers[write] for vp in rig.vps] == [caller.hypercall for caller in rig.hyperv.callers]
+    assert page_code.PORT in rig.ports.ports and write not in rig.ports.outs
 
 
 # ---- registers ------------------------------------------------------------------------------------------

@@ -121,13 +121,13 @@ def test_a_call_to_be_made_again_leaves_every_register(rig: Rig, bits_64: bool) 
     rig.ram.write(INPUT, struct.pack("<QIB3xI", SELF_PARTITION, SELF_VP, 0, Register.HvRegisterGuestOsId))
 
     vcpu, seen = rig.vps[0].vcpu, []
-    enter = vcpu.run_call
+    enter, fd, request = vcpu.run_call
 
-    def run() -> int:
+    def run(fd: int, request: int) -> int:
         seen.append(rig.run.u64[RESULT_U64])
-        return enter()
+        return enter(fd, request)
 
-    vcpu.run_call = run
+    vcpu.run_call = run, fd, request
 
     leave(rig, GET_ONE, INPUT, OUTPUT)
 

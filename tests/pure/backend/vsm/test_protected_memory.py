@@ -32,11 +32,13 @@ RIP, RIP_NAME = 0x1111, 0x0002_0010
 class Host:
     """Enforces everything, on vCPUs that run nothing here."""
 
+    over_overlays = False
+
     def __init__(self) -> None:
         self.enforcement: Enforcement = Told()
         self.adopted: list[tuple[int, list[RightsChange]]] = []
 
-    def adopt(self, vtl: int, vm: Vm, restricted: Iterable[RightsChange]) -> None:
+    def adopt(self, vtl: int, vm: Vm, view: object, restricted: Iterable[RightsChange]) -> None:
         self.adopted.append((vtl, list(restricted)))
 
     def drop_higher(self) -> None:

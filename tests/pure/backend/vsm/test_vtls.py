@@ -30,7 +30,7 @@ from vmm.backend.protection.host import HostProtection
 from vmm.backend.stats.counts import VpCounts
 from vmm.backend.vp import VirtualProcessor
 from vmm.backend.vsm.vtls import Vtls
-from vmm.bus import MmioBus, PortBus
+from vmm.bus import MmioBus, PortBus, access
 from vmm.hv.call_codes import HypercallCode as Code
 from vmm.hv.register_bits import HV_REGISTER_VSM_VINA
 from vmm.hv.status import HvStatus
@@ -114,7 +114,10 @@ class Rig:
 
     def caller(self, vp: int) -> Caller:
         """Who gets the hypercalls of what the VP runs now."""
-        return self.vtls._callers[self.vps[vp].vcpu]
+        hypercall = self.vps[vp].handlers[access(True, 1, page_code.PORT)]
+        caller = hypercall.__self__  # type: ignore[attr-defined]  # a method, as all handlers are
+        assert isinstance(caller, Caller) and caller.vcpu is self.vps[vp].vcpu
+        return caller
 
     def write_msr(self, vp: int, msr: int, value: int) -> bool:
         run = self.vps[vp].vcpu.run
