@@ -297,12 +297,12 @@ class VirtualProcessor:
                 handlers[reason]()
                 continue
             access = u64[_IO_ACCESS_U64]
-            if in_ := ports.ins.get(access):
-                read, offset, size, mask = in_
-                u32[_IO_DATA_U32] = read(offset, size) & mask
-            elif out := ports.outs.get(access):
+            if out := ports.outs.get(access):
                 write, offset, size, mask = out
                 write(offset, size, u32[_IO_DATA_U32] & mask)
+            elif in_ := ports.ins.get(access):
+                read, offset, size, mask = in_
+                u32[_IO_DATA_U32] = read(offset, size) & mask
             else:
                 (handlers.get(access) or handlers[k.KVM_EXIT_IO])()
         return True
