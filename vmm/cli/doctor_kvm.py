@@ -182,7 +182,10 @@ def _hyperv(host: HostProfile) -> Finding:
             "use Linux 5.10 or later",
         )
     calls = "can exit from VMCALL" if host.vsm else "go through a port of the hypercall page"
-    meaning = f"Hyper-V interface possible; hypercalls {calls}"
+    meaning = (
+        f"Hyper-V interface possible; hypercalls {calls}; VTLs can intercept ports and MSRs, which leave the guest on "
+        "any KVM, but not CPUID, exceptions and writes of CR0, CR4, XCR0 and descriptor tables"
+    )
     return Finding("hyperv", Severity.OK, "MSR filter and user-space MSRs", meaning)
 
 

@@ -2,8 +2,8 @@
 """Guest RAM: one memfd, laid out below and above the 32-bit hole.
 
 The memfd is the memory; a mapping is only a way to reach it. The VMM reads and writes through a mapping of
-its own, each KVM VM (one per VTL) gets another one through `map_for_kvm`, so that a VTL's protections never
-stand in the VMM's way.
+its own, each KVM VM (one per VTL) gets another one through `map_for_kvm`, so that what is done to a VTL's mapping
+never stands in the VMM's way. What the VMM does for a VTL, it does by `vmm.vsm.memory`, with that VTL's rights.
 """
 
 from __future__ import annotations

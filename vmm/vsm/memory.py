@@ -114,7 +114,13 @@ class VtlMemory:
 
     def require_writable(self, gpa: int, size: int) -> None:
         """Raise what `write` would raise."""
-        self._check(gpa, size, WRITE, self._writable)
+        tables = self._tables[self.vtl]
+        if tables and not (
+            tables is self._known
+            and gpa >> HV_PAGE_SHIFT in self._writable
+            and (gpa & _IN_PAGE) + size <= HV_PAGE_SIZE
+        ):
+            self._check(gpa, size, WRITE, self._writable)
         if not (self._start <= gpa and gpa + size <= self._end):
             self._memory.read(gpa, size)
 

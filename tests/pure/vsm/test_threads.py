@@ -9,8 +9,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.pure.vsm.protected import Told
+from tests.pure.vsm.test_memory import PAGE, Ram
 from tests.pure.vsm.world import CONTEXT, World
 from vmm.hv.status import HvStatus
+from vmm.hypercall.outside import AccessInterceptedError
+from vmm.vsm.memory import VtlMemory
+from vmm.vsm.protections import MemoryProtections
 from vmm.vsm.vtl import TLB_LOCKED
 
 ROUNDS = 30
@@ -83,3 +88,43 @@ def test_locks_that_come_and_go_leave_none_behind() -> None:
         locks.release(vp.index, 1)
     assert not locks.blocks(0, (1 << THREADS) - 1)
     assert all(not vp.vtls[0].waits_for for vp in world.partition.vps)
+
+
+@pytest.mark.tlfs("VSM-081", "VSM-083")
+def test_a_page_that_was_taken_is_changed_and_seen_by_nobody_any_more() -> None:
+    """The owner takes a page, keeps a secret in it for a while, wipes it and gives it back; others use it meanwhile."""
+    page, secret, size = 5, b"\xaa" * 64, 64
+    ram = Ram()
+    rights = MemoryProtections(ram.ranges(), Told())
+    done = threading.Event()
+
+    def use(number: int) -> int:
+        memory, refused = VtlMemory(ram, rights, 0), 0
+        while not done.is_set():
+            try:
+                memory.write(page * PAGE, bytes((number,)) * size)
+                assert secret not in memory.read(page * PAGE, size)
+            except AccessInterceptedError:
+                refused += 1
+        return refused
+
+    def own() -> int:
+        for _ in range(20 * ROUNDS):
+            assert rights.modify(1, 0, 0, [page]) == (HvStatus.SUCCESS, 1)
+            ram.write(page * PAGE, secret)
+            for _ in range(20):
+                assert ram.read(page * PAGE, size) == secret
+            ram.write(page * PAGE, bytes(size))
+            assert rights.modify(1, 0, 0xF, [page]) == (HvStatus.SUCCESS, 1)
+        done.set()
+        return 0
+
+    def work(number: int) -> int:
+        try:
+            return use(number) if number else own()
+        finally:
+            done.set()
+
+    results = at_once(work)
+
+    assert results[0] == 0 and -2 not in results

@@ -144,12 +144,14 @@ class VtlPorts:
         step = -found.size if regs.rflags & _RFLAGS_DF else found.size
         base = 0 if guest_code.bits(regs, sregs) == 64 else sregs.es.base
         mask = (1 << found.address_bits) - 1
-        for item in range(count):
-            linear = base + (regs.rdi + item * step & mask)
-            there = guest_code.read(
-                self._memory, regs, sregs, linear, found.size, Access(user=sregs.ss.dpl == 3)
-            )
-            run.u8[at + item * found.size : at + (item + 1) * found.size] = there.ljust(found.size, b"\0")
+        items = (
+            1 if step < 0 else count
+        )  # downwards KVM stores them one by one: the first, then it exits again
+        size = items * found.size
+        there = guest_code.read(
+            self._memory, regs, sregs, base + (regs.rdi & mask), size, Access(user=sregs.ss.dpl == 3)
+        )
+        run.u8[at : at + size] = there.ljust(size, b"\0")
 
     def _take_back(self, port: int, size: int, value: int) -> PortInstruction | None:
         """The instruction has done its part of the registers: find it, and undo that.
