@@ -95,6 +95,7 @@ class VirtualProcessor:
         self.host_cpu: int | None = None  # what the thread is bound to; None: the host's scheduler decides
         self._state = threading.Condition()
         self._freeze_wanted = True
+        self._kept_out = False  # as if frozen, for the time of another VP's single instruction
         self._frozen = False
         self._stop_wanted = False
         self._ended = False  # the thread is past its last line, or will never be started
@@ -148,6 +149,22 @@ class VirtualProcessor:
         with self._state:
             self._freeze_wanted = False
             self._frozen = self._ended
+            self._state.notify_all()
+
+    def keep_out(self) -> None:
+        """Have the thread leave the guest and stay out until `let_in`, as `freeze` does. Returns at once.
+
+        For one other VP's thread at a time (`vmm.backend.protection.alone`). The two do not know of each other: a VP
+        runs when it is neither frozen nor kept out.
+        """
+        with self._state:
+            self._kept_out = True
+            self._interrupt()
+
+    def let_in(self) -> None:
+        """End `keep_out`."""
+        with self._state:
+            self._kept_out = False
             self._state.notify_all()
 
     def stop(self) -> None:
@@ -334,7 +351,7 @@ class VirtualProcessor:
             for vcpu in self._all_vcpus:  # before looking: a request after the look sets them again
                 vcpu.run.u8[_IMMEDIATE_EXIT] = 0
             with self._state:
-                while self._freeze_wanted and not self._stop_wanted:
+                while (self._freeze_wanted or self._kept_out) and not self._stop_wanted:
                     if not self._frozen:
                         self._frozen = True
                         self._state.notify_all()
@@ -357,6 +374,13 @@ class VirtualProcessor:
         self._end_run(Outcome(kind, STATUS_BAD_INPUT, detail, report))
 
     # ---- exits ---------------------------------------------------------------------------------------
+
+    def handle_exit(self, reason: int) -> None:
+        """Handle an exit of the running vCPU that came from a KVM_RUN outside the loop. On the VP's thread."""
+        if reason == k.KVM_EXIT_IO:
+            self._other_io()
+        else:
+            self.handlers[reason]()
 
     def _other_io(self) -> None:
         """INS/OUTS of `count` items of `size` bytes at byte `at` of the kvm_run mapping, and ports of nobody."""

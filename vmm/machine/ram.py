@@ -19,6 +19,7 @@ MAP_FIXED = 0x10  # asm-generic/mman-common.h; Python's mmap has no name for it
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+_libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -190,9 +191,19 @@ class RamMapping:
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         _map_fixed(self.address + offset, protection, fd, fd_offset)
 
-    def put_back(self, offset: int) -> None:
-        """Undo `put_over`. Errors: `OSError`."""
-        _map_fixed(self.address + offset, mmap.PROT_READ | mmap.PROT_WRITE, self._fd, offset)
+    def put_back(self, offset: int, protection: int = mmap.PROT_READ | mmap.PROT_WRITE) -> None:
+        """Undo `put_over`; the page is RAM again, with this protection. Errors: `OSError`."""
+        _map_fixed(self.address + offset, protection, self._fd, offset)
+
+    def protect(self, offset: int, size: int, protection: int) -> None:
+        """mprotect(2): from the return on nobody, no KVM VM either, gets more through this mapping.
+
+        Not where huge pages back the RAM. Errors: `OSError`: ENOMEM above the limit vm.max_map_count; a part of the
+        range may have changed then.
+        """
+        if _libc.mprotect(self.address + offset, size, protection):
+            number = ctypes.get_errno()
+            raise OSError(number, f"mprotect of {size} bytes at {offset:#x}: {os.strerror(number)}")
 
     def close(self) -> None:
         """Unmap. Idempotent."""
@@ -210,6 +221,7 @@ class RamView:
         self.offset_of = ram.offset_of
         self.put_over = mapping.put_over
         self.put_back = mapping.put_back
+        self.protect = mapping.protect
 
 
 def _map_fixed(address: int, protection: int, fd: int, offset: int) -> None:

@@ -17,10 +17,19 @@ from vmm.backend.emulation.processor import Processor
 _IDT = 2  # error code: the selector index is an IDT vector
 
 
-def deliver(cpu: Processor, vector: int, *, software: bool = True) -> None:
-    """Enter the handler of `vector`. RIP must already be behind the instruction: it is what the handler returns to.
+def deliver(
+    cpu: Processor,
+    vector: int,
+    *,
+    software: bool = True,
+    fault: bool = False,
+    error_code: int | None = None,
+) -> None:
+    """Enter the handler of `vector`. RIP must be what the handler returns to: behind a software interrupt.
 
-    software: INT n, INT3, INTO: the gate's DPL must allow it. False for INT1, which is like an external event.
+    software: INT n, INT3, INTO: the gate's DPL must allow it. False for INT1, which is like an external event, and for
+    external events. fault: the exception is one, so RFLAGS.RF is saved as it is. error_code: what an exception pushes
+    last.
     Errors: `GuestFaultError` for what the tables forbid; `DeclinedError` in real and virtual-8086 mode, for a task gate
     and with CET.
     """
@@ -43,10 +52,11 @@ def deliver(cpu: Processor, vector: int, *, software: bool = True) -> None:
     code = _code_segment(cpu, gate.selector, ext)
     level = cpu.cpl if code.conforming else code.dpl
     d.mark_accessed(cpu, code)
+    flags = int(cpu.regs.rflags) if fault else int(cpu.regs.rflags & ~r.RFLAGS_RF)
     if cpu.long_mode:
-        _enter_long(cpu, gate, level, ext)
+        _enter_long(cpu, gate, level, ext, flags, error_code)
     else:
-        _enter_legacy(cpu, gate, code, level, ext)
+        _enter_legacy(cpu, gate, code, level, ext, flags, error_code)
     cpu.sregs.cs = code.segment(gate.selector & ~3 | level)
     cpu.regs.rflags &= ~(r.RFLAGS_TF | r.RFLAGS_NT | r.RFLAGS_RF | r.RFLAGS_VM)
     if not gate.type & d.TRAP_GATE_BIT:
@@ -65,11 +75,9 @@ def _code_segment(cpu: Processor, selector: int, ext: int) -> d.Descriptor:
     return code
 
 
-def _pushed_flags(cpu: Processor) -> int:
-    return int(cpu.regs.rflags & ~r.RFLAGS_RF)
-
-
-def _enter_long(cpu: Processor, gate: d.Gate, level: int, ext: int) -> None:
+def _enter_long(
+    cpu: Processor, gate: d.Gate, level: int, ext: int, flags: int, error_code: int | None
+) -> None:
     inner = level < cpu.cpl
     pointer = int(cpu.regs.rsp)
     if inner or gate.ist:
@@ -79,9 +87,10 @@ def _enter_long(cpu: Processor, gate: d.Gate, level: int, ext: int) -> None:
     values = (
         cpu.sregs.ss.selector,
         int(cpu.regs.rsp),
-        _pushed_flags(cpu),
+        flags,
         cpu.sregs.cs.selector,
         int(cpu.regs.rip),
+        *(() if error_code is None else (error_code,)),
     )
     stack_frame.push_long(cpu, pointer, values, user=level == 3, ext=ext)
     if inner:
@@ -89,14 +98,24 @@ def _enter_long(cpu: Processor, gate: d.Gate, level: int, ext: int) -> None:
     cpu.regs.rip = gate.offset
 
 
-def _enter_legacy(cpu: Processor, gate: d.Gate, code: d.Descriptor, level: int, ext: int) -> None:
+def _enter_legacy(
+    cpu: Processor,
+    gate: d.Gate,
+    code: d.Descriptor,
+    level: int,
+    ext: int,
+    flags: int,
+    error_code: int | None,
+) -> None:
     size = 4 if gate.type & ~d.TRAP_GATE_BIT == d.GATE_32 else 2
     width = (1 << 8 * size) - 1
     inner = level < cpu.cpl
     stack = stack_frame.from_legacy_tss(cpu, level, ext) if inner else stack_frame.current(cpu)
-    values = [_pushed_flags(cpu) & width, cpu.sregs.cs.selector, cpu.regs.rip & width]
+    values = [flags & width, cpu.sregs.cs.selector, cpu.regs.rip & width]
     if inner:
         values = [cpu.sregs.ss.selector, cpu.regs.rsp & width, *values]
+    if error_code is not None:
+        values.append(error_code & width)
     target = gate.offset & width
     if target > code.segment(gate.selector).limit:
         raise general_protection(ext)

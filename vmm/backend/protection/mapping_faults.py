@@ -1,0 +1,399 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`MappingFaults`: accesses that a VTL's mapping of memory refuses, on any KVM.
+
+How such an access comes to the VMM:
+
+| who carries the instruction out | exit |
+|---|---|
+| a processor | KVM_RUN fails with EFAULT, without an address; nothing has happened |
+| KVM's emulator, a read | KVM_EXIT_MMIO with the address; RIP is at the instruction, which is half done |
+| KVM's emulator, a write | KVM_EXIT_MMIO with address and data; RIP is behind the instruction |
+| KVM's emulator, a fetch, or a LOCKed access to a page that can only be read | KVM_EXIT_INTERNAL_ERROR |
+| KVM's emulator, delivery of an event | KVM_EXIT_SHUTDOWN; registers are as before it |
+
+For each of them: what is refused goes to the VTL that refuses it, with all registers as before the instruction; what
+is allowed, and only not in the mapping because the mapping cannot deny execute, is carried out here; everything else
+goes where it went before. Without an address the access is found by decoding (`touches`).
+
+To attach it (`HypervInterface.connect`, behind `RefusedWrites.attach` and where the other handlers of a VTL on a VP are
+put in place; `Mapping.add(vtl, view)` is done once for each VM, and all overlays of the VTL go through the same view):
+
+    view = ProtectedView(RamView(ram, mapping), ram, [(b.gpa, b.size, b.offset) for b in ram.blocks])
+    mapping.add(vtl, view); mapping.apply(vtl, protections.restricted(vtl)); overlays.views[vtl] = view
+    alone = Alone(processors)                                       # one of a machine
+    stepper = Stepper(processor, vcpu, view, ram, alone, hardware=profile.modules.hardware)
+    MappingFaults(processor, vcpu, vtl, view, ram, protections, intercepts, stepper,
+                  aliases, hardware=profile.modules.hardware).attach(caller.handlers)
+
+Implements: VSM-080, MISC-006
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, Protocol
+
+from kvmapi import Vcpu
+from kvmapi.uapi import kvm as k
+from vmm.backend.emulation import interrupt
+from vmm.backend.emulation.faults import DeclinedError, GuestFaultError
+from vmm.backend.emulation.linear import LinearMemory
+from vmm.backend.emulation.processor import Cpuid, Processor
+from vmm.backend.protection import write_origin
+from vmm.backend.protection.events import Event, in_delivery, keep, lost_in_delivery
+from vmm.backend.protection.stepping import Stepper
+from vmm.backend.protection.touches import Touch, Touches, of_event, of_instruction
+from vmm.backend.protection.unfinished import put_registers, take_back
+from vmm.backend.protection.view import PAGE_SHIFT, ProtectedView
+from vmm.backend.vp import VirtualProcessor
+from vmm.outside import Buffer, GuestMemory
+from vmm.vsm.outside import MemoryAccess, MemoryIntercepts
+from vmm.vsm.rights import EXECUTE, READ, WRITE
+
+# struct kvm_run: mmio.phys_addr u64 @32, data u8[8] @40, len u32 @48, is_write u8 @52
+_MMIO_GPA_U64: Final = 32 // 8
+_MMIO_DATA: Final = 40
+_MMIO_LENGTH_U32: Final = 48 // 4
+_MMIO_IS_WRITE: Final = 52
+
+REFUSED_ACCESS: Final = -errno.EFAULT
+"""The key of `VirtualProcessor.handlers` for KVM_RUN that fails with EFAULT."""
+
+REPEATS: Final = 1000
+"""Exits at one instruction, one after the other, for which there is no reason. Rights that change give a few."""
+
+
+class RefusedPage(Protocol):
+    """What `vmm.vsm.protections.MemoryProtections.refusing` returns."""
+
+    @property
+    def owner(self) -> int:
+        """The lowest VTL that refuses."""
+
+    @property
+    def gpa(self) -> int:
+        """The first byte refused."""
+
+
+class Rights(Protocol):
+    """`vmm.vsm.protections.MemoryProtections`, as far as it is needed here."""
+
+    def refusing(self, vtl: int, gpa: int, size: int, wanted: int) -> RefusedPage | None:
+        """Who refuses `wanted` to `vtl`, if anybody."""
+
+
+class Alias(NamedTuple):
+    """A second place at which a VTL finds a piece of RAM: `size` bytes at `gpa` are those at `ram_gpa`. Writes there
+    are not to RAM."""
+
+    gpa: int
+    size: int
+    ram_gpa: int
+
+
+class _AllowedMemory:
+    """Guest memory with the rights of the VTL (`vmm.outside.GuestMemory`), whatever is in its mapping."""
+
+    def __init__(self, view: ProtectedView, memory: GuestMemory) -> None:
+        self._view = view
+        self.ranges = memory.ranges
+
+    def read(self, gpa: int, size: int) -> bytes:
+        data = self._view.read(gpa, size)
+        if data is None:
+            raise DeclinedError("rights have changed")
+        return data
+
+    def write(self, gpa: int, data: Buffer) -> None:
+        if not self._view.write(gpa, bytes(data)):
+            raise DeclinedError("rights have changed")
+
+    def fill(self, gpa: int, size: int, value: int = 0) -> None:
+        self.write(gpa, bytes([value]) * size)
+
+
+class MappingFaults:
+    """Those of one VTL of one VP. `attach` puts the handlers in place; they run on the VP's thread.
+
+    `inexact` counts refused writes whose instruction was not found: its owner is told with RIP behind it.
+    """
+
+    def __init__(
+        self,
+        processor: VirtualProcessor,
+        vcpu: Vcpu,
+        vtl: int,
+        view: ProtectedView,
+        memory: GuestMemory,
+        protections: Rights,
+        intercepts: MemoryIntercepts,
+        stepper: Stepper,
+        aliases: Sequence[Alias] = (),
+        *,
+        hardware: bool,
+    ) -> None:
+        """memory: all of RAM. hardware: whether guests run on VT-x or SVM (`KvmModules.hardware`)."""
+        self.inexact = 0
+        self._processor = processor
+        self._vcpu = vcpu
+        self._vtl = vtl
+        self._view = view
+        self._memory = memory
+        self._allowed = _AllowedMemory(view, memory)
+        self._protections = protections
+        self._intercepts = intercepts
+        self._stepper = stepper
+        self._aliases = aliases
+        self._hardware = hardware
+        self._cpuid: Cpuid | None = None
+        self._others: dict[int, Callable[[], None]] = {}
+        self._repeated = 0
+        self._last_rip = -1
+
+    def attach(self, handlers: dict[int, Callable[[], None]]) -> None:
+        """handlers: those of the VTL, with everybody else's in it. The VP's thread does not run the VTL."""
+        for key, handler in (
+            (k.KVM_EXIT_MMIO, self.mmio),
+            (REFUSED_ACCESS, self.fault),
+            (k.KVM_EXIT_INTERNAL_ERROR, self.internal_error),
+            (k.KVM_EXIT_SHUTDOWN, self.shutdown),
+        ):
+            self._others[key] = handlers.get(key) or (lambda: self._processor.run_failed(errno.EFAULT))
+            handlers[key] = handler
+
+    # ---- exits ---------------------------------------------------------------------------------------
+
+    def mmio(self) -> None:
+        """KVM_EXIT_MMIO."""
+        if not self._answer_mmio():
+            self._refused_mmio()
+
+    def fault(self) -> None:
+        """KVM_RUN failed with EFAULT."""
+        cpu = self._processor_state()
+        event = in_delivery(self._vcpu)
+        if event is None:
+            self._instruction(cpu, self._others[REFUSED_ACCESS])
+        elif not self._event(cpu, event, requeue=False):
+            self._repeat(cpu, self._others[REFUSED_ACCESS])
+
+    def internal_error(self) -> None:
+        """KVM_EXIT_INTERNAL_ERROR: maybe an instruction that KVM could not fetch or carry out for want of rights."""
+        if self._view.restricts():
+            cpu = self._processor_state()
+            touches = of_instruction(cpu, self._memory)
+            if self._refuse(cpu, touches):
+                return
+            pages, walked = self._missing(touches)
+            if self._hardware and pages:
+                self._stepper.step(cpu, touches, pages, walked, self._answer_mmio)
+                return
+        self._others[k.KVM_EXIT_INTERNAL_ERROR]()
+
+    def shutdown(self) -> None:
+        """KVM_EXIT_SHUTDOWN: maybe an event that KVM's emulator could not deliver for want of rights."""
+        if self._view.restricts() and not self._hardware:
+            cpu = self._processor_state()
+            event = lost_in_delivery(self._vcpu)
+            if self._event(cpu, event, requeue=True):
+                return
+        self._others[k.KVM_EXIT_SHUTDOWN]()
+
+    # ---- an access whose address is known --------------------------------------------------------------
+
+    def _answer_mmio(self) -> bool:
+        """Do what KVM_EXIT_MMIO asks for, unless rights refuse it, or it has to be atomic."""
+        run = self._vcpu.run
+        gpa, size = run.u64[_MMIO_GPA_U64], run.u32[_MMIO_LENGTH_U32]
+        is_write = run.u8[_MMIO_IS_WRITE]
+        ram_gpa = self._ram_gpa(gpa)
+        page = ram_gpa >> PAGE_SHIFT
+        if not self._view.is_ram(page) or self._view.covered(page) or (is_write and ram_gpa != gpa):
+            self._others[k.KVM_EXIT_MMIO]()
+            return True
+        if is_write:
+            return self._view.write(gpa, bytes(run.u8[_MMIO_DATA : _MMIO_DATA + size]))
+        cpu = self._processor_state()
+        touches = of_instruction(cpu, self._memory)
+        hit = _hit(touches, gpa)
+        if hit is not None and hit.wanted == WRITE:
+            locked = touches.instruction is not None and touches.instruction.locked
+            if locked or not self._view.rights(page) & WRITE:
+                return False
+        data = self._view.read(ram_gpa, size)
+        if data is None:
+            return False
+        run.u8[_MMIO_DATA : _MMIO_DATA + size] = data
+        return True
+
+    def _refused_mmio(self) -> None:
+        """Take back the instruction at this KVM_EXIT_MMIO. Either somebody is told, or it is carried out otherwise."""
+        run = self._vcpu.run
+        gpa, size = run.u64[_MMIO_GPA_U64], run.u32[_MMIO_LENGTH_U32]
+        ram_gpa = self._ram_gpa(gpa)
+        cpu = self._processor_state()
+        if run.u8[_MMIO_IS_WRITE]:
+            data = bytes(run.u8[_MMIO_DATA : _MMIO_DATA + size])
+            origin = write_origin.find(cpu, self._memory, gpa, data)
+            if origin is None:
+                self.inexact += 1
+                instruction, gva = None, None
+            else:
+                cpu.regs = origin.regs
+                instruction, gva = origin.instruction, origin.gva
+            take_back(self._vcpu, cpu, vector=False)
+            refused = self._protections.refusing(self._vtl, ram_gpa, size, WRITE)
+            if refused is not None:
+                raw = instruction.raw if instruction else b""
+                self._tell(refused.owner, MemoryAccess(gpa, WRITE, gva, raw, len(raw)))
+            return
+        touches = of_instruction(cpu, self._memory)
+        hit = _hit(touches, gpa)
+        instruction = touches.instruction
+        self._take_back_read(cpu, touches)
+        wanted = READ if hit is None else hit.wanted
+        refused = self._protections.refusing(self._vtl, ram_gpa, size, wanted)
+        if refused is not None:
+            raw = instruction.raw if instruction else b""
+            gva = None if hit is None else hit.gva + gpa - hit.gpa
+            self._tell(refused.owner, MemoryAccess(gpa, wanted, gva, raw, len(raw)))
+        elif hit is not None and instruction is not None and instruction.locked:
+            self._carry_out(cpu, touches)
+
+    def _take_back_read(self, cpu: Processor, touches: Touches) -> None:
+        written = {
+            self._ram_gpa(touch.gpa) >> PAGE_SHIFT
+            for touch in touches.touches
+            if touch.wanted == WRITE and not touch.page_walk
+        }
+        vector = touches.instruction is None or touches.instruction.vector
+        with self._view.without([page for page in written if self._view.is_ram(page)]):
+            take_back(self._vcpu, cpu, vector=vector)
+
+    # ---- an access that has to be found ------------------------------------------------------------------
+
+    def _instruction(self, cpu: Processor, otherwise: Callable[[], None]) -> None:
+        touches = of_instruction(cpu, self._memory)
+        if not self._refuse(cpu, touches) and not self._carry_out(cpu, touches):
+            if any(
+                touch.wanted == WRITE and self._view.covered(self._page(touch)) for touch in touches.touches
+            ):
+                otherwise()
+            else:
+                self._repeat(cpu, otherwise)
+
+    def _carry_out(self, cpu: Processor, touches: Touches) -> bool:
+        """Carry out the instruction if the mapping lacks something that it may use."""
+        pages, walked = self._missing(touches)
+        if not pages and not walked:
+            return False
+        self._repeated = 0
+        self._stepper.step(cpu, touches, pages, walked, self._answer_mmio)
+        return True
+
+    def _refuse(self, cpu: Processor, touches: Touches) -> bool:
+        """Tell of the first touch that is refused, if one is."""
+        for touch in touches.touches:
+            page = self._page(touch)
+            if self._view.rights(page) & touch.wanted or self._view.covered(page):
+                continue
+            refused = self._protections.refusing(
+                self._vtl, self._ram_gpa(touch.gpa), touch.size, touch.wanted
+            )
+            if refused is None:
+                continue
+            put_registers(self._vcpu, cpu.regs, cpu.sregs)  # takes back the #UD of an emulator that gave up
+            decoded = touches.instruction
+            raw = b"" if decoded is None or touch.wanted == EXECUTE else decoded.raw
+            gva = touch.gva
+            self._tell(
+                refused.owner, MemoryAccess(touch.gpa, touch.wanted, gva, raw, len(raw), touch.page_walk)
+            )
+            return True
+        return False
+
+    def _missing(self, touches: Touches) -> tuple[dict[int, int], frozenset[int]]:
+        """Pages that may be used and are not in the mapping, and page tables that cannot be written there.
+
+        AMD's processors walk page tables with the right to write them, whatever is to be changed there.
+        """
+        pages: dict[int, int] = {}
+        walked = set()
+        for touch in touches.touches:
+            page = self._page(touch)
+            if self._view.lacks(page, touch.wanted):
+                pages[page] = max(pages.get(page, READ), WRITE if touch.wanted == WRITE else READ)
+            if touch.page_walk and self._hardware and self._view.restrained(page):
+                walked.add(page)
+        return pages, frozenset(walked)
+
+    def _page(self, touch: Touch) -> int:
+        return self._ram_gpa(touch.gpa) >> PAGE_SHIFT
+
+    def _repeat(self, cpu: Processor, otherwise: Callable[[], None]) -> None:
+        """The instruction should have worked: rights have changed since, or it is none of ours."""
+        if not self._view.restricts():
+            otherwise()
+            return
+        rip = int(cpu.regs.rip)
+        if rip != self._last_rip:
+            self._last_rip, self._repeated = rip, 0
+        self._repeated += 1
+        if self._repeated > REPEATS:
+            otherwise()
+
+    # ---- an event on its way into the guest --------------------------------------------------------------
+
+    def _event(self, cpu: Processor, event: Event, *, requeue: bool) -> bool:
+        """An event could not be delivered. False: rights have nothing to do with it.
+
+        requeue: KVM does not have it any more. What it was to interrupt raises a fault again by itself.
+        """
+        touches = of_event(cpu, self._memory, event.vector, event.error_code)
+        if self._refuse(cpu, touches):
+            if requeue and not event.comes_again:
+                keep(self._vcpu, event)
+            return True
+        pages, walked = self._missing(touches)
+        if not pages and not walked:
+            return False
+        cpu.memory = LinearMemory(self._allowed, lambda: cpu.paging)
+        try:
+            interrupt.deliver(
+                cpu, event.vector, software=False, fault=event.fault, error_code=event.error_code
+            )
+        except (DeclinedError, GuestFaultError):
+            if requeue:
+                keep(self._vcpu, event)
+            return False
+        event.delivered(self._vcpu)
+        cpu.retire(trap=False)
+        return True
+
+    # ---- around --------------------------------------------------------------------------------------
+
+    def _processor_state(self) -> Processor:
+        if self._cpuid is None:
+            self._cpuid = Cpuid(self._vcpu.get_cpuid2())
+        return Processor(self._vcpu, self._memory, self._cpuid)
+
+    def _ram_gpa(self, gpa: int) -> int:
+        for alias in self._aliases:
+            if alias.gpa <= gpa < alias.gpa + alias.size:
+                return alias.ram_gpa + gpa - alias.gpa
+        return gpa
+
+    def _tell(self, owner: int, access: MemoryAccess) -> None:
+        self._repeated = 0
+        self._intercepts.memory(self._processor.index, self._vtl, owner, access)
+
+
+def _hit(touches: Touches, gpa: int) -> Touch | None:
+    """The touch of an operand that `gpa` is in; of two, the one that writes."""
+    hits = [
+        touch
+        for touch in touches.touches
+        if touch.gpa <= gpa < touch.gpa + touch.size and touch.wanted != EXECUTE and not touch.page_walk
+    ]
+    return max(hits, key=lambda touch: touch.wanted, default=None)

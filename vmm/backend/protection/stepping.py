@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One instruction of a VTL, with pages in its mapping that it may read or write but not execute.
+
+| what could go wrong | what is done |
+|---|---|
+| another processor of the VTL uses the pages meanwhile | all others are kept out of the guest (`alone`) |
+| an interrupt is delivered, and its handler runs with the pages | KVM_GUESTDBG_BLOCKIRQ |
+| the instruction raises an exception, and its handler runs with the pages | no event can be delivered: see below |
+| rights change meanwhile | the page is out again, the instruction is repeated |
+| the step is seen by the guest | RFLAGS.TF is taken out of what PUSHF stored; a TF of its own gets its #DB |
+
+A handler cannot be reached: on a processor the pages of the IDT are out of the mapping, so that the delivery fails with
+EFAULT and KVM keeps the exception; on a KVM that emulates ring 0 the IDT has a limit of 0, so that the delivery fails
+with KVM_EXIT_SHUTDOWN and KVM's registers are as before it. There a native single step in ring 3 ends in the delivery
+of a #DB, too. An exception that was caught goes its way afterwards, with the pages out.
+
+The IDT may lie in a page that the instruction uses. A processor reads it there, and the exception's handler would run
+with the pages. So the IDT register points elsewhere for this instruction, at a page that is out.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Final
+
+from kvmapi import Vcpu
+from kvmapi.uapi import kvm as k
+from kvmapi.uapi import x86
+from vmm.backend.emulation import registers as r
+from vmm.backend.emulation.page_walk import Access, Refusal, walk
+from vmm.backend.emulation.processor import Processor
+from vmm.backend.protection.alone import Alone
+from vmm.backend.protection.operands import operands, stack_width
+from vmm.backend.protection.touches import Touches, idt_pages, linear_rip
+from vmm.backend.protection.view import ProtectedView
+from vmm.backend.vp import VirtualProcessor
+from vmm.outside import GuestMemory
+
+_STEP: Final = k.KVM_GUESTDBG_ENABLE | k.KVM_GUESTDBG_SINGLESTEP | x86.KVM_GUESTDBG_BLOCKIRQ
+_IMMEDIATE_EXIT: Final = 1
+_PAGE: Final = 4096
+_PUSHES_FLAGS: Final = ("pushf", "pushfd", "pushfq")
+_DECOY_PAGES: Final = 64
+"""Pages around the instruction that are looked at for one that it does not use."""
+
+_MOST_EXITS: Final = 1 << 16
+"""Exits that one instruction can cause: a repeated string instruction that KVM emulates whole, by the byte."""
+
+
+class Stepper:
+    """Steps of one VTL of one VP, on the VP's thread. `steps` counts those that were carried out."""
+
+    def __init__(
+        self,
+        processor: VirtualProcessor,
+        vcpu: Vcpu,
+        view: ProtectedView,
+        memory: GuestMemory,
+        alone: Alone,
+        *,
+        hardware: bool,
+    ) -> None:
+        """hardware: whether guests run on VT-x or SVM (`KvmModules.hardware`)."""
+        self.steps = 0
+        self._processor = processor
+        self._vcpu = vcpu
+        self._view = view
+        self._memory = memory
+        self._alone = alone
+        self._hardware = hardware
+
+    def step(
+        self,
+        cpu: Processor,
+        touches: Touches,
+        pages: dict[int, int],
+        walked: frozenset[int],
+        answer: Callable[[], bool],
+    ) -> None:
+        """Carry out the instruction at RIP, with `pages` (and page tables `walked`) in the mapping.
+
+        answer: is asked at each KVM_EXIT_MMIO on the way, and answers it if it can. If the step cannot be made now,
+        nothing is done, and the instruction faults again. Errors: `KvmError`, `OSError`.
+        """
+        if not self._alone.begin(self._processor):
+            return
+        try:
+            ended = self._run(cpu, touches, pages, walked, answer)
+        finally:
+            self._alone.end(self._processor)
+        self._vcpu.run.u8[_IMMEDIATE_EXIT] = 1  # a kick that came meanwhile is attended to
+        if ended is not None:
+            self._processor.handle_exit(ended)
+
+    def _run(
+        self,
+        cpu: Processor,
+        touches: Touches,
+        pages: dict[int, int],
+        walked: frozenset[int],
+        answer: Callable[[], bool],
+    ) -> int | None:
+        """The reason of an exit that is still to be handled, None without one."""
+        vcpu, view = self._vcpu, self._view
+        debug = vcpu.get_debugregs()
+        shield = self._shield(cpu, touches, pages, walked)
+        if shield is None or not view.let_in(pages, walked):
+            return None
+        try:
+            view.take_out(shield)
+            vcpu.set_guest_debug(_STEP)
+            vcpu.run.u8[_IMMEDIATE_EXIT] = 0
+            try:
+                number = vcpu.run_once()
+                for _ in range(_MOST_EXITS):
+                    if number or vcpu.run.exit_reason != k.KVM_EXIT_MMIO or not answer():
+                        break
+                    number = vcpu.run_once()
+            finally:
+                vcpu.set_guest_debug(0)
+        finally:
+            view.let_out()
+            self._unshield(cpu)
+        if number:
+            return None if number in (errno.EINTR, errno.EAGAIN, errno.EFAULT) else number
+        return self._ended(cpu, touches, debug)
+
+    # ---- no event may be delivered -------------------------------------------------------------------
+
+    def _shield(
+        self, cpu: Processor, touches: Touches, pages: dict[int, int], walked: frozenset[int]
+    ) -> frozenset[int] | None:
+        """See to it that no handler can be reached. The pages to be taken out for that; None: it cannot be done."""
+        if not self._hardware:
+            self._put_idt(cpu, int(cpu.sregs.idt.base), 0)
+            return frozenset()
+        used = {touch.gpa >> 12 for touch in touches.touches} | pages.keys() | walked
+        idt = idt_pages(cpu, self._memory)
+        if not idt & used and not any(self._view.covered(gpn) for gpn in idt):
+            return idt
+        around = linear_rip(cpu) & -_PAGE
+        for index in range(1, _DECOY_PAGES):
+            at = around + index * _PAGE & (1 << 64) - 1
+            found = walk(self._memory, cpu.paging, at, Access(implicit=True), set_bits=False)
+            if isinstance(found, Refusal) or found.gpa >> 12 in used:
+                continue
+            if self._view.is_ram(found.gpa >> 12) and not self._view.covered(found.gpa >> 12):
+                self._put_idt(cpu, at, _PAGE - 1)
+                return frozenset({found.gpa >> 12})
+        return None
+
+    def _put_idt(self, cpu: Processor, base: int, limit: int) -> None:
+        sregs = x86.kvm_sregs.from_buffer_copy(cpu.sregs)
+        sregs.idt.base, sregs.idt.limit = base, limit
+        self._vcpu.set_sregs(sregs)
+
+    def _unshield(self, cpu: Processor) -> None:
+        sregs = self._vcpu.get_sregs()
+        idt = cpu.sregs.idt
+        if (sregs.idt.base, sregs.idt.limit) != (idt.base, idt.limit):
+            sregs.idt = idt
+            self._vcpu.set_sregs(sregs)
+
+    # ---- how it ended --------------------------------------------------------------------------------
+
+    def _ended(self, cpu: Processor, touches: Touches, debug: x86.kvm_debugregs) -> int | None:
+        reason = int(self._vcpu.run.exit_reason)
+        if reason == k.KVM_EXIT_DEBUG:
+            self._finished(cpu, touches)
+            return None
+        if reason != k.KVM_EXIT_SHUTDOWN or self._hardware:
+            return reason
+        events = self._vcpu.get_vcpu_events()
+        if events.exception.nr == x86.DB_VECTOR:
+            self._vcpu.set_debugregs(debug)  # the step has set DR6.BS
+            self._finished(cpu, touches)
+        else:
+            queue_exception(self._vcpu, events, int(events.exception.nr))
+        return None
+
+    def _finished(self, cpu: Processor, touches: Touches) -> None:
+        self.steps += 1
+        traced = bool(cpu.regs.rflags & r.RFLAGS_TF)
+        decoded = touches.instruction
+        if decoded is not None and decoded.mnemonic in _PUSHES_FLAGS and not traced:
+            self._hide_trap_flag(cpu, touches)
+        if traced:
+            debug = self._vcpu.get_debugregs()
+            debug.dr6 |= r.DR6_BS
+            self._vcpu.set_debugregs(debug)
+            queue_exception(self._vcpu, self._vcpu.get_vcpu_events(), x86.DB_VECTOR, None)
+
+    def _hide_trap_flag(self, cpu: Processor, touches: Touches) -> None:
+        """PUSHF stored the TF of the step: it is bit 0 of the second byte on the stack."""
+        assert touches.instruction is not None
+        at = next(iter(operands(cpu, touches.instruction))).gva + 1
+        assert stack_width(cpu, touches.instruction) > 1
+        found = walk(self._memory, cpu.paging, at, Access(write=True, user=cpu.cpl == 3), set_bits=False)
+        if not isinstance(found, Refusal):
+            flags = self._memory.read(found.gpa, 1)[0]
+            self._memory.write(found.gpa, bytes([flags & ~(r.RFLAGS_TF >> 8)]))
+
+
+def queue_exception(
+    vcpu: Vcpu, events: x86.kvm_vcpu_events, vector: int, error_code: int | bool | None = False
+) -> None:
+    """Have KVM deliver an exception with the next KVM_RUN. error_code: None for none, False for what `events` has."""
+    exception = events.exception
+    exception.injected, exception.pending, exception.nr = 1, 0, vector
+    if error_code is not False:
+        exception.has_error_code = error_code is not None
+        exception.error_code = error_code or 0
+    # No NMI or SMI that came since `events` were read is lost by writing them back.
+    events.flags = x86.KVM_VCPUEVENT_VALID_SHADOW
+    vcpu.set_vcpu_events(events)

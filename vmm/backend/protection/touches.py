@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which guest memory a processor touches when it carries out the instruction at RIP, or delivers an event.
+
+For accesses that a host refuses without a word of where. Everything is listed in the processor's order, so the first
+touch that is refused is the one: the walk of the page tables and the fetch, for an instruction across a page's end
+twice; each operand's walk, with accessed and dirty bits that are to be set, and the operand; for an event the IDT, GDT,
+TSS and the frame on the stack. Nothing is changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from kvmapi.uapi import x86
+from vmm.backend.emulation import interrupt
+from vmm.backend.emulation.faults import DeclinedError, GuestFaultError, page_fault
+from vmm.backend.emulation.linear import LinearMemory
+from vmm.backend.emulation.page_walk import Access, Denial, Paging, Refusal, walk
+from vmm.backend.emulation.processor import Processor
+from vmm.backend.protection.operands import Decoded, Operand, decode, operands
+from vmm.outside import Buffer, GuestMemory
+from vmm.vsm.rights import EXECUTE, READ, WRITE
+
+_PAGE: Final = 4096
+_LONGEST: Final = 15
+_SOFTWARE: Final = {"int3": 3, "into": 4}
+
+
+class Touch(NamedTuple):
+    """`size` bytes at `gpa`, all in one page. page_walk: of a page table, on the way to `gva`."""
+
+    gpa: int
+    size: int
+    wanted: int
+    gva: int
+    page_walk: bool = False
+
+
+class Touches(NamedTuple):
+    """All touches, as far as they can be known. instruction: None where it was not found or not asked for.
+
+    fault: the exception in which they end, of those that paging raises.
+    """
+
+    touches: list[Touch]
+    instruction: Decoded | None = None
+    fault: GuestFaultError | None = None
+
+
+class _Tables:
+    """Guest memory for a page walk, which logs and does not write: as much of `GuestMemory` as one needs."""
+
+    def __init__(self, memory: GuestMemory, log: list[Touch], gva: int) -> None:
+        self._memory = memory
+        self._log = log
+        self._gva = gva
+
+    def read(self, gpa: int, size: int) -> bytes:
+        self._log.append(Touch(gpa, size, READ, self._gva, page_walk=True))
+        return self._memory.read(gpa, size)
+
+    def write(self, gpa: int, data: Buffer) -> None:
+        self._log.append(Touch(gpa, len(data), WRITE, self._gva, page_walk=True))
+
+
+class LoggedMemory(LinearMemory):
+    """Guest memory by linear address that notes what is touched, and writes nothing."""
+
+    def __init__(self, memory: GuestMemory, paging: Callable[[], Paging]) -> None:
+        super().__init__(memory, paging)
+        self._ram = memory
+        self.log: list[Touch] = []
+
+    def read(self, linear_address: int, size: int, access: Access) -> bytes:
+        """See `LinearMemory`."""
+        parts = self.touch(linear_address, size, access, EXECUTE if access.fetch else READ)
+        return b"".join(self._ram.read(gpa, part) for gpa, part in parts)
+
+    def write(self, linear_address: int, data: bytes, access: Access) -> None:
+        """Only noted."""
+        self.touch(linear_address, len(data), access, WRITE)
+
+    def touch(self, linear_address: int, size: int, access: Access, wanted: int) -> list[tuple[int, int]]:
+        """Note an access; `(gpa, size)` of its parts. Errors: `GuestFaultError` (#PF), `DeclinedError`."""
+        parts = []
+        gvas = []
+        paging = self._paging()
+        wrap = (1 << 64) - 1 if paging.long_mode else 0xFFFF_FFFF
+        while size:
+            here = min(size, _PAGE - linear_address % _PAGE)
+            tables = _Tables(self._ram, self.log, linear_address)
+            found = walk(tables, paging, linear_address, access)  # type: ignore[arg-type]
+            if isinstance(found, Refusal):
+                if found.denial is Denial.TABLE_NOT_RAM:
+                    raise DeclinedError(f"no page table in RAM leads to {linear_address:#x}")
+                raise page_fault(linear_address, found.error_code)
+            parts.append((found.gpa, here))
+            gvas.append(linear_address)
+            linear_address = linear_address + here & wrap
+            size -= here
+        for (gpa, part), gva in zip(parts, gvas, strict=True):
+            self.log.append(Touch(gpa, part, wanted, gva))
+        return parts
+
+
+def of_instruction(cpu: Processor, memory: GuestMemory) -> Touches:
+    """What the instruction at RIP touches. memory: RAM, whatever the VTL's rights."""
+    logged = LoggedMemory(memory, lambda: cpu.paging)
+    decoded: Decoded | None = None
+    fault: GuestFaultError | None = None
+    try:
+        decoded = _fetch(cpu, logged)
+        if decoded is not None:
+            for operand in operands(cpu, decoded):
+                _touch(cpu, logged, operand)
+            vector = _software_interrupt(decoded)
+            if vector is not None:
+                return Touches(logged.log + _delivery(cpu, memory, vector, decoded.length), decoded)
+    except GuestFaultError as raised:
+        fault = raised
+    except DeclinedError:
+        pass  # a device's memory: what comes before it is what there is
+    return Touches(logged.log, decoded, fault)
+
+
+def _fetch(cpu: Processor, memory: LoggedMemory) -> Decoded | None:
+    """The instruction at RIP, from one page or from two; its fetch is in the log as long as it is."""
+    at = linear_rip(cpu)
+    access = Access(fetch=True, user=cpu.cpl == 3)
+    here = min(_LONGEST, _PAGE - at % _PAGE)
+    code = memory.read(at, here, access)
+    decoded = decode(code, int(cpu.regs.rip), cpu.bits)
+    if decoded is None and here < _LONGEST:
+        code += memory.read(at + here, _LONGEST - here, access)
+        decoded = decode(code, int(cpu.regs.rip), cpu.bits)
+    if decoded is not None:
+        left = decoded.length
+        for index, touch in enumerate(memory.log):
+            if touch.wanted == EXECUTE:
+                memory.log[index] = touch._replace(size=min(left, touch.size))
+                left -= min(left, touch.size)
+    return decoded
+
+
+def linear_rip(cpu: Processor) -> int:
+    """Where the instruction at RIP lies."""
+    if cpu.bits == 64:
+        return int(cpu.regs.rip)
+    return int(cpu.sregs.cs.base + cpu.regs.rip) & 0xFFFF_FFFF
+
+
+def _touch(cpu: Processor, memory: LoggedMemory, operand: Operand) -> None:
+    write = operand.wanted == WRITE
+    user = cpu.cpl == 3 and not operand.implicit
+    access = Access(write=write, user=user, implicit=operand.implicit)
+    if cpu.paging.long_mode and not cpu.canonical(operand.gva):
+        raise DeclinedError("not canonical")
+    memory.touch(operand.gva, operand.size, access, operand.wanted)
+
+
+def _software_interrupt(decoded: Decoded) -> int | None:
+    if decoded.mnemonic == "int":
+        return int(decoded.insn.operands[0].imm) & 0xFF
+    return _SOFTWARE.get(decoded.mnemonic)
+
+
+def of_event(cpu: Processor, memory: GuestMemory, vector: int, error_code: int | None) -> Touches:
+    """What the delivery of an exception or interrupt touches, before its handler's first instruction."""
+    return Touches(_delivery(cpu, memory, vector, 0, error_code))
+
+
+def _delivery(
+    cpu: Processor, memory: GuestMemory, vector: int, length: int, error_code: int | None = None
+) -> list[Touch]:
+    probe = copy.copy(cpu)
+    probe.regs = x86.kvm_regs.from_buffer_copy(cpu.regs)
+    probe.sregs = x86.kvm_sregs.from_buffer_copy(cpu.sregs)
+    logged = LoggedMemory(memory, lambda: cpu.paging)
+    probe.memory = logged
+    probe.advance(length)
+    with contextlib.suppress(
+        GuestFaultError, DeclinedError
+    ):  # it ends there: what was touched until then counts
+        interrupt.deliver(probe, vector, software=bool(length), error_code=error_code)
+    return logged.log
+
+
+def idt_pages(cpu: Processor, memory: GuestMemory) -> frozenset[int]:
+    """The page numbers where the IDT lies, as far as it is mapped."""
+    base, limit = int(cpu.sregs.idt.base), int(cpu.sregs.idt.limit)
+    found = set()
+    for at in range(base & -_PAGE, base + limit + 1, _PAGE):
+        address = at & (1 << 64) - 1
+        translated = walk(memory, cpu.paging, address, Access(implicit=True), set_bits=False)
+        if not isinstance(translated, Refusal):
+            found.add(translated.gpa >> 12)
+    return frozenset(found)

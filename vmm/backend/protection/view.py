@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ProtectedView`: one VTL's mapping of guest RAM, with less in it where the VTL has fewer rights.
+
+A KVM VM reaches guest memory through the mapping that its memory slots show, and can do no more than that one allows:
+
+| rights | in the mapping |
+|---|---|
+| RWX | read and write |
+| RX | read |
+| none, R, RW | nothing: a mapping cannot deny execute, so what is allowed is carried out by the VMM |
+
+What a page has in the mapping follows from three things, in this order: an overlay that covers it (the overlay is
+another page, the VTL's own; the page's rights count again when it is seen again), that the VMM lets it in for one
+instruction, and the VTL's rights. The kernel takes translations away, of KVM's too, before mprotect(2) and mmap(2)
+return.
+
+Implements: VSM-077, VSM-078, MISC-008, VSM-068
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from mmap import PROT_READ, PROT_WRITE
+from typing import Final, Protocol
+
+from vmm.outside import GuestMemory
+from vmm.vsm.outside import RightsChange
+from vmm.vsm.ranges import RangeMap
+from vmm.vsm.rights import ALL, EXECUTE, READ, WRITE
+
+PAGE_SHIFT: Final = 12
+PAGE_SIZE: Final = 1 << PAGE_SHIFT
+OUT: Final = 0  # PROT_NONE
+PROTECTION: Final = tuple(
+    {ALL: PROT_READ | PROT_WRITE, READ | EXECUTE: PROT_READ}.get(rights, OUT) for rights in range(ALL + 1)
+)
+"""Of a page in the mapping, by rights."""
+
+
+class RamPages(Protocol):
+    """A mapping of guest RAM (`vmm.machine.ram.RamView`). Errors: `OSError`."""
+
+    def offset_of(self, gpa: int, size: int) -> int:
+        """Where RAM lies in the mapping. Errors: `GuestMemoryError`."""
+
+    def put_over(self, offset: int, fd: int, fd_offset: int, *, writable: bool) -> None:
+        """Show a page of another file in the place of the page at `offset`."""
+
+    def put_back(self, offset: int, protection: int) -> None:
+        """Show RAM again."""
+
+    def protect(self, offset: int, size: int, protection: int) -> None:
+        """Change what the mapping allows."""
+
+
+class ProtectedView:
+    """See the module. Thread-safe. It is an `OverlayView` as well: all overlays of the VTL go through it."""
+
+    def __init__(self, pages: RamPages, memory: GuestMemory, gpa_of: Sequence[tuple[int, int, int]]) -> None:
+        """memory: all of RAM, whatever the rights. gpa_of: RAM as `(gpa, size, offset in the mapping)`."""
+        self.offset_of = pages.offset_of
+        self._pages = pages
+        self._memory = memory
+        self._gpa_of = gpa_of
+        self._changing = threading.Lock()  # rights, or what is in for a moment; taken before `_lock`
+        self._lock = threading.Lock()
+        self._rights = RangeMap(ALL)
+        self._covered: frozenset[int] = frozenset()
+        self._let_in: dict[int, int] = {}  # page number -> protection
+
+    # ---- rights --------------------------------------------------------------------------------------
+
+    def restricts(self) -> bool:
+        """Whether any page has fewer than all rights. Without a lock."""
+        return len(self._rights) > 1
+
+    def rights(self, gpn: int) -> int:
+        """What the VTL may do with a page of RAM. Without a lock."""
+        return self._rights.get(gpn)
+
+    def areas(self, changes: Sequence[RightsChange] = ()) -> int:
+        """How many areas of memory (VMAs) the kernel needs for the mapping, once `changes` are made; at most."""
+        rights = _changed(self._rights, changes)
+        around = 2 * (len(self._covered) + len(self._let_in)) + len(self._gpa_of)
+        if len(rights) <= _FEW:
+            return len(rights) + around
+        protections = (PROTECTION[value] for _, _, value in rights.items())
+        last, found = -1, 0
+        for protection in protections:
+            found += protection != last
+            last = protection
+        return found + around
+
+    def apply(self, changes: Sequence[RightsChange]) -> None:
+        """Bring `changes` into force. Errors: `OSError` of a mapping that the host refuses: all is as before then."""
+        with self._changing, self._lock:
+            before = self._rights
+            done: list[RightsChange] = []
+            self._rights = _changed(before, changes)
+            try:
+                for change in changes:
+                    done.append(change)
+                    self._protect(change.gpn, change.pages, PROTECTION[change.rights], before)
+            except OSError:
+                self._rights = before
+                self._take_back(done)
+                raise
+
+    def _protect(self, gpn: int, pages: int, protection: int, before: RangeMap) -> None:
+        """One mprotect for each run that has it not yet and is not covered."""
+        for page in [page for page in self._let_in if gpn <= page < gpn + pages]:
+            del self._let_in[page]  # whoever let it in finds out when it faults again
+            self._set(page, 1, protection)
+        for first, count in runs_without(gpn, pages, self._covered):
+            value, end = before.run(first)
+            if end >= first + count and PROTECTION[value] == protection:
+                continue
+            self._set(first, count, protection)
+
+    def _take_back(self, done: Iterable[RightsChange]) -> None:
+        """Protections as `_rights` says. The kernel had room for them before, so it has now."""
+        for change in done:
+            for first, count in runs_without(change.gpn, change.pages, self._covered):
+                end = first + count
+                while first < end:
+                    value, behind = self._rights.run(first)
+                    behind = min(behind, end)
+                    self._set(first, behind - first, PROTECTION[value])
+                    first = behind
+
+    def _set(self, gpn: int, pages: int, protection: int) -> None:
+        size = pages << PAGE_SHIFT
+        self._pages.protect(self.offset_of(gpn << PAGE_SHIFT, size), size, protection)
+
+    def reset(self) -> None:
+        """All rights to all pages. Overlays stay. Errors: `OSError`."""
+        with self._lock:
+            self._let_in.clear()
+            restricted = [(gpn, pages) for gpn, pages, value in self._rights.items() if value != ALL]
+            self._rights = RangeMap(ALL)
+            for gpn, pages in restricted:
+                for first, count in runs_without(gpn, pages, self._covered):
+                    self._set(first, count, PROTECTION[ALL])
+
+    # ---- overlays (vmm.backend.hyperv.mapped_overlays.OverlayView) --------------------------------------
+
+    def put_over(self, offset: int, fd: int, fd_offset: int, *, writable: bool) -> None:
+        """Show a page of another file in the place of the page at `offset`, whatever the rights to that one are."""
+        with self._lock:
+            self._pages.put_over(offset, fd, fd_offset, writable=writable)
+            gpn = self._gpn(offset)
+            self._let_in.pop(gpn, None)
+            self._covered = self._covered | {gpn}
+
+    def put_back(self, offset: int) -> None:
+        """Show RAM again, as far as the VTL's rights go."""
+        with self._lock:
+            gpn = self._gpn(offset)
+            self._pages.put_back(offset, PROTECTION[self._rights.get(gpn)])
+            self._covered = self._covered - {gpn}
+
+    def covered(self, gpn: int) -> bool:
+        """Whether an overlay is in the place of the page. Without a lock."""
+        return gpn in self._covered
+
+    def is_ram(self, gpn: int) -> bool:
+        """Whether there is RAM at that page number."""
+        gpa = gpn << PAGE_SHIFT
+        return any(start <= gpa < start + size for start, size, _ in self._gpa_of)
+
+    def restrained(self, gpn: int) -> bool:
+        """Whether the mapping does not let the VTL both read and write a page of RAM. Without a lock."""
+        return self._rights.get(gpn) != ALL and gpn not in self._covered
+
+    def _gpn(self, offset: int) -> int:
+        for gpa, size, start in self._gpa_of:
+            if start <= offset < start + size:
+                return gpa + offset - start >> PAGE_SHIFT
+        raise ValueError(f"offset {offset:#x} of the mapping is no guest RAM")
+
+    # ---- what is allowed though the mapping does not have it --------------------------------------------
+
+    def lacks(self, gpn: int, wanted: int) -> bool:
+        """Whether the mapping denies an access of a kind that the rights allow. Without a lock."""
+        if gpn in self._covered:
+            return False
+        rights = self._rights.get(gpn)
+        protection = self._let_in.get(gpn, PROTECTION[rights])
+        needed = PROT_READ | PROT_WRITE if wanted == WRITE else PROT_READ
+        return bool(rights & wanted) and protection & needed != needed
+
+    def read(self, gpa: int, size: int) -> bytes | None:
+        """Bytes of one page, None where the VTL may not read it."""
+        with self._lock:
+            if not self._rights.get(gpa >> PAGE_SHIFT) & READ:
+                return None
+            return self._memory.read(gpa, size)
+
+    def write(self, gpa: int, data: bytes) -> bool:
+        """Store bytes into one page. False: the VTL may not."""
+        with self._lock:
+            if not self._rights.get(gpa >> PAGE_SHIFT) & WRITE:
+                return False
+            self._memory.write(gpa, data)
+            return True
+
+    def let_in(self, pages: dict[int, int], walked: Iterable[int] = ()) -> bool:
+        """Put pages into the mapping for data that the VTL may access: page number to READ or WRITE.
+
+        walked: page tables, which a processor may want to write even where no bit in them changes: those that the VTL
+        may read can be written then. False: it may not do all of that, and nothing is changed. Only while none of the
+        VTL's processors runs, but for one instruction of one. `let_out` follows. Errors: `OSError`.
+        """
+        with self._lock:
+            if any(not self._rights.get(gpn) & wanted for gpn, wanted in pages.items()):
+                return False
+            protections = {
+                gpn: PROT_READ | PROT_WRITE if wanted == WRITE else PROT_READ for gpn, wanted in pages.items()
+            }
+            for gpn in walked:
+                if self._rights.get(gpn) & READ:
+                    protections[gpn] = PROT_READ | PROT_WRITE
+            for gpn, protection in protections.items():
+                if gpn not in self._covered:
+                    self._let_in[gpn] = protection
+                    self._set(gpn, 1, protection)
+            return True
+
+    def let_out(self) -> bool:
+        """Undo `let_in`. False: rights to one of the pages have changed meanwhile, and it is out already."""
+        with self._lock:
+            pages, self._let_in = self._let_in, {}
+            for gpn in pages:
+                self._set(gpn, 1, PROTECTION[self._rights.get(gpn)])
+            return bool(pages)
+
+    @contextlib.contextmanager
+    def without(self, gpns: Sequence[int]) -> Iterator[None]:
+        """Pages are out of the mapping for a moment, in which no guest code needs to run. Errors: `OSError`."""
+        if not gpns:
+            yield
+            return
+        with self._changing:
+            self.take_out(gpns)
+            try:
+                yield
+            finally:
+                self.let_out()
+
+    def take_out(self, gpns: Iterable[int]) -> None:
+        """Take pages out of the mapping that the VTL has rights to, until `let_out`. Errors: `OSError`."""
+        with self._lock:
+            for gpn in gpns:
+                if gpn not in self._covered and gpn not in self._let_in:
+                    self._let_in[gpn] = OUT
+                    self._set(gpn, 1, OUT)
+
+
+_FEW: Final = 1024
+"""Ranges that are not worth looking which of them are one area for the kernel."""
+
+
+def _changed(rights: RangeMap, changes: Sequence[RightsChange]) -> RangeMap:
+    for value in sorted({change.rights for change in changes}):
+        runs = sorted((change.gpn, change.pages) for change in changes if change.rights == value)
+        rights = rights.changed(runs, value)
+    return rights
+
+
+def runs_without(gpn: int, pages: int, hidden: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """The runs of `pages` pages from `gpn` on between those that are hidden."""
+    end = gpn + pages
+    for page in sorted(page for page in hidden if gpn <= page < end):
+        if gpn < page:
+            yield gpn, page - gpn
+        gpn = page + 1
+    if gpn < end:
+        yield gpn, end - gpn

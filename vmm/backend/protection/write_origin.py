@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a write came from that KVM has emulated all but the write itself: RIP and registers as they were before it.
+
+KVM_EXIT_MMIO of a write tells address, size and data, and RIP is behind the instruction already. So whatever ends there
+and would write exactly that is looked for: of more than one those whose data is known to fit, and of these the longest.
+A shorter one lacks a prefix; if what looks like one is the end of the instruction before, it changes nothing.
+
+Put back: RIP; RSP of PUSH, CALL, POP and ENTER, and RBP of that one; RSI, RDI and RCX of string instructions; the
+register of XADD; the carry that ADC and SBB took. Not put back: the other flags of an instruction that reads and writes
+(it sets them again when it is repeated), and RAX of a CMPXCHG without LOCK that did not match.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from kvmapi.uapi import x86
+from vmm.backend.emulation.faults import DeclinedError, GuestFaultError
+from vmm.backend.emulation.page_walk import Access, Refusal, walk
+from vmm.backend.emulation.processor import Processor
+from vmm.backend.protection.operands import (
+    Decoded,
+    Operand,
+    count_mask,
+    decode,
+    element_size,
+    operands,
+    register_value,
+    set_register,
+    stack_width,
+)
+from vmm.backend.protection.touches import linear_rip
+from vmm.outside import GuestMemory, GuestMemoryError
+from vmm.vsm.rights import WRITE
+
+_PAGE: Final = 4096
+_LONGEST: Final = 15
+_PART: Final = 8
+_REGISTER, _IMMEDIATE = 1, 2  # capstone.x86.X86_OP_REG, X86_OP_IMM
+_CARRY: Final = 1
+_DIRECTION: Final = 1 << 10
+_U64: Final = (1 << 64) - 1
+_ST, _XMM = 32, 160  # where x87 and XMM registers lie in an XSAVE area (SDM volume 1, section 10.5.1)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """An instruction that has been carried out but for its write, and the registers before it. gva: of the write."""
+
+    instruction: Decoded
+    regs: Any
+    gva: int
+
+
+def find(cpu: Processor, memory: GuestMemory, gpa: int, data: bytes) -> Origin | None:
+    """The instruction that wants to write `data` at `gpa`, its first part that is refused.
+
+    cpu: its registers are those of the exit, and the same when this returns. None: none is known to do that.
+    """
+    after = x86.kvm_regs.from_buffer_copy(cpu.regs)
+    try:
+        best: tuple[tuple[bool, int], Origin] | None = None
+        for decoded, before in _candidates(cpu, memory, after, data):
+            cpu.regs = before
+            for operand in operands(cpu, decoded):
+                if operand.wanted != WRITE or not _hits(cpu, memory, operand, gpa, len(data)):
+                    continue
+                fit = _fits(cpu, memory, decoded, operand, data)
+                if fit is False:
+                    continue
+                gva = _gva(cpu, memory, operand, gpa)
+                origin = Origin(decoded, x86.kvm_regs.from_buffer_copy(before), gva)
+                rank = (bool(fit), decoded.length)
+                if best is None or rank >= best[0]:
+                    best = rank, origin
+                break
+        return None if best is None else best[1]
+    finally:
+        cpu.regs = after
+
+
+def _candidates(
+    cpu: Processor, memory: GuestMemory, after: Any, data: bytes
+) -> Iterator[tuple[Decoded, Any]]:
+    """Instructions that may have led here, with the registers before them."""
+    cpu.regs = after
+    here = _code(cpu, memory, linear_rip(cpu), _LONGEST)
+    repeated = decode(here, int(after.rip), cpu.bits)
+    if repeated is not None and repeated.repeated:
+        yield repeated, _before(cpu, after, repeated, data, int(after.rip))
+    returns_to = int.from_bytes(data, "little")
+    for end in dict.fromkeys((int(after.rip), returns_to)):
+        cpu.regs = after
+        base = linear_rip(cpu) - int(after.rip)
+        code = _code_before(cpu, memory, base + end & _U64)
+        for length in range(1, len(code) + 1):
+            start = end - length & _U64
+            decoded = decode(code[-length:], start, cpu.bits)
+            if decoded is None or decoded.length != length:
+                continue
+            if end == (returns_to if decoded.mnemonic == "call" else after.rip):
+                yield decoded, _before(cpu, after, decoded, data, start)
+
+
+def _code(cpu: Processor, memory: GuestMemory, at: int, size: int) -> bytes:
+    """Up to `size` bytes of code at a linear address, as far as they can be read."""
+    found = b""
+    while size:
+        here = min(size, _PAGE - at % _PAGE)
+        translated = walk(
+            memory, cpu.paging, at & _U64, Access(fetch=True, user=cpu.cpl == 3), set_bits=False
+        )
+        if isinstance(translated, Refusal):
+            break
+        try:
+            found += memory.read(translated.gpa, here)
+        except GuestMemoryError:
+            break
+        at, size = at + here, size - here
+    return found
+
+
+def _code_before(cpu: Processor, memory: GuestMemory, end: int) -> bytes:
+    """Up to 15 bytes that end at a linear address."""
+    here = min(_LONGEST, (end - 1) % _PAGE + 1)
+    code = _code(cpu, memory, end - here, here)
+    if here < _LONGEST and len(code) == here:
+        code = _code(cpu, memory, end - _LONGEST, _LONGEST - here) + code
+    return code if len(code) in (here, _LONGEST) else b""
+
+
+def _before(cpu: Processor, after: Any, decoded: Decoded, data: bytes, start: int) -> Any:
+    """The registers before `decoded`, whose effect on them is undone."""
+    regs = x86.kvm_regs.from_buffer_copy(after)
+    regs.rip = start
+    cpu.regs = regs
+    name = decoded.mnemonic
+    if name in ("push", "pushf", "pushfd", "pushfq", "call"):
+        _move_stack(cpu, regs, stack_width(cpu, decoded))
+    elif name == "pop":
+        _move_stack(cpu, regs, -stack_width(cpu, decoded))
+    elif name == "enter":
+        # RBP is what RSP was behind its first push.
+        regs.rsp = regs.rbp
+        _move_stack(cpu, regs, stack_width(cpu, decoded))
+        regs.rbp = int.from_bytes(data, "little")
+    elif name in ("stos", "movs", "ins"):
+        _string(regs, decoded)
+    return regs
+
+
+def _move_stack(cpu: Processor, regs: Any, by: int) -> None:
+    mask = cpu.stack_mask
+    regs.rsp = regs.rsp & ~mask | regs.rsp + by & mask
+
+
+def _string(regs: Any, decoded: Decoded) -> None:
+    step, mask = element_size(decoded), count_mask(decoded)
+    back = step if regs.rflags & _DIRECTION else -step
+    names = ("rdi", "rsi") if decoded.mnemonic == "movs" else ("rdi",)
+    for name in names:
+        setattr(regs, name, getattr(regs, name) & ~mask | getattr(regs, name) + back & mask)
+    if decoded.repeated:
+        regs.rcx = regs.rcx & ~mask | regs.rcx + 1 & mask
+
+
+def _parts(cpu: Processor, memory: GuestMemory, operand: Operand) -> Iterator[tuple[int, int, int]]:
+    """`(gpa, size, gva)` of what an operand has in each page."""
+    at, size = operand.gva, operand.size
+    while size:
+        here = min(size, _PAGE - at % _PAGE)
+        access = Access(write=True, user=cpu.cpl == 3)
+        found = walk(memory, cpu.paging, at, access, set_bits=False)
+        if isinstance(found, Refusal):
+            return
+        yield found.gpa, here, at
+        at, size = at + here & _U64, size - here
+
+
+def _hits(cpu: Processor, memory: GuestMemory, operand: Operand, gpa: int, size: int) -> bool:
+    """Whether KVM would begin to write the operand, or its second page, with `size` bytes at `gpa`."""
+    return any(start == gpa and min(_PART, count) == size for start, count, _ in _parts(cpu, memory, operand))
+
+
+def _gva(cpu: Processor, memory: GuestMemory, operand: Operand, gpa: int) -> int:
+    return next(gva for start, _, gva in _parts(cpu, memory, operand) if start == gpa)
+
+
+def _fits(
+    cpu: Processor, memory: GuestMemory, decoded: Decoded, operand: Operand, data: bytes
+) -> bool | None:
+    """Whether the instruction writes `data`: True, False, or None for nobody knows. Completes the registers."""
+    size = operand.size
+    name, insn = decoded.mnemonic, decoded.insn
+    vector = _vector_source(cpu, decoded)
+    if vector is not None:
+        return data in (vector[: len(data)], vector[size - len(data) : size])
+    if len(data) != size or size > _PART:
+        return None
+    written, mask = int.from_bytes(data, "little"), (1 << 8 * size) - 1
+    if name == "call":
+        return written == int(cpu.regs.rip) + decoded.length & mask
+    if name == "stos":
+        return bool(written == cpu.regs.rax & mask)
+    source = _source(cpu, decoded)
+    if name in ("mov", "movnti", "push") and source is not None:
+        return written == source & mask
+    if name.startswith("set") and size == 1:
+        return None if written <= 1 else False
+    found = _current(cpu, memory, operand)
+    if found is None:
+        return None
+    if name == "xadd":
+        set_register(cpu, insn, insn.operands[1].reg, written - found & mask)
+        return True
+    if name in ("adc", "sbb") and source is not None:
+        sign = 1 if name == "adc" else -1
+        carry = sign * (written - found - sign * source) & mask
+        if carry not in (0, 1):
+            return False
+        cpu.regs.rflags = cpu.regs.rflags & ~_CARRY | carry
+        return True
+    result = _result(name, found, source)
+    return None if result is None else result & mask == written
+
+
+def _source(cpu: Processor, decoded: Decoded) -> int | None:
+    """The value of the last operand, if it is a register or a number."""
+    last = decoded.insn.operands[-1] if decoded.insn.operands else None
+    if last is None:
+        return None
+    if last.type == _IMMEDIATE:
+        return int(last.imm)
+    if last.type == _REGISTER:
+        return register_value(cpu, decoded.insn, last.reg)
+    return None
+
+
+def _vector_source(cpu: Processor, decoded: Decoded) -> bytes | None:
+    """The low 16 bytes (8 of an MMX register) that a plain store of a vector register writes."""
+    last = decoded.insn.operands[-1] if decoded.insn.operands else None
+    if last is None or last.type != _REGISTER or not decoded.mnemonic.lstrip("v").startswith("mov"):
+        return None
+    name = decoded.insn.reg_name(last.reg)
+    stem, number = name.rstrip("0123456789"), name[len(name.rstrip("0123456789")) :]
+    if stem not in ("xmm", "mm"):
+        return None
+    area, size = (_XMM, 16) if stem == "xmm" else (_ST, 8)
+    at = area + 16 * int(number)
+    return bytes(cpu.vcpu.get_xsave())[at : at + size]
+
+
+def _current(cpu: Processor, memory: GuestMemory, operand: Operand) -> int | None:
+    found = b""
+    try:
+        for gpa, size, _ in _parts(cpu, memory, operand):
+            found += memory.read(gpa, size)
+    except (GuestMemoryError, GuestFaultError, DeclinedError):
+        return None
+    return int.from_bytes(found, "little") if len(found) == operand.size else None
+
+
+def _result(name: str, found: int, source: int | None) -> int | None:
+    """What an instruction makes of the memory operand that it finds; None for those not told here."""
+    match name:
+        case "inc":
+            return found + 1
+        case "dec":
+            return found - 1
+        case "not":
+            return ~found
+        case "neg":
+            return -found
+    if source is None:
+        return None
+    match name:
+        case "add":
+            return found + source
+        case "sub":
+            return found - source
+        case "and":
+            return found & source
+        case "or":
+            return found | source
+        case "xor":
+            return found ^ source
+    return None
