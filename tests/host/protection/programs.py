@@ -85,7 +85,9 @@ PROGRAMS = {
         "f3a4", READ, DATA, 2, {"rsi": DATA - 4, "rdi": OTHER, "rcx": 12}
     ),
     "rep stos": Program("f348ab", WRITE, DATA, 3, {"rdi": DATA - 16, "rcx": 6}),
-    "rep stos backwards": Program("f3aa", WRITE, DATA + PAGE - 1, 2, {"rdi": DATA + PAGE + 2, "rcx": 9, "rflags": 0x3402}),
+    "rep stos backwards": Program(
+        "f3aa", WRITE, DATA + PAGE - 1, 2, {"rdi": DATA + PAGE + 2, "rcx": 9, "rflags": 0x3402}
+    ),
     "stos": Program("aa", WRITE, DATA + 8, 1, {"rdi": DATA + 8}),
     "lods": Program("ad", READ, DATA + 8, 1, {"rsi": DATA + 8}),
     "scas": Program("ae", READ, DATA + 8, 1, {"rdi": DATA + 8}),

@@ -189,7 +189,7 @@ class World:
         return None if self.rights.get(gpa // PAGE, ALL) & wanted else Refused(VTL1, gpa)
 
     def memory(self, vp: int, vtl: int, owner: int, access: MemoryAccess) -> None:
-        assert (vp, vtl, owner) == (0, VTL0, VTL1)
+        assert (vtl, owner) == (VTL0, VTL1)
         self.told.append(Told(access, Registers.of(self)))
         if not self.grant:
             self._end(None)
