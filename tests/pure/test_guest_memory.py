@@ -41,6 +41,8 @@ THE_MACHINE_S_OWN = {
     "vmm.machine.boot.load": "the same",
     "vmm.backend.hyperv.interface": "zeroes memory at a reset; an atomic OR for overlays that are shown",
     "vmm.overlay.copying": "shows an overlay only where its VTL may read and write (`allowed`)",
+    "vmm.backend.protection.view": "finds out what a processor did; gives none of it to the VTL",
+    "vmm.backend.protection.mapping_host": "makes such views, and memories with a VTL's rights",
 }
 GIVES_RIGHTS = {
     "vmm.vsm.memory": "checks each access",
@@ -66,6 +68,11 @@ ACCESS_BY_VTL = {
     "vmm.backend.vsm.guest_code": "the instruction of an intercept, by the VTL's memory",
     "vmm.backend.vsm.guest_address": "where that instruction makes its access, the same",
     "vmm.backend.emulation": "one instruction, by a `ProcessorMemory` of the vCPU's VTL",
+    "vmm.backend.protection.mapping_faults": "what a processor may do, by a `ProcessorMemory` of its VTL",
+    "vmm.backend.protection.stepping": "the flags that a step has stored, by the same",
+    "vmm.backend.protection.operands": "selectors that the instruction reads, by the same",
+    "vmm.backend.protection.touches": "what a processor has read, to find out which access was refused",
+    "vmm.backend.protection.write_origin": "the same, for the instruction of a write",
 }
 MAY_ACCESS = {**MAY_NAME_ALL_RAM, **ACCESS_BY_VTL}
 MAY_OPEN = {
@@ -76,6 +83,7 @@ MAY_OPEN = {
     "vmm.backend.hyperv.mapped_overlays": "a page of the VMM's own in one VTL's view",
     "vmm.backend.hyperv.memory": "declares the protocol",
     "vmm.backend.protection.host": "a view that knows which pages overlays cover",
+    "vmm.backend.protection.view": "a view with less in it where the VTL has fewer rights",
 }
 
 

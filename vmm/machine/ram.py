@@ -205,6 +205,10 @@ class RamMapping:
             number = ctypes.get_errno()
             raise OSError(number, f"mprotect of {size} bytes at {offset:#x}: {os.strerror(number)}")
 
+    def shown(self, offset: int, size: int) -> bytes:
+        """Bytes of this mapping, where it can be read: of RAM, or of what lies over it."""
+        return bytes(self.view[offset : offset + size])
+
     def close(self) -> None:
         """Unmap. Idempotent."""
         if self._pin is None:
@@ -222,6 +226,7 @@ class RamView:
         self.put_over = mapping.put_over
         self.put_back = mapping.put_back
         self.protect = mapping.protect
+        self.shown = mapping.shown
 
 
 def _map_fixed(address: int, protection: int, fd: int, offset: int) -> None:

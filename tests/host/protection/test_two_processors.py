@@ -53,9 +53,9 @@ class TwoProcessors(World):
         ]
         alone = Alone(self.processors)
         for processor, vcpu in zip(self.processors, self.vcpus, strict=True):
-            stepper = Stepper(processor, vcpu, self.view, self.ram, alone, hardware=self.hardware)
+            stepper = Stepper(processor, vcpu, self.view, self.rightful, alone, hardware=self.hardware)
             MappingFaults(
-                processor, vcpu, 0, self.view, self.ram, self, self, stepper, hardware=self.hardware
+                processor, vcpu, 0, self.view, self.rightful, self, self, stepper, hardware=self.hardware
             ).attach(processor.handlers)
 
     def _ports(self) -> PortBus:

@@ -22,16 +22,19 @@ from vmm.backend.emulation.emulator import Emulator
 from vmm.backend.host_profile import kvm_modules
 from vmm.backend.outcome import Outcome
 from vmm.backend.protection.alone import Alone
+from vmm.backend.protection.faults import Alias
 from vmm.backend.protection.mapping import Mapping
-from vmm.backend.protection.mapping_faults import Alias, MappingFaults
+from vmm.backend.protection.mapping_faults import MappingFaults
 from vmm.backend.protection.stepping import Stepper
 from vmm.backend.protection.view import ProtectedView
 from vmm.backend.vp import VirtualProcessor
 from vmm.bus import MmioBus, PortBus
 from vmm.hv.status import HvStatus
+from vmm.hypercall.outside import AccessInterceptedError, UnprotectedMemory
 from vmm.machine.ram import MIB, GuestRam, RamView
-from vmm.vsm.outside import MemoryAccess, RightsChange
-from vmm.vsm.rights import ALL
+from vmm.outside import Buffer
+from vmm.vsm.outside import MemoryAccess, Refused, RightsChange
+from vmm.vsm.rights import ALL, EXECUTE, READ, WRITE
 
 PAGE = 0x1000
 PML4, PDPT, PD, PT0, PT1 = (PAGE * number for number in range(1, 6))
@@ -43,7 +46,7 @@ DATA, OTHER = 0x100000, 0x110000
 LIBRARY = 0x30000  # code that the tests call or jump to
 SMALL_PAGES_END = 4 * MIB
 MAPPED_BY_PT1 = 2 * MIB
-RAM_SIZE = 16 * MIB
+RAM_SIZE = 4 * MIB
 RING_SELECTORS = {0: (0x08, 0x10), 3: (0x23, 0x1B)}
 TASK_SELECTOR = 0x28
 EXCEPTION_PORT, END_PORT = 0xE6, 0xE7
@@ -84,12 +87,6 @@ class Told:
     registers: Registers
 
 
-@dataclass(frozen=True)
-class Refused:
-    owner: int
-    gpa: int
-
-
 @dataclass
 class Ended:
     """How a program ended. vector: of the exception that ended it, None for its own end."""
@@ -97,6 +94,32 @@ class Ended:
     vector: int | None
     told: list[Told]
     registers: Registers
+
+
+class RightfulMemory:
+    """Guest memory with VTL0's rights (`vmm.hypercall.outside.ProcessorMemory`)."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def read(self, gpa: int, size: int) -> bytes:
+        self._check(gpa, size, READ)
+        return self._world.ram.read(gpa, size)
+
+    def fetch(self, gpa: int, size: int) -> bytes:
+        self._check(gpa, size, EXECUTE)
+        return self._world.ram.read(gpa, size)
+
+    def write(self, gpa: int, data: Buffer) -> None:
+        self._check(gpa, len(data), WRITE)
+        self._world.ram.write(gpa, data)
+
+    def require_writable(self, gpa: int, size: int) -> None:
+        self._check(gpa, size, WRITE)
+
+    def _check(self, gpa: int, size: int, wanted: int) -> None:
+        if self._world.refusing(VTL0, gpa, size, wanted) is not None:
+            raise AccessInterceptedError(gpa, wanted == WRITE)
 
 
 @dataclass
@@ -115,6 +138,8 @@ class World:
         mapping = self.ram.map_for_kvm()
         blocks = [(block.gpa, block.size, block.offset) for block in self.ram.blocks]
         self.view = ProtectedView(RamView(self.ram, mapping), self.ram, blocks)
+        self.rights: dict[int, int] = {}
+        self.rightful = RightfulMemory(self)
         self.mapping = Mapping()
         self.mapping.add(VTL0, self.view)
         self.vm.set_identity_map_addr(0xFEFFC000)
@@ -127,17 +152,17 @@ class World:
         ports.add(EXCEPTION_PORT, 1, _Port(self._exception), "exception")
         ports.add(END_PORT, 1, _Port(lambda value: self._end(None)), "end")
         self.processor = VirtualProcessor(0, self.vcpu, ports, MmioBus(), self._end_run)
-        self.processor.emulator = Emulator(self.vcpu, self.ram)
+        self.processor.emulator = Emulator(self.vcpu, UnprotectedMemory(self.ram))
         self.alone = Alone([self.processor])
         self.stepper = Stepper(
-            self.processor, self.vcpu, self.view, self.ram, self.alone, hardware=self.hardware
+            self.processor, self.vcpu, self.view, self.rightful, self.alone, hardware=self.hardware
         )
         self.faults = MappingFaults(
             self.processor,
             self.vcpu,
             VTL0,
             self.view,
-            self.ram,
+            self.rightful,
             self,
             self,
             self.stepper,
@@ -146,7 +171,6 @@ class World:
         )
         self.faults.attach(self.processor.handlers)
         self.outcome: Outcome | None = None
-        self.rights: dict[int, int] = {}
         self._lay_out()
 
     # ---- memory --------------------------------------------------------------------------------------
@@ -295,7 +319,8 @@ class World:
         self.outcome = outcome
 
     def memory_image(self) -> bytes:
-        return self.ram.read(0, 0xA0000) + self.ram.read(0xC0000, RAM_SIZE - 0xC0000)
+        """What programs can have changed."""
+        return self.ram.read(0, HANDLERS) + self.ram.read(DATA - PAGE, OTHER + PAGE - (DATA - PAGE))
 
     def close(self) -> None:
         self.vm.close()

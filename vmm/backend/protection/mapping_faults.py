@@ -15,15 +15,8 @@ For each of them: what is refused goes to the VTL that refuses it, with all regi
 is allowed, and only not in the mapping because the mapping cannot deny execute, is carried out here; everything else
 goes where it went before. Without an address the access is found by decoding (`touches`).
 
-To attach it (`HypervInterface.connect`, behind `RefusedWrites.attach` and where the other handlers of a VTL on a VP are
-put in place; `Mapping.add(vtl, view)` is done once for each VM, and all overlays of the VTL go through the same view):
-
-    view = ProtectedView(RamView(ram, mapping), ram, [(b.gpa, b.size, b.offset) for b in ram.blocks])
-    mapping.add(vtl, view); mapping.apply(vtl, protections.restricted(vtl)); overlays.views[vtl] = view
-    alone = Alone(processors)                                       # one of a machine
-    stepper = Stepper(processor, vcpu, view, ram, alone, hardware=profile.modules.hardware)
-    MappingFaults(processor, vcpu, vtl, view, ram, protections, intercepts, stepper,
-                  aliases, hardware=profile.modules.hardware).attach(caller.handlers)
+`vmm.backend.protection.mapping_host.MappingProtection` attaches it. It has to come over `RefusedWrites`, which takes an
+EFAULT without an address for a write to an overlay.
 
 Implements: VSM-080, MISC-006
 """
@@ -32,23 +25,23 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from kvmapi import Vcpu
 from kvmapi.uapi import kvm as k
 from vmm.backend.emulation import interrupt
-from vmm.backend.emulation.faults import DeclinedError, GuestFaultError
-from vmm.backend.emulation.linear import LinearMemory
+from vmm.backend.emulation.faults import DeclinedError, GuestFaultError, ProtectedError
 from vmm.backend.emulation.processor import Cpuid, Processor
 from vmm.backend.protection import write_origin
 from vmm.backend.protection.events import Event, in_delivery, keep, lost_in_delivery
+from vmm.backend.protection.faults import Alias
 from vmm.backend.protection.stepping import Stepper
 from vmm.backend.protection.touches import Touch, Touches, of_event, of_instruction
 from vmm.backend.protection.unfinished import put_registers, take_back
 from vmm.backend.protection.view import PAGE_SHIFT, ProtectedView
 from vmm.backend.vp import VirtualProcessor
-from vmm.outside import Buffer, GuestMemory
-from vmm.vsm.outside import MemoryAccess, MemoryIntercepts
+from vmm.hypercall.outside import AccessInterceptedError, ProcessorMemory
+from vmm.vsm.outside import MemoryAccess, MemoryIntercepts, Refused
 from vmm.vsm.rights import EXECUTE, READ, WRITE
 
 # struct kvm_run: mmio.phys_addr u64 @32, data u8[8] @40, len u32 @48, is_write u8 @52
@@ -64,53 +57,11 @@ REPEATS: Final = 1000
 """Exits at one instruction, one after the other, for which there is no reason. Rights that change give a few."""
 
 
-class RefusedPage(Protocol):
-    """What `vmm.vsm.protections.MemoryProtections.refusing` returns."""
-
-    @property
-    def owner(self) -> int:
-        """The lowest VTL that refuses."""
-
-    @property
-    def gpa(self) -> int:
-        """The first byte refused."""
-
-
 class Rights(Protocol):
     """`vmm.vsm.protections.MemoryProtections`, as far as it is needed here."""
 
-    def refusing(self, vtl: int, gpa: int, size: int, wanted: int) -> RefusedPage | None:
+    def refusing(self, vtl: int, gpa: int, size: int, wanted: int) -> Refused | None:
         """Who refuses `wanted` to `vtl`, if anybody."""
-
-
-class Alias(NamedTuple):
-    """A second place at which a VTL finds a piece of RAM: `size` bytes at `gpa` are those at `ram_gpa`. Writes there
-    are not to RAM."""
-
-    gpa: int
-    size: int
-    ram_gpa: int
-
-
-class _AllowedMemory:
-    """Guest memory with the rights of the VTL (`vmm.outside.GuestMemory`), whatever is in its mapping."""
-
-    def __init__(self, view: ProtectedView, memory: GuestMemory) -> None:
-        self._view = view
-        self.ranges = memory.ranges
-
-    def read(self, gpa: int, size: int) -> bytes:
-        data = self._view.read(gpa, size)
-        if data is None:
-            raise DeclinedError("rights have changed")
-        return data
-
-    def write(self, gpa: int, data: Buffer) -> None:
-        if not self._view.write(gpa, bytes(data)):
-            raise DeclinedError("rights have changed")
-
-    def fill(self, gpa: int, size: int, value: int = 0) -> None:
-        self.write(gpa, bytes([value]) * size)
 
 
 class MappingFaults:
@@ -125,7 +76,7 @@ class MappingFaults:
         vcpu: Vcpu,
         vtl: int,
         view: ProtectedView,
-        memory: GuestMemory,
+        memory: ProcessorMemory,
         protections: Rights,
         intercepts: MemoryIntercepts,
         stepper: Stepper,
@@ -133,14 +84,13 @@ class MappingFaults:
         *,
         hardware: bool,
     ) -> None:
-        """memory: all of RAM. hardware: whether guests run on VT-x or SVM (`KvmModules.hardware`)."""
+        """memory: with the VTL's rights. hardware: whether guests run on VT-x or SVM (`KvmModules.hardware`)."""
         self.inexact = 0
         self._processor = processor
         self._vcpu = vcpu
         self._vtl = vtl
         self._view = view
         self._memory = memory
-        self._allowed = _AllowedMemory(view, memory)
         self._protections = protections
         self._intercepts = intercepts
         self._stepper = stepper
@@ -182,7 +132,7 @@ class MappingFaults:
         """KVM_EXIT_INTERNAL_ERROR: maybe an instruction that KVM could not fetch or carry out for want of rights."""
         if self._view.restricts():
             cpu = self._processor_state()
-            touches = of_instruction(cpu, self._memory)
+            touches = of_instruction(cpu, self._view)
             if self._refuse(cpu, touches):
                 return
             pages, walked = self._missing(touches)
@@ -213,18 +163,22 @@ class MappingFaults:
             self._others[k.KVM_EXIT_MMIO]()
             return True
         if is_write:
-            return self._view.write(gpa, bytes(run.u8[_MMIO_DATA : _MMIO_DATA + size]))
+            try:
+                self._memory.write(gpa, bytes(run.u8[_MMIO_DATA : _MMIO_DATA + size]))
+            except AccessInterceptedError:
+                return False
+            return True
         cpu = self._processor_state()
-        touches = of_instruction(cpu, self._memory)
+        touches = of_instruction(cpu, self._view)
         hit = _hit(touches, gpa)
         if hit is not None and hit.wanted == WRITE:
             locked = touches.instruction is not None and touches.instruction.locked
             if locked or not self._view.rights(page) & WRITE:
                 return False
-        data = self._view.read(ram_gpa, size)
-        if data is None:
+        try:
+            run.u8[_MMIO_DATA : _MMIO_DATA + size] = self._memory.read(ram_gpa, size)
+        except AccessInterceptedError:
             return False
-        run.u8[_MMIO_DATA : _MMIO_DATA + size] = data
         return True
 
     def _refused_mmio(self) -> None:
@@ -235,7 +189,7 @@ class MappingFaults:
         cpu = self._processor_state()
         if run.u8[_MMIO_IS_WRITE]:
             data = bytes(run.u8[_MMIO_DATA : _MMIO_DATA + size])
-            origin = write_origin.find(cpu, self._memory, gpa, data)
+            origin = write_origin.find(cpu, self._view, gpa, data)
             if origin is None:
                 self.inexact += 1
                 instruction, gva = None, None
@@ -248,7 +202,7 @@ class MappingFaults:
                 raw = instruction.raw if instruction else b""
                 self._tell(refused.owner, MemoryAccess(gpa, WRITE, gva, raw, len(raw)))
             return
-        touches = of_instruction(cpu, self._memory)
+        touches = of_instruction(cpu, self._view)
         hit = _hit(touches, gpa)
         instruction = touches.instruction
         self._take_back_read(cpu, touches)
@@ -274,7 +228,7 @@ class MappingFaults:
     # ---- an access that has to be found ------------------------------------------------------------------
 
     def _instruction(self, cpu: Processor, otherwise: Callable[[], None]) -> None:
-        touches = of_instruction(cpu, self._memory)
+        touches = of_instruction(cpu, self._view)
         if not self._refuse(cpu, touches) and not self._carry_out(cpu, touches):
             if any(
                 touch.wanted == WRITE and self._view.covered(self._page(touch)) for touch in touches.touches
@@ -350,7 +304,7 @@ class MappingFaults:
 
         requeue: KVM does not have it any more. What it was to interrupt raises a fault again by itself.
         """
-        touches = of_event(cpu, self._memory, event.vector, event.error_code)
+        touches = of_event(cpu, self._view, event.vector, event.error_code)
         if self._refuse(cpu, touches):
             if requeue and not event.comes_again:
                 keep(self._vcpu, event)
@@ -358,12 +312,11 @@ class MappingFaults:
         pages, walked = self._missing(touches)
         if not pages and not walked:
             return False
-        cpu.memory = LinearMemory(self._allowed, lambda: cpu.paging)
         try:
             interrupt.deliver(
                 cpu, event.vector, software=False, fault=event.fault, error_code=event.error_code
             )
-        except (DeclinedError, GuestFaultError):
+        except (DeclinedError, GuestFaultError, ProtectedError):
             if requeue:
                 keep(self._vcpu, event)
             return False

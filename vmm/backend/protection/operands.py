@@ -16,6 +16,8 @@ from functools import cache
 from typing import Any, Final
 
 from vmm.backend.emulation import registers as r
+from vmm.backend.emulation.faults import DeclinedError, GuestFaultError, ProtectedError
+from vmm.backend.emulation.page_walk import Access
 from vmm.backend.emulation.processor import Processor
 from vmm.vsm.rights import READ, WRITE
 
@@ -359,13 +361,10 @@ def descriptor(cpu: Processor, selector: int) -> Iterator[Operand]:
 
 def _descriptor_on_stack(cpu: Processor, offset: int) -> Iterator[Operand]:
     """The one that a selector on the stack names, as far as it can be read."""
-    from vmm.backend.emulation.faults import DeclinedError, GuestFaultError
-    from vmm.backend.emulation.page_walk import Access
-
     at = _stack(cpu, offset, 2, READ)
     try:
         raw = cpu.memory.read(at.gva, 2, Access(user=cpu.cpl == 3))
-    except (DeclinedError, GuestFaultError):
+    except (DeclinedError, GuestFaultError, ProtectedError):
         return  # the read itself is the access that counts
     yield from descriptor(cpu, int.from_bytes(raw, "little"))
 

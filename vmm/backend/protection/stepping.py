@@ -20,7 +20,7 @@ with the pages. So the IDT register points elsewhere for this instruction, at a 
 
 from __future__ import annotations
 
-import errno
+import contextlib
 from collections.abc import Callable
 from typing import Final
 
@@ -28,14 +28,14 @@ from kvmapi import Vcpu
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi import x86
 from vmm.backend.emulation import registers as r
-from vmm.backend.emulation.page_walk import Access, Refusal, walk
+from vmm.backend.emulation.page_walk import Access
 from vmm.backend.emulation.processor import Processor
 from vmm.backend.protection.alone import Alone
 from vmm.backend.protection.operands import operands, stack_width
-from vmm.backend.protection.touches import Touches, idt_pages, linear_rip
+from vmm.backend.protection.touches import Touches, idt_pages, linear_rip, translate
 from vmm.backend.protection.view import ProtectedView
 from vmm.backend.vp import VirtualProcessor
-from vmm.outside import GuestMemory
+from vmm.hypercall.outside import AccessInterceptedError, ProcessorMemory
 
 _STEP: Final = k.KVM_GUESTDBG_ENABLE | k.KVM_GUESTDBG_SINGLESTEP | x86.KVM_GUESTDBG_BLOCKIRQ
 _IMMEDIATE_EXIT: Final = 1
@@ -56,12 +56,12 @@ class Stepper:
         processor: VirtualProcessor,
         vcpu: Vcpu,
         view: ProtectedView,
-        memory: GuestMemory,
+        memory: ProcessorMemory,
         alone: Alone,
         *,
         hardware: bool,
     ) -> None:
-        """hardware: whether guests run on VT-x or SVM (`KvmModules.hardware`)."""
+        """memory: with the VTL's rights. hardware: whether guests run on VT-x or SVM (`KvmModules.hardware`)."""
         self.steps = 0
         self._processor = processor
         self._vcpu = vcpu
@@ -123,7 +123,8 @@ class Stepper:
             view.let_out()
             self._unshield(cpu)
         if number:
-            return None if number in (errno.EINTR, errno.EAGAIN, errno.EFAULT) else number
+            self._take_trap(cpu, touches, debug)
+            return None
         return self._ended(cpu, touches, debug)
 
     # ---- no event may be delivered -------------------------------------------------------------------
@@ -136,18 +137,18 @@ class Stepper:
             self._put_idt(cpu, int(cpu.sregs.idt.base), 0)
             return frozenset()
         used = {touch.gpa >> 12 for touch in touches.touches} | pages.keys() | walked
-        idt = idt_pages(cpu, self._memory)
+        idt = idt_pages(cpu, self._view)
         if not idt & used and not any(self._view.covered(gpn) for gpn in idt):
             return idt
         around = linear_rip(cpu) & -_PAGE
         for index in range(1, _DECOY_PAGES):
             at = around + index * _PAGE & (1 << 64) - 1
-            found = walk(self._memory, cpu.paging, at, Access(implicit=True), set_bits=False)
-            if isinstance(found, Refusal) or found.gpa >> 12 in used:
+            gpa = translate(cpu, self._view, at, Access(implicit=True))
+            if gpa is None or gpa >> 12 in used:
                 continue
-            if self._view.is_ram(found.gpa >> 12) and not self._view.covered(found.gpa >> 12):
+            if self._view.is_ram(gpa >> 12) and not self._view.covered(gpa >> 12):
                 self._put_idt(cpu, at, _PAGE - 1)
-                return frozenset({found.gpa >> 12})
+                return frozenset({gpa >> 12})
         return None
 
     def _put_idt(self, cpu: Processor, base: int, limit: int) -> None:
@@ -179,6 +180,17 @@ class Stepper:
             queue_exception(self._vcpu, events, int(events.exception.nr))
         return None
 
+    def _take_trap(self, cpu: Processor, touches: Touches, debug: x86.kvm_debugregs) -> None:
+        """KVM_RUN failed: nothing was done; or the step was, and its #DB is on its way, which KVM delivers itself."""
+        events = self._vcpu.get_vcpu_events()
+        exception = events.exception
+        if (exception.injected or exception.pending) and exception.nr == x86.DB_VECTOR and not self._hardware:
+            exception.injected = exception.pending = 0
+            events.flags = x86.KVM_VCPUEVENT_VALID_SHADOW
+            self._vcpu.set_vcpu_events(events)
+            self._vcpu.set_debugregs(debug)
+            self._finished(cpu, touches)
+
     def _finished(self, cpu: Processor, touches: Touches) -> None:
         self.steps += 1
         traced = bool(cpu.regs.rflags & r.RFLAGS_TF)
@@ -196,10 +208,13 @@ class Stepper:
         assert touches.instruction is not None
         at = next(iter(operands(cpu, touches.instruction))).gva + 1
         assert stack_width(cpu, touches.instruction) > 1
-        found = walk(self._memory, cpu.paging, at, Access(write=True, user=cpu.cpl == 3), set_bits=False)
-        if not isinstance(found, Refusal):
-            flags = self._memory.read(found.gpa, 1)[0]
-            self._memory.write(found.gpa, bytes([flags & ~(r.RFLAGS_TF >> 8)]))
+        gpa = translate(cpu, self._view, at, Access(write=True, user=cpu.cpl == 3))
+        if gpa is not None:
+            with contextlib.suppress(
+                AccessInterceptedError
+            ):  # rights have changed since: it cannot be seen either
+                flags = self._memory.read(gpa, 1)[0]
+                self._memory.write(gpa, bytes([flags & ~(r.RFLAGS_TF >> 8)]))
 
 
 def queue_exception(

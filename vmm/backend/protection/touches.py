@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from kvmapi.uapi import x86
 from vmm.backend.emulation import interrupt
@@ -21,7 +21,7 @@ from vmm.backend.emulation.linear import LinearMemory
 from vmm.backend.emulation.page_walk import Access, Denial, Paging, Refusal, walk
 from vmm.backend.emulation.processor import Processor
 from vmm.backend.protection.operands import Decoded, Operand, decode, operands
-from vmm.outside import Buffer, GuestMemory
+from vmm.outside import Buffer
 from vmm.vsm.rights import EXECUTE, READ, WRITE
 
 _PAGE: Final = 4096
@@ -50,10 +50,20 @@ class Touches(NamedTuple):
     fault: GuestFaultError | None = None
 
 
-class _Tables:
-    """Guest memory for a page walk, which logs and does not write: as much of `GuestMemory` as one needs."""
+class Seen(Protocol):
+    """Guest memory as a VTL's processors find it, whatever the rights of the VTL: `ProtectedView` is one.
 
-    def __init__(self, memory: GuestMemory, log: list[Touch], gva: int) -> None:
+    `vmm.outside.GuestMemoryError` where there is no RAM.
+    """
+
+    def read(self, gpa: int, size: int) -> bytes:
+        """Bytes of one page."""
+
+
+class _Logged:
+    """`ProcessorMemory` that logs and writes nothing, for a page walk to `gva`."""
+
+    def __init__(self, memory: Seen, log: list[Touch], gva: int) -> None:
         self._memory = memory
         self._log = log
         self._gva = gva
@@ -62,22 +72,27 @@ class _Tables:
         self._log.append(Touch(gpa, size, READ, self._gva, page_walk=True))
         return self._memory.read(gpa, size)
 
+    fetch = read
+
     def write(self, gpa: int, data: Buffer) -> None:
         self._log.append(Touch(gpa, len(data), WRITE, self._gva, page_walk=True))
+
+    def require_writable(self, gpa: int, size: int) -> None:
+        raise AssertionError("a page walk asks for nothing before it writes")
 
 
 class LoggedMemory(LinearMemory):
     """Guest memory by linear address that notes what is touched, and writes nothing."""
 
-    def __init__(self, memory: GuestMemory, paging: Callable[[], Paging]) -> None:
-        super().__init__(memory, paging)
-        self._ram = memory
+    def __init__(self, memory: Seen, paging: Callable[[], Paging]) -> None:
         self.log: list[Touch] = []
+        super().__init__(_Logged(memory, self.log, 0), paging)
+        self._seen = memory
 
     def read(self, linear_address: int, size: int, access: Access) -> bytes:
         """See `LinearMemory`."""
         parts = self.touch(linear_address, size, access, EXECUTE if access.fetch else READ)
-        return b"".join(self._ram.read(gpa, part) for gpa, part in parts)
+        return b"".join(self._seen.read(gpa, part) for gpa, part in parts)
 
     def write(self, linear_address: int, data: bytes, access: Access) -> None:
         """Only noted."""
@@ -91,8 +106,7 @@ class LoggedMemory(LinearMemory):
         wrap = (1 << 64) - 1 if paging.long_mode else 0xFFFF_FFFF
         while size:
             here = min(size, _PAGE - linear_address % _PAGE)
-            tables = _Tables(self._ram, self.log, linear_address)
-            found = walk(tables, paging, linear_address, access)  # type: ignore[arg-type]
+            found = walk(_Logged(self._seen, self.log, linear_address), paging, linear_address, access)
             if isinstance(found, Refusal):
                 if found.denial is Denial.TABLE_NOT_RAM:
                     raise DeclinedError(f"no page table in RAM leads to {linear_address:#x}")
@@ -106,8 +120,8 @@ class LoggedMemory(LinearMemory):
         return parts
 
 
-def of_instruction(cpu: Processor, memory: GuestMemory) -> Touches:
-    """What the instruction at RIP touches. memory: RAM, whatever the VTL's rights."""
+def of_instruction(cpu: Processor, memory: Seen) -> Touches:
+    """What the instruction at RIP touches."""
     logged = LoggedMemory(memory, lambda: cpu.paging)
     decoded: Decoded | None = None
     fault: GuestFaultError | None = None
@@ -167,13 +181,13 @@ def _software_interrupt(decoded: Decoded) -> int | None:
     return _SOFTWARE.get(decoded.mnemonic)
 
 
-def of_event(cpu: Processor, memory: GuestMemory, vector: int, error_code: int | None) -> Touches:
+def of_event(cpu: Processor, memory: Seen, vector: int, error_code: int | None) -> Touches:
     """What the delivery of an exception or interrupt touches, before its handler's first instruction."""
     return Touches(_delivery(cpu, memory, vector, 0, error_code))
 
 
 def _delivery(
-    cpu: Processor, memory: GuestMemory, vector: int, length: int, error_code: int | None = None
+    cpu: Processor, memory: Seen, vector: int, length: int, error_code: int | None = None
 ) -> list[Touch]:
     probe = copy.copy(cpu)
     probe.regs = x86.kvm_regs.from_buffer_copy(cpu.regs)
@@ -188,13 +202,19 @@ def _delivery(
     return logged.log
 
 
-def idt_pages(cpu: Processor, memory: GuestMemory) -> frozenset[int]:
+def translate(cpu: Processor, memory: Seen, linear_address: int, access: Access) -> int | None:
+    """Where a byte lies, None where the access is a page fault. No bit of a page table is set."""
+    found = walk(_Logged(memory, [], linear_address), cpu.paging, linear_address, access)
+    return None if isinstance(found, Refusal) else found.gpa
+
+
+def idt_pages(cpu: Processor, memory: Seen) -> frozenset[int]:
     """The page numbers where the IDT lies, as far as it is mapped."""
     base, limit = int(cpu.sregs.idt.base), int(cpu.sregs.idt.limit)
     found = set()
     for at in range(base & -_PAGE, base + limit + 1, _PAGE):
         address = at & (1 << 64) - 1
-        translated = walk(memory, cpu.paging, address, Access(implicit=True), set_bits=False)
-        if not isinstance(translated, Refusal):
-            found.add(translated.gpa >> 12)
+        gpa = translate(cpu, memory, address, Access(implicit=True))
+        if gpa is not None:
+            found.add(gpa >> 12)
     return frozenset(found)

@@ -54,15 +54,18 @@ class RamPages(Protocol):
     def protect(self, offset: int, size: int, protection: int) -> None:
         """Change what the mapping allows."""
 
+    def shown(self, offset: int, size: int) -> bytes:
+        """Bytes of the mapping. To be asked only for pages that it lets be read."""
+
 
 class ProtectedView:
     """See the module. Thread-safe. It is an `OverlayView` as well: all overlays of the VTL go through it."""
 
-    def __init__(self, pages: RamPages, memory: GuestMemory, gpa_of: Sequence[tuple[int, int, int]]) -> None:
-        """memory: all of RAM, whatever the rights. gpa_of: RAM as `(gpa, size, offset in the mapping)`."""
+    def __init__(self, pages: RamPages, ram: GuestMemory, gpa_of: Sequence[tuple[int, int, int]]) -> None:
+        """ram: all of it, whatever the rights. gpa_of: RAM as `(gpa, size, offset in the mapping)`."""
         self.offset_of = pages.offset_of
         self._pages = pages
-        self._memory = memory
+        self._ram = ram
         self._gpa_of = gpa_of
         self._changing = threading.Lock()  # rights, or what is in for a moment; taken before `_lock`
         self._lock = threading.Lock()
@@ -180,6 +183,16 @@ class ProtectedView:
                 return gpa + offset - start >> PAGE_SHIFT
         raise ValueError(f"offset {offset:#x} of the mapping is no guest RAM")
 
+    def read(self, gpa: int, size: int) -> bytes:
+        """Bytes of one page as the VTL's processors find them, whatever its rights: an overlay, or RAM.
+
+        To find out what a processor did, never for the VTL. Errors: `GuestMemoryError`.
+        """
+        with self._lock:
+            if gpa >> PAGE_SHIFT in self._covered:
+                return self._pages.shown(self.offset_of(gpa, size), size)
+        return self._ram.read(gpa, size)
+
     # ---- what is allowed though the mapping does not have it --------------------------------------------
 
     def lacks(self, gpn: int, wanted: int) -> bool:
@@ -190,21 +203,6 @@ class ProtectedView:
         protection = self._let_in.get(gpn, PROTECTION[rights])
         needed = PROT_READ | PROT_WRITE if wanted == WRITE else PROT_READ
         return bool(rights & wanted) and protection & needed != needed
-
-    def read(self, gpa: int, size: int) -> bytes | None:
-        """Bytes of one page, None where the VTL may not read it."""
-        with self._lock:
-            if not self._rights.get(gpa >> PAGE_SHIFT) & READ:
-                return None
-            return self._memory.read(gpa, size)
-
-    def write(self, gpa: int, data: bytes) -> bool:
-        """Store bytes into one page. False: the VTL may not."""
-        with self._lock:
-            if not self._rights.get(gpa >> PAGE_SHIFT) & WRITE:
-                return False
-            self._memory.write(gpa, data)
-            return True
 
     def let_in(self, pages: dict[int, int], walked: Iterable[int] = ()) -> bool:
         """Put pages into the mapping for data that the VTL may access: page number to READ or WRITE.

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from kvmapi.uapi import x86
-from vmm.backend.emulation.faults import DeclinedError, GuestFaultError
-from vmm.backend.emulation.page_walk import Access, Refusal, walk
+from vmm.backend.emulation.page_walk import Access
 from vmm.backend.emulation.processor import Processor
 from vmm.backend.protection.operands import (
     Decoded,
@@ -31,8 +30,8 @@ from vmm.backend.protection.operands import (
     set_register,
     stack_width,
 )
-from vmm.backend.protection.touches import linear_rip
-from vmm.outside import GuestMemory, GuestMemoryError
+from vmm.backend.protection.touches import Seen, linear_rip, translate
+from vmm.outside import GuestMemoryError
 from vmm.vsm.rights import WRITE
 
 _PAGE: Final = 4096
@@ -54,7 +53,7 @@ class Origin:
     gva: int
 
 
-def find(cpu: Processor, memory: GuestMemory, gpa: int, data: bytes) -> Origin | None:
+def find(cpu: Processor, memory: Seen, gpa: int, data: bytes) -> Origin | None:
     """The instruction that wants to write `data` at `gpa`, its first part that is refused.
 
     cpu: its registers are those of the exit, and the same when this returns. None: none is known to do that.
@@ -81,9 +80,7 @@ def find(cpu: Processor, memory: GuestMemory, gpa: int, data: bytes) -> Origin |
         cpu.regs = after
 
 
-def _candidates(
-    cpu: Processor, memory: GuestMemory, after: Any, data: bytes
-) -> Iterator[tuple[Decoded, Any]]:
+def _candidates(cpu: Processor, memory: Seen, after: Any, data: bytes) -> Iterator[tuple[Decoded, Any]]:
     """Instructions that may have led here, with the registers before them."""
     cpu.regs = after
     here = _code(cpu, memory, linear_rip(cpu), _LONGEST)
@@ -104,25 +101,23 @@ def _candidates(
                 yield decoded, _before(cpu, after, decoded, data, start)
 
 
-def _code(cpu: Processor, memory: GuestMemory, at: int, size: int) -> bytes:
+def _code(cpu: Processor, memory: Seen, at: int, size: int) -> bytes:
     """Up to `size` bytes of code at a linear address, as far as they can be read."""
     found = b""
     while size:
         here = min(size, _PAGE - at % _PAGE)
-        translated = walk(
-            memory, cpu.paging, at & _U64, Access(fetch=True, user=cpu.cpl == 3), set_bits=False
-        )
-        if isinstance(translated, Refusal):
+        gpa = translate(cpu, memory, at & _U64, Access(fetch=True, user=cpu.cpl == 3))
+        if gpa is None:
             break
         try:
-            found += memory.read(translated.gpa, here)
+            found += memory.read(gpa, here)
         except GuestMemoryError:
             break
         at, size = at + here, size - here
     return found
 
 
-def _code_before(cpu: Processor, memory: GuestMemory, end: int) -> bytes:
+def _code_before(cpu: Processor, memory: Seen, end: int) -> bytes:
     """Up to 15 bytes that end at a linear address."""
     here = min(_LONGEST, (end - 1) % _PAGE + 1)
     code = _code(cpu, memory, end - here, here)
@@ -166,31 +161,28 @@ def _string(regs: Any, decoded: Decoded) -> None:
         regs.rcx = regs.rcx & ~mask | regs.rcx + 1 & mask
 
 
-def _parts(cpu: Processor, memory: GuestMemory, operand: Operand) -> Iterator[tuple[int, int, int]]:
+def _parts(cpu: Processor, memory: Seen, operand: Operand) -> Iterator[tuple[int, int, int]]:
     """`(gpa, size, gva)` of what an operand has in each page."""
     at, size = operand.gva, operand.size
     while size:
         here = min(size, _PAGE - at % _PAGE)
-        access = Access(write=True, user=cpu.cpl == 3)
-        found = walk(memory, cpu.paging, at, access, set_bits=False)
-        if isinstance(found, Refusal):
+        gpa = translate(cpu, memory, at, Access(write=True, user=cpu.cpl == 3))
+        if gpa is None:
             return
-        yield found.gpa, here, at
+        yield gpa, here, at
         at, size = at + here & _U64, size - here
 
 
-def _hits(cpu: Processor, memory: GuestMemory, operand: Operand, gpa: int, size: int) -> bool:
+def _hits(cpu: Processor, memory: Seen, operand: Operand, gpa: int, size: int) -> bool:
     """Whether KVM would begin to write the operand, or its second page, with `size` bytes at `gpa`."""
     return any(start == gpa and min(_PART, count) == size for start, count, _ in _parts(cpu, memory, operand))
 
 
-def _gva(cpu: Processor, memory: GuestMemory, operand: Operand, gpa: int) -> int:
+def _gva(cpu: Processor, memory: Seen, operand: Operand, gpa: int) -> int:
     return next(gva for start, _, gva in _parts(cpu, memory, operand) if start == gpa)
 
 
-def _fits(
-    cpu: Processor, memory: GuestMemory, decoded: Decoded, operand: Operand, data: bytes
-) -> bool | None:
+def _fits(cpu: Processor, memory: Seen, decoded: Decoded, operand: Operand, data: bytes) -> bool | None:
     """Whether the instruction writes `data`: True, False, or None for nobody knows. Completes the registers."""
     size = operand.size
     name, insn = decoded.mnemonic, decoded.insn
@@ -252,12 +244,12 @@ def _vector_source(cpu: Processor, decoded: Decoded) -> bytes | None:
     return bytes(cpu.vcpu.get_xsave())[at : at + size]
 
 
-def _current(cpu: Processor, memory: GuestMemory, operand: Operand) -> int | None:
+def _current(cpu: Processor, memory: Seen, operand: Operand) -> int | None:
     found = b""
     try:
         for gpa, size, _ in _parts(cpu, memory, operand):
             found += memory.read(gpa, size)
-    except (GuestMemoryError, GuestFaultError, DeclinedError):
+    except GuestMemoryError:
         return None
     return int.from_bytes(found, "little") if len(found) == operand.size else None
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from kvmapi.uapi import x86
 from vmm.backend.emulation.processor import Cpuid, Processor
+from vmm.hypercall.outside import UnprotectedMemory
 from vmm.machine.ram import MIB, GuestRam
 
 PML4, PDPT, PD, PT = 0x1000, 0x2000, 0x3000, 0x4000
@@ -64,4 +65,4 @@ def processor(
         sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer = 0x80010033, PML4, 0x620, 0xD00
     else:
         sregs.cr0 = 1 if bits == 32 else 0
-    return Processor(vcpu or FakeVcpu(regs, sregs), ram, Cpuid([]))  # type: ignore[arg-type]
+    return Processor(vcpu or FakeVcpu(regs, sregs), UnprotectedMemory(ram), Cpuid([]))  # type: ignore[arg-type]
