@@ -6,4 +6,11 @@
 | `attributes` | enforcement by KVM_SET_MEMORY_ATTRIBUTES, where a kernel has R, W and X |
 | `faults` | the exits of such a kernel |
 | `covers` | pages that an overlay hides: their rights wait until they are seen again |
+| `mapping`, `view` | enforcement by what each VTL's VM has mapped, on any KVM |
+| `mapping_faults`, `mapping_host` | the exits of such a machine; its `HostProtection` |
+| `touches`, `operands` | which memory an instruction or an event touches, to find a refused access without an address |
+| `write_origin`, `unfinished` | instructions that KVM's emulator has half done: found, and taken back |
+| `events` | exceptions and interrupts whose delivery was refused |
+| `stepping`, `alone` | one instruction with pages in the mapping that must not be executed |
+| `exactness` | what a host can enforce and tell that way, and what it costs |
 """
