@@ -5,7 +5,7 @@ A default protection mask that lets lower VTLs read, write and execute restricts
 other, and every intercept bit, needs a `Protections` that carries it out. The mask comes into force with
 EnableVtlProtection; before that it can be changed.
 
-Implements: VSM-006, VSM-008, VSM-009, VSM-013
+Implements: VSM-006, VSM-008, VSM-009, VSM-012, VSM-013
 """
 
 from __future__ import annotations

@@ -237,7 +237,7 @@ def test_a_vtl_above_the_caller_is_denied() -> None:
     assert world.modify(0, 1, vtl=2) == (DENIED, 0)
 
 
-@pytest.mark.tlfs("VSM-072")
+@pytest.mark.tlfs("VSM-072", "OHCL-006")
 @pytest.mark.parametrize(("target", "restricted"), [(None, [0, 1]), (2, [0, 1]), (1, [1]), (0, [0])])
 def test_who_is_restricted(target: int | None, restricted: list[int]) -> None:
     """DIS-02: a lower VTL by name, or all below the VTL that owns the protection."""
@@ -285,6 +285,15 @@ def test_the_lowest_vtl_that_refuses_is_told() -> None:
     assert world.rights.refusing(0, 6 * PAGE - 4, 8, WRITE) == Refused(1, 6 * PAGE - 4)
     assert world.rights.refusing(0, 6 * PAGE, 8, WRITE) == Refused(2, 6 * PAGE)
     assert world.rights.refusing(0, 5 * PAGE, 2 * PAGE, READ) is None
+
+
+@pytest.mark.tlfs("VSM-122")
+def test_what_is_not_ram_is_refused_by_nobody() -> None:
+    """A device, or nothing: an access there is for who is there, whatever the default mask says."""
+    world = Protected().enable(0x3)
+
+    assert world.rights.refusing(0, HOLE * PAGE, 8, EXECUTE) is None
+    assert world.rights.refusing(0, HOLE * PAGE - 4, 8, EXECUTE) == Refused(1, HOLE * PAGE - 4)
 
 
 def test_the_first_byte_of_the_first_refused_page_is_told() -> None:
