@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.build import BenchError, guest, run_program
+from bench.build import BenchError, guest, run_program, time_limit_s
 from bench.figure import Figure, Side
 
 WATCHDOG_S = 60
@@ -64,11 +64,12 @@ def first_byte_ms(command: list[str]) -> float:
     ) as child:
         assert child.stdout is not None
         try:
-            if not select.select([child.stdout], [], [], WATCHDOG_S)[0]:
-                raise BenchError(f"{' '.join(command)} printed nothing within {WATCHDOG_S} s")
+            limit_s = time_limit_s(WATCHDOG_S)
+            if not select.select([child.stdout], [], [], limit_s)[0]:
+                raise BenchError(f"{' '.join(command)} printed nothing within {limit_s:g} s")
             byte = os.read(child.stdout.fileno(), 1)
             elapsed = time.perf_counter() - begin
-            _, stderr = child.communicate(timeout=WATCHDOG_S)
+            _, stderr = child.communicate(timeout=limit_s)
         except BaseException:
             child.kill()
             raise
@@ -80,7 +81,7 @@ def first_byte_ms(command: list[str]) -> float:
 def whole_run_ms(command: list[str]) -> float:
     """Milliseconds of a whole run that must end with debug-exit code 0."""
     begin = time.perf_counter()
-    result = run_program(command, WATCHDOG_S)
+    result = run_program(command, time_limit_s(WATCHDOG_S))
     elapsed = time.perf_counter() - begin
     if result.returncode != 1:
         raise BenchError(f"{' '.join(command)} ended with {result.returncode}, expected 1")

@@ -7,9 +7,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bench import vtl
+from bench.build import BenchError
 from bench.figure import Figure, Side
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -45,22 +48,13 @@ def test_list_names_every_benchmark() -> None:
                 "called-port-write",
                 *(f"hypercall-{name}" for name in CALLS),
                 *(f"hypercall-{name}-added" for name in CALLS),
+                *(f"hypercall-{name}-floor" for name in CALLS),
+                "bare-port-write-c",
+                "called-port-write-c",
+                *(f"hypercall-{name}-c" for name in CALLS),
             ],
         ),
         ("startup", ["first-instruction", "dummy-guest"]),
-        (
-            "vtl",
-            [
-                "vtl-round-trip",
-                *(f"vtl-switches-{vps}" for vps in ("1-vp", "2-vps", "4-vps")),
-                *(
-                    f"vtl-latency-{source}-{activity}{suffix}"
-                    for source in ("deadline", "stimer", "ipi")
-                    for activity in ("spin", "halt")
-                    for suffix in ("", "-p99")
-                ),
-            ],
-        ),
     ],
 )
 def test_each_figure_is_one_json_object(name: str, figures: list[str]) -> None:
@@ -69,12 +63,48 @@ def test_each_figure_is_one_json_object(name: str, figures: list[str]) -> None:
     assert result.returncode == 0, result.stderr
     records = [json.loads(line) for line in result.stdout.splitlines()]
     assert [record["name"] for record in records] == figures
+    check(records)
+
+
+def check(records: list[dict[str, Any]]) -> None:
+    """What all figures of one run have."""
     for record in records:
         assert record["runs"] == 1 and record["unit"] and record["better"] in ("higher", "lower")
         assert record["ratio"] == pytest.approx(
             record["ours"]["median"] / record["reference"]["median"], abs=1e-3
         )
         assert record["ours"]["min"] <= record["ours"]["median"] <= record["ours"]["max"]
+
+
+@pytest.mark.host
+def test_figures_of_virtual_trust_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vtl, "CALLS", 50)  # enough to see that it works
+    monkeypatch.setattr(vtl, "INTERRUPTS", 10)
+
+    figures = vtl.run(1)
+
+    assert [figure.name for figure in figures] == [
+        "vtl-round-trip",
+        *(f"vtl-switches-{vps}" for vps in ("1-vp", "2-vps", "4-vps")),
+        *(
+            f"vtl-latency-{source}-{activity}{suffix}"
+            for source in ("deadline", "stimer", "ipi")
+            for activity in ("spin", "halt")
+            for suffix in ("", "-p99")
+        ),
+    ]
+    check([figure.as_json() for figure in figures])
+
+
+def test_a_c_program_that_fails_is_one_line() -> None:
+    with pytest.raises(BenchError, match="no round trips were measured"):
+        vtl.Trips.read("usage: vtl_switch VPS CALLS")
+
+
+def test_round_trips_are_two_switches() -> None:
+    trips = vtl.Trips.read("round-trip of VP 0: 200 cycles\nall: 1000 cycles for 5 round trips\n")
+
+    assert (trips.each, trips.switches_per_second(tsc_hz=500)) == (200.0, 5.0)
 
 
 def test_a_ratio_is_ours_over_the_references_median() -> None:
