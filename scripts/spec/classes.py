@@ -27,7 +27,6 @@ class Class(NamedTuple):
 
 
 GROUPS: Final = {
-    "VSM": Class(VTLS, "Virtual Secure Mode itself"),
     "WIN": Class(VTLS, "Windows with VBS, whose secure kernel runs in VTL1"),
     "OHCL": Class(VTLS, "a paravisor in VTL2"),
     "IMP": Class(VTLS, "notes about one KVM VM for each VTL"),
