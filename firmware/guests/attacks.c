@@ -3,10 +3,11 @@
  * tables, by what the processor, the hypervisor and devices do for it, by registers. Each row says what must happen:
  * VTL1 hears of it, with this access to this address, and nothing is seen or changed; or VTL0 is told a status.
  *
- * What VTL1 allows: by default read and write (where this machine can keep VTL0 from executing), its secrets nothing, its
- * own code and VTL0's text read and execute. A row that this machine cannot enforce is skipped by name, with what VTL1 was
- * told. TLFS 15.9, 15.13, 15.14.
+ * What VTL1 allows: to its secrets nothing, to its own code and VTL0's text read and execute, to a page of data read and
+ * write; to all else what the default mask says. A row that this machine cannot enforce is skipped by name, with what VTL1
+ * was told. TLFS 15.9, 15.13, 15.14.
  *
+ * mask=N    the default protection mask (15); 3 keeps VTL0 from executing anything but its text
  * class=C   only: rows of that class
  * crash     only: VTL0 reports a crash whose text is VTL1's secret
  * reboot    VTL0 resets the machine after all rows, and looks for what is left
@@ -22,22 +23,18 @@ static const uint32_t place_rights[PLACES] = {RIGHTS_NONE, RIGHTS_RX, RIGHTS_RW,
 
 uint8_t *arena, *place_at[PLACES];
 static uint8_t *copies[PLACES]; /* what the places hold, where only VTL1 can look it up */
-uint16_t place_status[PLACES], default_status;
-uint32_t ordinary = RIGHTS_RW;
+uint16_t place_status[PLACES];
+uint32_t ordinary;
 uint64_t scratch[64] __attribute__((aligned(64)));
 
 const uint8_t code[] = {0xb8, CODE_RESULT & 0xff, CODE_RESULT >> 8, 0, 0, 0x48, 0x89, 0x06, 0xc3};
 
 static uint64_t protect_all(void *argument)
 {
-    (void)argument;
-    default_status = protect_enable(ordinary);
-    if (default_status) {
-        ordinary = RIGHTS_ALL;
-        uint16_t status = protect_enable(ordinary);
-        if (status)
-            return status;
-    }
+    ordinary = (uint32_t)(uint64_t)argument;
+    uint16_t status = protect_enable(ordinary);
+    if (status)
+        return status;
     uint16_t none = protect((uint64_t)place_at[SECRETS], PAGE_SIZE, RIGHTS_NONE);
     if (none)
         return none;
@@ -50,7 +47,7 @@ static uint64_t protect_all(void *argument)
     return 0;
 }
 
-static uint16_t set_up_places(void)
+static uint16_t set_up_places(uint64_t default_mask)
 {
     arena = pages_alloc(2 * PLACES + 1);
     for (unsigned i = 0; i < PLACES; i++) {
@@ -67,7 +64,7 @@ static uint16_t set_up_places(void)
     place_at[KERNEL] = (uint8_t *)((uint64_t)set_up_places & ~(PAGE_SIZE - 1));
     for (unsigned i = 0; i < PLACES; i++)
         memcpy(copies[i], place_at[i], PAGE_SIZE);
-    return (uint16_t)vsm_run(protect_all, NULL);
+    return (uint16_t)vsm_run(protect_all, (void *)default_mask);
 }
 
 static uint64_t compare_in_vtl1(void *argument)
@@ -106,8 +103,8 @@ bool leaked(void)
 /* ---- results ---- */
 
 static const char *const class_names[CLASSES] = {
-    "access",       "ring 3",         "read-only", "fetch",     "page tables",     "delivery",
-    "hypercall",    "overlay",        "DMA",       "registers", "register writes", "processors",
+    "access",       "ring-3",         "read-only", "fetch",     "page-tables",     "delivery",
+    "hypercall",    "overlay",        "DMA",       "registers", "register-writes", "processors",
 };
 static struct {
     unsigned passed, failed, skipped;
@@ -216,7 +213,7 @@ int main(int argc, char **argv)
     smp_start();
     vsm_start();
     protect_listen();
-    uint16_t refused = set_up_places();
+    uint16_t refused = set_up_places(argument_number("mask", RIGHTS_ALL));
     if (refused) {
         report_skip("this machine protects no memory: VTL1 is told status 0x%x", refused);
         return report_summary();

@@ -226,7 +226,7 @@ static void show_intercept(const char *what, attempted attack, void *target, uin
 
 static void show_memory(void)
 {
-    static uint8_t data[] = {0xc3};
+    uint8_t *data = page_alloc();
     uint64_t text = (uint64_t)(text_end - image_start);
     protect_listen();
     uint16_t status = protect_enable(RIGHTS_ALL);
@@ -242,6 +242,7 @@ static void show_memory(void)
     show_intercept("reads the key, where its own page tables have it", read_key, key, ACCESS_READ);
     show_intercept("has the hypervisor write over the key", have_key_overwritten, key, ACCESS_WRITE);
     show_intercept("patches its own kernel, as malware would", patch_kernel, (void *)(uint64_t)patch_kernel, ACCESS_WRITE);
+    *data = 0xc3; /* RET */
     if (protect((uint64_t)data, 1, RIGHTS_RW) == 0)
         show_intercept("executes its data", run_data, data, ACCESS_EXECUTE);
     else

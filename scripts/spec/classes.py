@@ -31,7 +31,7 @@ GROUPS: Final = {
     "OHCL": Class(VTLS, "a paravisor in VTL2"),
     "IMP": Class(VTLS, "notes about one KVM VM for each VTL"),
 }
-"""Groups all of whose items are in a class."""
+"""Groups whose items are in a class, but for those in `ITEMS`."""
 
 ITEMS: Final = {
     "DISC-017": Class(VTLS, "compares the CPUID leaves of two VTLs"),
@@ -64,7 +64,7 @@ ITEMS: Final = {
     "HCP-012": Class(ASKS_NOTHING, "a trap instruction outside of the page may be #UD or anything else"),
     "APIC-005": Class(ASKS_NOTHING, "the APIC base may be fixed or not"),
 }
-"""Single items of the other groups."""
+"""Single items of other groups, or in another class than their group."""
 
 
 def class_of(item_id: str) -> Class | None:

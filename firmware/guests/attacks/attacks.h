@@ -22,7 +22,6 @@ extern const char *const place_names[PLACES];
 extern uint8_t *arena; /* an open page, a place, an open page ...: accesses cross the borders */
 extern uint8_t *place_at[PLACES];
 extern uint16_t place_status[PLACES]; /* what VTL1 was told: 0 where it is protected */
-extern uint16_t default_status;       /* of the default mask of read and write */
 extern uint32_t ordinary;             /* what the default mask allows */
 extern uint64_t scratch[64];          /* what VTL0 copies to */
 

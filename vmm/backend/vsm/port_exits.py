@@ -74,12 +74,12 @@ class VtlPorts:
         return any(mask & access for mask in self._wanted[port : port + size])
 
     def in_entry(self, access: int) -> InEntry | None:
-        """As `PortBus.ins` has it, or what intercepts it."""
+        """As `PortBus.ins` has it, or what intercepts it; of one item, for several are `_string_or_unknown`'s."""
         port, size = access >> 16 & 0xFFFF, access >> 8 & 0xFF
-        one = access >> 32 == 1
-        return (
-            (self._in, port, size, 0) if one and self.wants(port, size, READ) else self._bus.ins.get(access)
-        )
+        one_in = access >> 32 == 1 and not access & k.KVM_EXIT_IO_OUT
+        if one_in and self.wants(port, size, READ):
+            return self._in, port, size, 0
+        return self._bus.ins.get(access)
 
     def out_entry(self, access: int) -> OutEntry | None:
         """As `PortBus.outs` has it, or what intercepts it. The loop asks with an IN as well."""

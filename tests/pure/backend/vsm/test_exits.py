@@ -225,6 +225,17 @@ def test_accesses_that_nobody_wants_reach_their_device(rig: ExitRig) -> None:
     assert rig.runs == 0
 
 
+def test_a_look_up_of_the_other_direction_finds_the_bus(rig: ExitRig) -> None:
+    rig.want_port(READ | WRITE)
+    ports = rig.vps[0].ports
+
+    assert ports.ins.get(access(True, 1, PORT)) is None and ports.outs.get(access(False, 1, PORT)) is None
+    assert (
+        ports.ins.get(access(False, 1, PORT)) is not None
+        and ports.outs.get(access(True, 1, PORT)) is not None
+    )
+
+
 @pytest.mark.tlfs("VSM-120")
 def test_a_higher_vtl_s_own_ports_are_the_bus_itself(rig: ExitRig) -> None:
     rig.want_port(READ | WRITE)
