@@ -11,6 +11,7 @@ import signal
 import pytest
 
 from scripts.spec.recorder import SpecRecorder
+from tests.patience import SLOWNESS, patient
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -21,3 +22,14 @@ def pytest_configure(config: pytest.Config) -> None:
             handler = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
             signal.signal(number, handler)
     config.pluginmanager.register(SpecRecorder(config), "spec-recorder")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The watchdogs of all tests are as patient as the machine is slow."""
+    if SLOWNESS == 1:
+        return
+    usual = float(config.getini("timeout") or 0)
+    for item in items:
+        mark = item.get_closest_marker("timeout")
+        seconds = float(mark.args[0]) if mark is not None else usual
+        item.add_marker(pytest.mark.timeout(patient(seconds)), append=False)
