@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import sys
-
-from kvmapi import Kvm
-from kvmapi.vsm_support import VsmSeries, VsmSupport, vsm_support
+from kvmapi.vsm_support import VsmSeries, VsmSupport
 
 
 def sentence(support: VsmSupport) -> str:
@@ -21,13 +18,3 @@ def sentence(support: VsmSupport) -> str:
                 "/dev/kvm, and expects the defects that kernel/README.md lists"
             )
     return "this host's KVM has no VSM: tests/kernel makes sure of that; the lab's kernels have it"
-
-
-def main() -> int:
-    with Kvm.open() as kvm:
-        print(f"host ring: {sentence(vsm_support(kvm))}", flush=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -19,7 +19,7 @@ from scripts.lab_vm.measure import measure
 from scripts.lab_vm.places import LAB_RESULTS
 from scripts.lab_vm.progress import Progress
 from scripts.lab_vm.recipe import VARIANTS
-from scripts.lab_vm.suite import HOST_RING, JUNIT_DIR, run_on_kernels
+from scripts.lab_vm.suite import HOST_RING, JUNIT_DIR, RING_MEMORY, run_on_kernels
 from scripts.lab_vm.terminal import RawTerminal
 
 DEFAULT_TEST_KERNELS = ("upstream", "patched")
@@ -67,7 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="repeated: as for run (default: upstream, patched)",
     )
     tests.add_argument("--cpus", type=int, default=2, metavar="N", help="processors of each (default: 2)")
-    tests.add_argument("--memory", default="3G", metavar="SIZE", help="of each (default: 3G)")
+    tests.add_argument("--memory", default=RING_MEMORY, metavar="SIZE", help="of each (default: %(default)s)")
     tests.add_argument(
         "--time-limit", type=float, default=3600.0, metavar="S", help="seconds for each (default: 3600)"
     )

@@ -21,9 +21,9 @@ TIMESTAMP = re.compile(r"^(?:<\d+>)?\[ *\d+\.\d+\] ?")
 PANIC = re.compile(r"Kernel panic - not syncing: (?P<why>.*)")
 OWN_LINE = re.compile(r"^lab: (?P<why>.*)")
 TROUBLE = re.compile(
-    r"^(?P<why>BUG: .*|kernel BUG at .*|Oops: .*|general protection fault.*|WARNING: CPU: .*|"
+    r"^(?P<why>BUG: .*|\[ BUG: .*\]|kernel BUG at .*|Oops: .*|general protection fault.*|"
     r"watchdog: BUG: .*|INFO: task .* blocked for more than .*|rcu: INFO: .* detected .*stall.*|"
-    r"unchecked MSR access error: .*|UBSAN: .*|=+ WARNING: .*|WARNING: possible .*|KASAN: .*|"
+    r"unchecked MSR access error: .*|UBSAN: .*|(?:=+ )?WARNING: .*|KASAN: .*|"
     r"Out of memory: Killed process .*)"
 )
 BLOCK_END = re.compile(r"---\[ end (?:trace|Kernel panic)")

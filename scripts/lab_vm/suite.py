@@ -23,6 +23,8 @@ from scripts.lab_vm.places import CHECKOUT
 from scripts.lab_vm.progress import Progress, duration
 
 HOST_RING = "scripts/test_host_ring.sh"
+RING_MEMORY = "6G"
+"""Room for a guest with memory above 4 GiB; what it does not touch costs nothing. HOST_RING says the same."""
 JUNIT_DIR = "VMM_JUNIT_DIR"
 """The variable that tells tests where to put their JUnit files."""
 LOG, OUTPUT, SPEC = "kernel.log", "output.txt", "spec"

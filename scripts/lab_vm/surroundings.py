@@ -22,6 +22,10 @@ READ_ONLY_CHECKOUT = {
 }
 """Tools that write next to the sources are told not to."""
 
+PYTEST_OPTIONS = "-p no:cacheprovider -p no:hypothesispytest"
+"""The checkout has no room for its cache. Hypothesis' plugin, which only words reports, is half of all that pytest
+imports: seconds in emulation. Tests that use hypothesis do without it."""
+
 
 def lab_environment(
     host: Mapping[str, str], kernel: str, results: Path | None, extra: Mapping[str, str]
@@ -44,7 +48,7 @@ def lab_environment(
         "PYTHONUNBUFFERED": "1",
     }
     options = environment.get("PYTEST_ADDOPTS", "")
-    environment["PYTEST_ADDOPTS"] = f"{options} -p no:cacheprovider".strip()
+    environment["PYTEST_ADDOPTS"] = f"{options} {PYTEST_OPTIONS}".strip()
     if results is not None:
         environment["LAB_RESULTS"] = str(results)
     return environment | dict(extra)

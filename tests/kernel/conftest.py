@@ -17,6 +17,7 @@ import pytest
 
 from kvmapi import Kvm, KvmError, Vm
 from kvmapi.vsm_support import VsmSeries, VsmSupport, vsm_support
+from scripts.host_series import sentence
 from tests.kernel.absent import ABSENT
 from tests.kernel.guest import KICK
 from tests.kernel.userfault import can_hold_pages
@@ -43,9 +44,14 @@ def _support() -> VsmSupport | None:
         return None
 
 
-def pytest_report_header() -> str | None:
+def pytest_report_header() -> list[str]:
     support = _support()
-    return f"KVM: VSM series: {support.series}, features {support.features:#x}" if support else None
+    if support is None:
+        return []
+    return [
+        sentence(support),
+        f"KVM: VSM series: {support.series}, features {support.features:#x}",
+    ]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

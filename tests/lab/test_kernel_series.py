@@ -100,6 +100,6 @@ def test_the_host_ring_tests_the_kernel_of_a_host_with_our_series(runs: dict[str
 
     said = ended.result.stdout
     assert ended.result.exit_status == 0, ended.result.report or said.decode(errors="replace")[-6000:]
-    assert b"host ring: this host's KVM has our VSM series (fault_access, fault_insn, rwx_" in said
+    assert b"this host's KVM has our VSM series (fault_access, fault_insn, rwx_" in said
     assert 'classname="tests.kernel.test_inactive_vtl"' in (ended.results / "kernel.xml").read_text()
     assert 'classname="tests.host.kvmapi.test_kick"' in (ended.results / "host.xml").read_text()

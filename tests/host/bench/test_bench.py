@@ -14,6 +14,7 @@ import pytest
 from bench import vtl
 from bench.build import BenchError
 from bench.figure import Figure, Side
+from tests.patience import patient
 
 ROOT = Path(__file__).resolve().parents[3]
 CALLS = ("null-fast", "get-register-slow", "get-register-fast")
@@ -21,7 +22,11 @@ CALLS = ("null-fast", "get-register-slow", "get-register-fast")
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "bench", *arguments], capture_output=True, text=True, timeout=110, cwd=ROOT
+        [sys.executable, "-m", "bench", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=patient(110),
+        cwd=ROOT,
     )
 
 

@@ -16,6 +16,7 @@ import pytest
 from kvmapi import Kvm, KvmError
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi import x86
+from tests.patience import patient
 from vmm.backend.host_profile import HostProfile, probe
 from vmm.backend.ring0 import RATE, Outcome, main, measure_ring0
 from vmm.machine.cpu import CpuidEntry, Topology, parse_cpu, resolve_cpu
@@ -96,7 +97,6 @@ def kvm_entry(item: CpuidEntry) -> x86.kvm_cpuid_entry2:
     return x86.kvm_cpuid_entry2(**{name: getattr(item, name) for name in names})
 
 
-@pytest.mark.timeout(60)
 def test_ring_0_experiment_ends_and_agrees_with_the_module(host: HostProfile) -> None:
     found = measure_ring0(host.vendor)
     assert found.error == ""
@@ -121,7 +121,7 @@ def test_doctor_as_a_command(host: HostProfile) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patient(60),
     )
     found = json.loads(done.stdout)
     assert (done.returncode, done.stderr, found["status"]) == (0, "", 0)
@@ -148,7 +148,7 @@ def test_a_device_that_may_not_be_opened_is_status_2() -> None:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=patient(60),
         )
     assert (done.returncode, done.stdout) == (2, "")
     first, second = done.stderr.splitlines()

@@ -12,9 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.patience import patient
+
 pytestmark = pytest.mark.host
 ROOT = Path(__file__).resolve().parents[3]
-WATCHDOG_S = 30
+WATCHDOG_S = patient(30)
 
 
 def doctor_with_its_experiment() -> tuple[subprocess.Popen[str], psutil.Process]:

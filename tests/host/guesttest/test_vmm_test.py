@@ -16,11 +16,13 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.patience import patient
+
 ROOT = Path(__file__).parents[3]
 GUESTS = ROOT / "firmware" / "build"
-WATCHDOG_S = 100
+WATCHDOG_S = patient(100)
 ENDLESS_S = 3  # time limit of the guests that never end
-pytestmark = [pytest.mark.host, pytest.mark.timeout(WATCHDOG_S + 20)]
+pytestmark = [pytest.mark.host, pytest.mark.timeout(120)]
 
 # How each guest of ours ends: its verdict, and the number of tests (of report lines, where no summary came).
 VERDICTS = {
@@ -114,7 +116,7 @@ def test_signal_ends_run_and_guests(number: signal.Signals) -> None:
             assert len(guests) == len(files)
             os.kill(process.pid, number)
             assert process.wait(WATCHDOG_S / 2) == 128 + number
-            gone, alive = psutil.wait_procs(guests, timeout=10)
+            gone, alive = psutil.wait_procs(guests, timeout=patient(10))
         finally:
             process.kill()
     assert (len(gone), alive) == (len(files), [])

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.host.run.launch import ROOT
+from tests.patience import patient
 
 TREE = Path(os.environ.get("KVM_UNIT_TESTS", "/nonexistent"))
 CONFIG = TREE / "x86" / "unittests.cfg"
@@ -33,9 +34,9 @@ pytestmark = pytest.mark.host
 )
 @pytest.mark.timeout(660)
 def test_passes(name: str, tests: int, limit: int) -> None:
-    command = [sys.executable, "-m", "vmm", "test", str(CONFIG), "-k", name, "--timeout", str(limit)]
+    command = [sys.executable, "-m", "vmm", "test", str(CONFIG), "-k", name, "--timeout", str(patient(limit))]
 
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=limit + 30)
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=patient(limit) + 30)
 
     assert result.returncode == 0, result.stdout + result.stderr
     assert f"PASS {name} | {tests} tests, 0 failed" in result.stderr

@@ -11,11 +11,12 @@ import threading
 from types import TracebackType
 
 from kvmapi import Exit, Vcpu, Vm, decode
+from tests.patience import patient
 
 CODE = 0x1000
 RAM_SIZE = 0x10000
 # No test guest needs a hundredth of this.
-WATCHDOG_SECONDS = 20
+WATCHDOG_SECONDS = patient(20)
 KICK = signal.SIGUSR1
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from kvmapi import Vm
 from tests.host.kvmapi.guest import KICK, Guest
+from tests.patience import patient
 
 pytestmark = pytest.mark.host
 
@@ -43,7 +44,9 @@ def test_immediate_exit_in_a_fresh_process_returns_within_a_second() -> None:
         """
     )
 
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=patient(60)
+    )
 
     assert (done.stdout, done.stderr) == (f"{errno.EINTR} True\n", "")
 
@@ -59,7 +62,7 @@ def test_a_kick_always_brings_the_thread_back(vm: Vm, round_: int) -> None:
         guest.vcpu.run.immediate_exit = True
         if thread.ident is not None and thread.is_alive():
             signal.pthread_kill(thread.ident, KICK)
-        thread.join(10)
+        thread.join(patient(10))
 
         assert not thread.is_alive()
         assert results == [errno.EINTR]
@@ -72,7 +75,7 @@ def test_a_signal_let_through_by_the_mask_needs_no_handler(vm: Vm) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
         guest.vcpu.set_signal_mask(())
         results.append(guest.vcpu.run_once())
-        taken = signal.sigtimedwait({signal.SIGUSR2}, 5)
+        taken = signal.sigtimedwait({signal.SIGUSR2}, patient(5))
         results.append(0 if taken is None else taken.si_signo)
 
     with Guest(vm, FOREVER) as guest:
@@ -81,10 +84,10 @@ def test_a_signal_let_through_by_the_mask_needs_no_handler(vm: Vm) -> None:
         time.sleep(0.05)
         assert thread.ident is not None
         signal.pthread_kill(thread.ident, signal.SIGUSR2)
-        thread.join(10)
+        thread.join(patient(10))
         if thread.is_alive():  # leave nothing spinning behind a failed test
             guest.vcpu.run.immediate_exit = True
             signal.pthread_kill(thread.ident, KICK)
-            thread.join(10)
+            thread.join(patient(10))
 
     assert results == [errno.EINTR, signal.SIGUSR2]

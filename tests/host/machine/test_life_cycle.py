@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from kvmapi import Kvm
+from tests.patience import patient
 from vmm.backend.outcome import OutcomeKind
 from vmm.machine.board import BoardEnds
 from vmm.machine.boot import BootError
@@ -56,7 +57,7 @@ def test_a_thousand_machines_leave_nothing_behind(exit_image: Path) -> None:
 
         def one() -> None:
             with Machine(config, ends(), kvm) as machine:
-                outcome = machine.run(time_limit=20)
+                outcome = machine.run(time_limit=patient(20))
             assert (outcome.kind, outcome.status) == (OutcomeKind.DEBUG_EXIT, 0x43)
 
         for _ in range(50):  # the interpreter's own caches fill up
@@ -107,7 +108,7 @@ def test_two_machines_at_once_do_not_meet(tmp_path: Path) -> None:
             Machine(MachineConfig(kernel=image, raw_address=RAW_GPA), ends(), kvm) for image in images
         ]
         try:
-            statuses = [machine.run(time_limit=20).status for machine in machines]
+            statuses = [machine.run(time_limit=patient(20)).status for machine in machines]
         finally:
             for machine in machines:
                 machine.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kvmapi import Kvm
+from tests.patience import patient
 from vmm.backend.outcome import OutcomeKind
 from vmm.machine.board import BoardEnds
 from vmm.machine.config import MachineConfig
@@ -29,6 +30,6 @@ def test_the_reset_vector_resets_the_machine(tmp_path: Path, base: int) -> None:
         sregs.cs.base, sregs.cs.selector, regs.rip = base, 0xF000, 0xFFF0  # what INIT sets for the first base
         machine.boot_processor.set_sregs(sregs)
         machine.boot_processor.set_regs(regs)
-        outcome = machine.run(time_limit=20)
+        outcome = machine.run(time_limit=patient(20))
 
     assert outcome.kind is OutcomeKind.RESET, outcome

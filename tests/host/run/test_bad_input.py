@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from tests.host.run.launch import command, guest, vmm_run
+from tests.patience import patient
 
 pytestmark = pytest.mark.host
 DUMMY = "dummy"
@@ -108,18 +109,18 @@ def test_an_initrd_that_does_not_fit(tmp_path: Path) -> None:
 def where_dev_is(prepare: str) -> subprocess.CompletedProcess[str]:
     """`vmm run` where a tmpfs with nothing but a /dev/null covers /dev, and `prepare` was done then.
 
-    In a mount and a user namespace of its own, which an ordinary user may make too; and without capabilities, so
-    that permission bits count for root as well.
+    In a mount and a user namespace of its own, which an ordinary user may make too (a kernel without the latter,
+    like the lab's, needs root); and without capabilities, so that permission bits count for root as well.
     """
     covered = f"mount -t tmpfs none /dev && touch /dev/null && {prepare}"
     script = f'{covered} && exec setpriv --bounding-set=-all --inh-caps=-all "$@"'
-    namespaces = ["unshare", "--user", "--map-root-user", "--mount"]
+    user = ["--user", "--map-root-user"] if Path("/proc/self/ns/user").exists() else []
     return subprocess.run(
-        [*namespaces, "sh", "-c", script, "sh", *command("run", guest(DUMMY))],
+        ["unshare", *user, "--mount", "sh", "-c", script, "sh", *command("run", guest(DUMMY))],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patient(60),
     )
 
 
@@ -155,7 +156,7 @@ def limited(limits: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patient(60),
     )
 
 
@@ -186,7 +187,7 @@ def test_a_reader_that_leaves_ends_the_run(tmp_path: Path) -> None:
     child.stdout.read(64)
     child.stdout.close()
 
-    status = child.wait(timeout=30)
+    status = child.wait(timeout=patient(30))
 
     assert status == 2
     lines = child.stderr.read().decode().splitlines()
@@ -198,6 +199,6 @@ def test_python_has_not_to_be_told_where_the_package_is() -> None:
     """The command installed into the virtual environment is the same program."""
     installed = Path(sys.executable).parent / "vmm"
 
-    result = subprocess.run([installed, "--version"], capture_output=True, text=True, timeout=30)
+    result = subprocess.run([installed, "--version"], capture_output=True, text=True, timeout=patient(30))
 
     assert result.stdout.startswith("vmm ")

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.host.run.launch import command, guest, vmm_run
+from tests.patience import patient
 
 pytestmark = pytest.mark.host
-WATCHDOG_S = 20
+WATCHDOG_S = patient(20)
 END_ECHO = b"\x04"
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.host.run.launch import command, guest
+from tests.patience import patient
 
 pytestmark = pytest.mark.host
-WATCHDOG_S = 20
+WATCHDOG_S = patient(20)
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:

@@ -13,6 +13,7 @@ from kvmapi import Kvm
 from kvmapi.names import IOCTL_NAMES
 from kvmapi.seam import Kernel
 from tests.host.run.launch import guest, vmm_run
+from tests.patience import patient
 from vmm.backend.outcome import OutcomeKind
 from vmm.machine.board import BoardEnds
 from vmm.machine.config import MachineConfig
@@ -21,7 +22,7 @@ from vmm.machine.machine import Machine
 pytestmark = pytest.mark.host
 
 SPLIT = ("--machine", "irqchip=split")
-WATCHDOG_S = 40.0
+WATCHDOG_S = patient(40.0)
 NUMBER = re.compile(r"\b(0x[0-9a-f]+|\d+)\b")
 # They speak to the kernel's 8259s, I/O APIC and PIT, which a split irqchip does not have.
 KERNEL_CHIP_CALLS = {

@@ -16,9 +16,10 @@ import pytest
 from tests.host.run.launch import command, guest, vmm_run
 from tests.host.run.test_serial_ends import read_until
 from tests.host.run.test_terminal import at_terminal
+from tests.patience import patient
 
 pytestmark = pytest.mark.host
-WATCHDOG_S = 30
+WATCHDOG_S = patient(30)
 # Real mode: mov $0xe9, %dx; 1: mov $0x0a, %al; out %al, %dx; jmp 1b
 FLOOD_DEBUG_CONSOLE = bytes.fromhex("bae900 b00a ee ebfb")
 

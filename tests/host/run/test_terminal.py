@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 from tests.host.run.launch import command, guest
+from tests.patience import patient
 
 pytestmark = pytest.mark.host
-WATCHDOG_S = 20
+WATCHDOG_S = patient(20)
 
 
 class Session:

@@ -54,6 +54,27 @@ def test_a_warning_is_trouble_but_no_panic() -> None:
     assert panic_headline(log("warning.log")) is None
 
 
+@pytest.mark.parametrize(
+    "headline",
+    [
+        "WARNING: possible circular locking dependency detected",
+        "WARNING: suspicious RCU usage",
+        "WARNING: inconsistent lock state",
+        "WARNING: lock held when returning to user space!",
+        "[ BUG: Invalid wait context ]",
+        "BUG: KCSAN: data-race in kvm_vcpu_kick / vcpu_enter_guest",
+        "BUG: KASAN: slab-use-after-free in kvm_hv_hypercall+0x1/0x2",
+    ],
+)
+def test_what_a_debug_kernel_says_is_trouble(headline: str) -> None:
+    """Lockdep's and the sanitizers' words, as the kernel's source has them."""
+    text = f"[    1.5] ============================\n[    1.5] {headline}\n[    1.5] 6.12.117-debug\n"
+
+    (trouble,) = find_trouble(text)
+
+    assert trouble.headline == headline
+
+
 def test_a_kernel_without_the_root_s_drivers_gets_advice() -> None:
     report = failure_report("the kernel crashed", log("no-9p.log"))
 

@@ -25,7 +25,7 @@ def test_nothing_writes_next_to_the_sources() -> None:
     environment = lab_environment({"PYTEST_ADDOPTS": "-x"}, "upstream", None, {})
 
     assert environment["PYTHONDONTWRITEBYTECODE"] == "1"
-    assert environment["PYTEST_ADDOPTS"] == "-x -p no:cacheprovider"
+    assert environment["PYTEST_ADDOPTS"] == "-x -p no:cacheprovider -p no:hypothesispytest"
 
 
 def test_results_and_the_user_s_variables() -> None:
