@@ -253,6 +253,7 @@ def test_results_merge_by_test_and_host(tmp_path: Path) -> None:
 
 PROJECT = {
     "tests/conftest.py": (ROOT / "tests/conftest.py").read_text(encoding="utf-8"),
+    "tests/patience.py": (ROOT / "tests/patience.py").read_text(encoding="utf-8"),
     "pytest.ini": "[pytest]\nmarkers =\n    tlfs(*requirements): items\naddopts = --import-mode=importlib\n",
     "tests/pure/test_a.py": (
         "import pytest\n"
