@@ -136,6 +136,8 @@ class FakeKvm:
 
         return run
 
+    prepared_call = quick_call
+
     def read(self, fd: int, size: int, offset: int) -> bytes:
         self._entry(fd)
         self._maybe_fail("read")

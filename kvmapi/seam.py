@@ -40,6 +40,11 @@ class Seam(Protocol):
         It raises what `failed` makes of an errno.
         """
 
+    def prepared_call(
+        self, fd: int, request: int, argument: Any, failed: Callable[[int], OSError]
+    ) -> Callable[[], object]:
+        """As `quick_call`, but other Python threads may run meanwhile."""
+
     def read(self, fd: int, size: int, offset: int) -> bytes:
         """At most `size` bytes of a statistics fd."""
 
@@ -87,6 +92,19 @@ class Kernel:
         def run() -> None:
             if call(number, operation, pointer) < 0:
                 raise failed(get_errno())
+
+        return run
+
+    def prepared_call(
+        self, fd: int, request: int, argument: Any, failed: Callable[[int], OSError]
+    ) -> Callable[[], object]:
+        call, view = fcntl.ioctl, memoryview(argument)
+
+        def run() -> None:
+            try:
+                call(fd, request, view, True)
+            except OSError as error:
+                raise failed(error.errno or 0) from error
 
         return run
 

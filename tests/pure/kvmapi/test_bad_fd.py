@@ -185,6 +185,8 @@ NO_IOCTL = {
     "check_run",
     "dirty_ring",
     "adopt_vcpu",
+    "quick_ioctl",  # prepare ioctls
+    "prepared_ioctl",
 }
 # Reached only after another ioctl succeeded.
 LATER = {"KVM_CREATE_VM"}

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`quick_ioctl`: an ioctl that is prepared once and done often, with the errors that the others have."""
+"""Ioctls that are prepared once and done often (`quick_ioctl`, `prepared_ioctl`), with the errors that others have."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,16 @@ from kvmapi.seam import KERNEL
 from kvmapi.uapi import x86
 from kvmapi.uapi.kvm_ioctl import KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS
 
+KINDS = ("quick_ioctl", "prepared_ioctl")
 FIONREAD = 0x541B  # asm-generic/ioctls.h: how many bytes can be read
 
 
-def test_it_fills_the_same_argument_each_time() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_fills_the_same_argument_each_time(kind: str) -> None:
     with Kvm.open(seam=FakeKvm()) as kvm, kvm.create_vm() as vm, vm.create_vcpu(0) as vcpu:
         registers = x86.kvm_debugregs()
-        get = vcpu.quick_ioctl(KVM_GET_DEBUGREGS, registers)
-        put = vcpu.quick_ioctl(KVM_SET_DEBUGREGS, registers)
+        get = getattr(vcpu, kind)(KVM_GET_DEBUGREGS, registers)
+        put = getattr(vcpu, kind)(KVM_SET_DEBUGREGS, registers)
 
         registers.dr7 = 0x401
         put()
@@ -33,10 +36,11 @@ def test_it_fills_the_same_argument_each_time() -> None:
         assert registers.dr7 == 0x401
 
 
-def test_an_error_names_the_ioctl_its_operands_and_the_object() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_names_the_ioctl_its_operands_and_the_object(kind: str) -> None:
     fake = FakeKvm()
     with Kvm.open(seam=fake) as kvm, kvm.create_vm() as vm, vm.create_vcpu(0) as vcpu:
-        get = vcpu.quick_ioctl(KVM_GET_DEBUGREGS, x86.kvm_debugregs(), why="a test")
+        get = getattr(vcpu, kind)(KVM_GET_DEBUGREGS, x86.kvm_debugregs(), why="a test")
         fake.fail("KVM_GET_DEBUGREGS", errno.EINVAL)
 
         with pytest.raises(KvmError, match=r"KVM_GET_DEBUGREGS.*a test") as caught:
@@ -46,16 +50,18 @@ def test_an_error_names_the_ioctl_its_operands_and_the_object() -> None:
         get()  # and it may be called again
 
 
-def test_none_is_made_for_a_closed_object() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_none_is_made_for_a_closed_object(kind: str) -> None:
     with Kvm.open(seam=FakeKvm()) as kvm, kvm.create_vm() as vm:
         vcpu = vm.create_vcpu(0)
         vcpu.close()
 
         with pytest.raises(KvmClosedError):
-            vcpu.quick_ioctl(KVM_GET_DEBUGREGS, x86.kvm_debugregs())
+            getattr(vcpu, kind)(KVM_GET_DEBUGREGS, x86.kvm_debugregs())
 
 
-def test_the_kernels_answer_and_errno(tmp_path: Path) -> None:
+@pytest.mark.parametrize("call", [KERNEL.quick_call, KERNEL.prepared_call])
+def test_the_kernels_answer_and_errno(tmp_path: Path, call: Callable[..., Callable[[], object]]) -> None:
     path = tmp_path / "five"
     path.write_bytes(b"12345")
     count = ctypes.c_int()
@@ -66,8 +72,8 @@ def test_the_kernels_answer_and_errno(tmp_path: Path) -> None:
         return OSError(number, os.strerror(number))
 
     with path.open("rb") as file:
-        KERNEL.quick_call(file.fileno(), FIONREAD, count, failed)()
+        call(file.fileno(), FIONREAD, count, failed)()
         assert count.value == 5
         with pytest.raises(OSError, match="ioctl"):
-            KERNEL.quick_call(file.fileno(), KVM_GET_DEBUGREGS, x86.kvm_debugregs(), failed)()
+            call(file.fileno(), KVM_GET_DEBUGREGS, x86.kvm_debugregs(), failed)()
     assert numbers == [errno.ENOTTY]

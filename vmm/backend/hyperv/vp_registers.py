@@ -229,6 +229,10 @@ class RegisterCalls:
         """Values of registers, up to the first that cannot be had."""
         (partition, vp, input_vtl, _), names, _ = call
         vtl = input_vtl & _VTL
+        if vp == HV_VP_INDEX_SELF and partition == HV_PARTITION_ID_SELF and vtl == context.vtl:
+            return self._get(
+                context.vp, vtl, context.vcpu, names
+            )  # most calls: nothing about them can be wrong
         refused, vp = self._target(context, partition, vp, vtl)
         if refused:
             return failed(refused)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Final
 
 from kvmapi import Vcpu
+from kvmapi.uapi.kvm_ioctl import KVM_GET_XSAVE, KVM_SET_XSAVE
 from kvmapi.uapi.x86 import kvm_xsave
 from vmm.backend.hyperv.transport import XMM_INPUT, XMM_OUTPUT
 from vmm.outside import Buffer
@@ -36,12 +37,13 @@ class VcpuXmm:
     used: read or written in this call; whoever made it then calls `end`.
     """
 
-    __slots__ = ("_area", "_bytes", "_vcpu", "used")
+    __slots__ = ("_area", "_bytes", "_get_xsave", "_set_xsave", "used")
 
     def __init__(self, vcpu: Vcpu) -> None:
-        self._vcpu = vcpu
         self._area = kvm_xsave()
         self._bytes = memoryview(self._area).cast("B")
+        self._get_xsave = vcpu.prepared_ioctl(KVM_GET_XSAVE, self._area)
+        self._set_xsave = vcpu.prepared_ioctl(KVM_SET_XSAVE, self._area)
         self.used = False  # as long as it is, `_area` is what KVM has
 
     def read(self, size: int) -> bytes:
@@ -55,11 +57,11 @@ class VcpuXmm:
         at = _XMM0 + offset
         self._bytes[at : at + len(data)] = data
         self._bytes[_XSTATE_BV] |= _SSE
-        self._vcpu.set_xsave(self._area)
+        self._set_xsave()
 
     def _hold(self) -> None:
         if not self.used:
-            self._vcpu.get_xsave(self._area)
+            self._get_xsave()
             self.used = True
 
     def end(self, succeeded: bool) -> None:
