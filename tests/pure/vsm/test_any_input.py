@@ -14,15 +14,21 @@ from collections import Counter
 import pytest
 
 from tests.pure.hv.tables import Announce
+from tests.pure.vsm.protected import HOLE, RAM, Told
 from tests.pure.vsm.test_exploration import Explorer, check_state
-from tests.pure.vsm.world import CONTEXT, VpCaller, World
+from tests.pure.vsm.world import CONTEXT, SELF, VpCaller, World, input_vtl
 from vmm.hv.call_codes import HypercallCode as Code
 from vmm.hv.constants import HV_ANY_VP, HV_VP_INDEX_SELF
+from vmm.hv.inputs import HV_INPUT_CHECK_SPARSE_GPA_PAGE_VTL_ACCESS, HV_INPUT_MODIFY_VTL_PROTECTION_MASK
+from vmm.hv.layout import Layout
+from vmm.hv.memory_bits import HV_MAP_GPA_FLAGS
 from vmm.hv.registers import HvRegisterName as Name
 from vmm.hv.status import HvStatus
 from vmm.vsm.actions import RaiseVina, Run, SwitchVtl, WaitForStartup, WaitForTlbLock
 from vmm.vsm.profile import VsmProfile
+from vmm.vsm.protections import MemoryProtections
 from vmm.vsm.register_homes import HOMES, Home
+from vmm.vsm.rights import ALL
 from vmm.vsm.vtl import TLB_LOCKED
 
 STEPS = int(os.environ.get("VMM_VSM_STEPS", "2000"))
@@ -32,14 +38,28 @@ OWN = [name for name in Name if HOMES[name] is Home.VSM]
 VALUES = [0, 1, 2, 3, 0x17, 0x1F, 0x3E, 0x5F, 0x7E, 0x130, 0x330, (1 << 64) - 1, 1 << 64, 1 << 127]
 
 
+PAGES = [*range(HOLE)] * 4 + [2 * HOLE, 3 * HOLE - 1, HOLE, 3 * HOLE, (1 << 64) - 1]
+
+
+def block(header: Layout, pages: list[int]) -> bytes:
+    """A header and a list of page numbers."""
+    return header.pack() + b"".join(page.to_bytes(8, "little") for page in pages)
+
+
 class Guest:
     """Does something at random, and checks."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         profile = self.random.choice(list(VsmProfile))
+        self.rights = MemoryProtections(RAM, Told()) if self.random.random() < 0.7 else None
         self.world = World(
-            vps=VPS, maximum_vtl=VTLS - 1, profile=profile, deliverability=True, mbec_vtls=0b110
+            vps=VPS,
+            protections=self.rights,
+            maximum_vtl=VTLS - 1,
+            profile=profile,
+            deliverability=True,
+            mbec_vtls=0b110,
         )
         self.partition = self.world.partition
         self.statuses: Counter[int] = Counter()
@@ -71,7 +91,7 @@ class Guest:
         pick = self.random.choice
         vtl = pick([*range(VTLS)] * 3 + [VTLS])
         vp = pick([*range(VPS)] * 4 + [HV_VP_INDEX_SELF] * 4 + [VPS, HV_ANY_VP])
-        match self.random.randrange(7):
+        match self.random.randrange(9):
             case 0:
                 status = caller.enable_partition_vtl(pick([vtl, 16, 255]), self.random.getrandbits(2))
             case 1:
@@ -85,6 +105,16 @@ class Guest:
                 pairs = [(name, pick(VALUES) & ((1 << 128) - 1)) for name in self.names()]
                 status = caller.set(*pairs, vp=vp, vtl=pick([None, None, vtl]))
             case 5:
+                status = self.protect(caller, vtl)
+            case 6:
+                header = HV_INPUT_CHECK_SPARSE_GPA_PAGE_VTL_ACCESS(
+                    SELF, input_vtl(vtl), pick([*range(16), 255])
+                )
+                pages = [pick(PAGES) for _ in range(3)]
+                status = caller.status(
+                    Code.HvCallCheckSparseGpaPageVtlAccess, block(header, pages), len(pages)
+                )
+            case 7:
                 source = caller.vtl
                 switch = caller.switch_by(Code.HvCallVtlCall, pick([0, 0, 0, 1]))
                 assert switch is None or (switch.source, switch.target > source) == (source, True)
@@ -95,6 +125,14 @@ class Guest:
                 assert switch is None or (switch.source, switch.target < source) == (source, True)
                 return
         self.statuses[status] += 1
+
+    def protect(self, caller: VpCaller, vtl: int) -> int:
+        """HvCallModifyVtlProtectionMask."""
+        flags = HV_MAP_GPA_FLAGS(self.random.choice([*range(16), 0xF, 0xF, self.random.getrandbits(32)]))
+        pages = [self.random.choice(PAGES) for _ in range(self.random.choice([1, 1, 5, 70]))]
+        target = input_vtl(self.random.choice([None, vtl]))
+        header = HV_INPUT_MODIFY_VTL_PROTECTION_MASK(SELF, flags, target)
+        return caller.status(Code.HvCallModifyVtlProtectionMask, block(header, pages), len(pages))
 
     def names(self) -> list[int]:
         """Registers, VSM's own more often."""
@@ -120,6 +158,11 @@ class Guest:
         for vtl, config in partition.configs.items():
             assert vtl > 0
             assert not config & ~partition.offer.config_bits
+        if self.rights is not None:
+            for vtl, tables in enumerate(self.rights.tables):
+                for owner, table in tables:
+                    assert owner > vtl and partition.configs[owner].EnableVtlProtection
+                    assert table.get(HOLE) == ALL
 
     def rest(self) -> None:
         """With no interrupt each VP comes to rest in one step, or two where VINA is raised."""
