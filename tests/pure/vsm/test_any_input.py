@@ -63,6 +63,8 @@ class Guest:
         )
         self.partition = self.world.partition
         self.statuses: Counter[int] = Counter()
+        self.restricted = 0
+        """Steps behind which VTL0 lacked a right."""
 
     def step(self) -> None:
         """One thing, on one VP."""
@@ -127,7 +129,9 @@ class Guest:
         self.statuses[status] += 1
 
     def protect(self, caller: VpCaller, vtl: int) -> int:
-        """HvCallModifyVtlProtectionMask."""
+        """HvCallModifyVtlProtectionMask, often of a VTL that may protect."""
+        if self.random.random() < 0.5:
+            caller.set((Name.HvRegisterVsmPartitionConfig, self.random.choice([0x07, 0x1F, 0x1F])))
         flags = HV_MAP_GPA_FLAGS(self.random.choice([*range(16), 0xF, 0xF, self.random.getrandbits(32)]))
         pages = [self.random.choice(PAGES) for _ in range(self.random.choice([1, 1, 5, 70]))]
         target = input_vtl(self.random.choice([None, vtl]))
@@ -159,6 +163,7 @@ class Guest:
             assert vtl > 0
             assert not config & ~partition.offer.config_bits
         if self.rights is not None:
+            self.restricted += self.rights.restricts(0)
             for vtl, tables in enumerate(self.rights.tables):
                 for owner, table in tables:
                     assert owner > vtl and partition.configs[owner].EnableVtlProtection
@@ -194,7 +199,8 @@ def test_random_guests_get_somewhere(announce: Announce) -> None:
 
     named = {HvStatus.name_of(status) for status in guest.statuses}
     counts = ", ".join(f"{HvStatus.describe(status)} {n}" for status, n in guest.statuses.most_common())
-    announce(f"random guests: {counts}")
+    announce(f"random guests: {counts}; VTL0 restricted behind {guest.restricted:,} of {3 * STEPS:,} steps")
+    assert guest.restricted > 0
     assert {
         "SUCCESS", "INVALID_PARAMETER", "ACCESS_DENIED", "INVALID_VP_INDEX", "INVALID_VP_STATE",
         "INVALID_REGISTER_VALUE", "INVALID_VTL_STATE",
