@@ -11,12 +11,12 @@ import contextlib
 import queue
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kvmapi import Kvm, Vcpu
 from kvmapi.uapi import kvm as k
-from vmm.backend import vcpu_state
+from vmm.backend import vcpu_state, vp_report
 from vmm.backend.emulation.emulator import Emulator
 from vmm.backend.ioeventfds import KvmIoEventFds
 from vmm.backend.outcome import STATUS_BAD_INPUT, STATUS_TIME_LIMIT, Outcome, OutcomeKind
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 LOOK_UP_S = 0.1
 LAST_OUTPUT_S = 1.0  # how long the end of a run waits for whoever reads the guest's output
 VTL0 = 0
+VPS_TOLD = 8  # of how many a report says what they wait for when a time limit ends the run
 FACS_WAKING_VECTOR = 12  # offset in the FACS, u32 (ACPI 6.5, table 5.15)
 
 
@@ -274,6 +275,9 @@ class Machine:
         self._freeze()
         self.board.flush()
         patience.cancel()
+        if result.kind is OutcomeKind.TIME_LIMIT:  # it may hang: what does each VP wait for?
+            told = [vp_report.describe_waiting(vp.index, vp.all_vcpus, vp.vcpu) for vp in self.vps[:VPS_TOLD]]
+            result = replace(result, report="\n".join(told))
         return result
 
     def _handle(self, event: Event) -> Outcome | None:
