@@ -57,7 +57,7 @@ def test_kinds(host: HostProfile, kind: HostKind) -> None:
         (replace(original(), hyperv_cpuid=(UPSTREAM_HYPERV,)), VsmSeries.NONE, 0),
         # The original, but for the fault's details.
         (original(), VsmSeries.ORIGINAL, 0x7D),
-        (patched(), VsmSeries.OURS, 0x7F),
+        (patched(), VsmSeries.OURS, 0x1FF),
         (patched(features=0x07), VsmSeries.OURS, 0x07),
     ],
 )
