@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import traceback
-
 from collections.abc import Sequence
 
 from kvmapi import KvmError, Vcpu

@@ -151,6 +151,7 @@ class Machine:
 
     def _hyperv_interface(self, kvm: Kvm, cpus: CpuPlan, offer: Offer, ends: BoardEnds) -> HypervInterface:
         from vmm.backend.hyperv import interface  # most machines have none
+        from vmm.backend.vsm import startup_signals
 
         around = interface.Machine(
             vm=self._vtl0.vm,
@@ -169,6 +170,7 @@ class Machine:
                 make_vm=lambda vtl: self._higher_vm(kvm, vtl),
                 add_vcpu=lambda vm, vp: self._add_vcpu(vm, cpus, vp),
                 has_xcr0=self.boot_processor.get_xcrs().nr_xcrs > 0,
+                signals=startup_signals.choose(cpus.vsm),
             ),
         )
         made = interface.HypervInterface(around, offer)

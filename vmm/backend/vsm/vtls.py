@@ -25,7 +25,7 @@ from vmm.backend.hyperv.errands import Errands
 from vmm.backend.hyperv.local_apic import KvmLocalApic, msi_address, signal
 from vmm.backend.partition import VtlVm
 from vmm.backend.vp import Handler, VirtualProcessor
-from vmm.backend.vsm import msr_exits
+from vmm.backend.vsm import msr_exits, startup_signals
 from vmm.backend.vsm.apic_timer import ApicTimer
 from vmm.backend.vsm.intercepts import Intercepts
 from vmm.backend.vsm.ipi_watch import IpiWatch
@@ -34,6 +34,8 @@ from vmm.backend.vsm.port_exits import VtlPorts
 from vmm.backend.vsm.scheduler import VpScheduler, VtlVcpu
 from vmm.backend.vsm.shared_msrs import SharedMsrs
 from vmm.backend.vsm.shared_state import SharedState
+from vmm.backend.vsm.startup import Startup
+from vmm.backend.vsm.startup_signals import StartupSignals
 from vmm.backend.vsm.vp_registers import OwnRegisters
 from vmm.hv.register_bits import HV_REGISTER_VSM_CODE_PAGE_OFFSETS
 from vmm.hv.status import HvStatus
@@ -80,6 +82,7 @@ class Parts:
     tsc_khz: int
     has_xcr0: bool
     bus_cycle_ns: int
+    signals: StartupSignals
 
 
 class Vtls:
@@ -92,11 +95,10 @@ class Vtls:
         self._lock = threading.Lock()
         self._vms: dict[int, VtlVm] = {}
         self._auto_eois: list[dict[int, AutoEoi]] = [{} for _ in parts.processors]
-        self._looked: list[bool | None] = [None] * len(parts.processors)
-        """Whether a VP has looked if it was started, since it was asked to; None: nobody has asked."""
         self._addresses = [msi_address(apic_id) for apic_id in parts.apic_ids]
         self.partition = VsmPartition(len(parts.processors), offer, self, protections)
         self._watch = IpiWatch(self.partition.vps, [each.kick for each in parts.processors], parts.clock)
+        self._startup = Startup(self.partition, parts.processors, parts.signals)
         self.shared_msrs = [SharedMsrs(processor) for processor in parts.processors]
         self.schedulers: list[VpScheduler] = []
         self.intercepts = Intercepts(self.partition, parts.state, parts.memory)
@@ -179,6 +181,7 @@ class Vtls:
             scheduler.drop_all()
             scheduler.vtls[VTL0].ports.want(None)
         self._msr_exits = {caller: exits for caller, exits in self._msr_exits.items() if not caller.vtl}
+        self._startup.reset()
         self._watch.reset()
         self.intercepts.reset()
         for msrs in self.shared_msrs:
@@ -210,23 +213,8 @@ class Vtls:
         """On the VP's thread, on its way into the guest: see to it that the right VTL runs."""
         for auto_eoi in self._auto_eois[vp].values():
             auto_eoi.look()
-        state, processor = self.partition.vps[vp], self._parts.processors[vp]
-        if not state.started:
-            # A VP with higher VTLs starts by hypercall only. KVM would start it by INIT and SIPI inside KVM_RUN.
-            closed = state.enabled != 1 or self.partition.start_denied(vp, VTL0)
-            if processor.held or closed:
-                starts.drop_signals(processor.vcpu)
-            processor.held = closed
-            self._notice_start(vp, closed)
+        self._startup.attend(vp)
         self.schedulers[vp].attend()
-
-    def _notice_start(self, vp: int, closed: bool) -> None:
-        """On the VP's thread: KVM starts VTL0 by INIT and SIPI itself, and tells nobody."""
-        if not closed and self._parts.processors[vp].vcpu.get_mp_state() not in starts.WAITING:
-            with self.partition.lock:
-                self.partition.vps[vp].start(VTL0)
-        if self._looked[vp] is not None:
-            self._looked[vp] = True
 
     # ---- vmm.vsm.outside.VsmServices -----------------------------------------------------------------
 
@@ -234,13 +222,8 @@ class Vtls:
         """See there. The partition's lock is held."""
         parts = self._parts
         processor = parts.processors[vp]
-        if not self.partition.vps[vp].started and not self._looked[vp]:
-            if not processor.is_current_thread():
-                self._looked[vp] = False
-                processor.kick()  # it may run already: only its own thread can tell
-                return AGAIN
-            self.partition.vps[vp].start(VTL0)
-        self._looked[vp] = None
+        if not self._startup.ready_for_vtl(vp):
+            return AGAIN
         try:
             with self._lock:
                 vm = self._vms.get(vtl)
@@ -255,7 +238,9 @@ class Vtls:
             starts.load(vcpu, context)
             _enable_apic(vcpu)
             vcpu.set_mp_state(k.KVM_MP_STATE_RUNNABLE)
+            self._startup.close(vcpu)
         except KvmError:
+            self._startup.abandon(vp)
             return HvStatus.INVALID_REGISTER_VALUE
         caller = parts.connect(processor, vtl, vcpu)
         self._adopt(caller)
@@ -433,7 +418,7 @@ def _enable_apic(vcpu: Vcpu) -> None:
 
 
 def _begin_vtl0(vcpu: Vcpu, context: HV_INITIAL_VP_CONTEXT) -> HvStatus:
-    starts.drop_signals(vcpu)  # KVM acts on them when it is asked for the MP state
+    startup_signals.drop(vcpu)  # KVM acts on them when it is asked for the MP state
     return starts.begin(vcpu, context)
 
 
