@@ -12,9 +12,9 @@
 #define VECTOR_TIMER 0x61
 #define VECTOR_VINA 0x71
 #define SERVICE_MARK 1
-#define LIMIT_MS 2000
+#define LIMIT_MS 20000
 #define SILENCE_US 10000
-#define PERIOD_MS 5
+#define PERIOD_MS 20
 #define TIMES 5
 #define MAX_VPS 16
 #define ACTIVE(status) ((status) & 15)
@@ -368,7 +368,7 @@ static void check_timers(void)
     report(came, "VTL2's preempts VTL1: %u", counts[2][0].ticks);
     forget();
     uint64_t end = rdtsc() + tsc_from_us(LIMIT_MS * 1000);
-    start_timer((void *)(4 * PERIOD_MS));
+    start_timer((void *)PERIOD_MS);
     while (fewest_ticks(0, VTLS) < TIMES && rdtsc() < end)
         halt_until_interrupt();
     interrupts_off();
