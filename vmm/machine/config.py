@@ -29,6 +29,7 @@ class MachineConfig:
     interface. hyperv: the Hyper-V interface, all of it and instead of KVM's own (True), none of it (False), or what
     `cpu` says (None).
     vsm: Virtual Trust Levels, with the whole Hyper-V interface. vtls: how many a guest may have, VTL0 included.
+    vtl_wait: how VTLs that do not run are watched: "kernel", "tick", or "auto", the first one that the host has.
     vsm_profile: "hyperv" or "kvm-v1", what counts where sources on them disagree. protection: what enforces a VTL's
     rights to memory: "attributes" of a patched kernel, a "mapping" for each VTL, or "auto", the better one that the
     host has.
@@ -51,6 +52,7 @@ class MachineConfig:
     hyperv: bool | None = None
     vsm: bool = False
     vtls: int = 2
+    vtl_wait: str = "auto"
     vsm_profile: str = "hyperv"
     protection: str = "auto"
     reboot: bool = True
@@ -70,6 +72,8 @@ class MachineConfig:
             )
         if not 2 <= self.vtls <= MAXIMUM_VTLS:
             raise ConfigError(f"{self.vtls} VTLs: a machine with vsm=on has 2 to {MAXIMUM_VTLS}")
+        if self.vtl_wait not in ("auto", "kernel", "tick"):
+            raise ConfigError(f"vtl-wait {self.vtl_wait!r}: expected 'auto', 'kernel' or 'tick'")
         if self.irqchip not in ("kernel", "split"):
             raise ConfigError(f"irqchip {self.irqchip!r}: expected 'kernel' or 'split'")
 

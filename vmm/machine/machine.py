@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from kvmapi import Kvm, Vcpu
 from kvmapi.uapi import kvm as k
+from kvmapi.vsm_support import VsmSupport
 from vmm.backend import vcpu_state, vp_report
 from vmm.backend.emulation.emulator import Emulator
 from vmm.backend.ioeventfds import KvmIoEventFds
@@ -171,6 +172,7 @@ class Machine:
                 add_vcpu=lambda vm, vp: self._add_vcpu(vm, cpus, vp),
                 has_xcr0=self.boot_processor.get_xcrs().nr_xcrs > 0,
                 signals=startup_signals.choose(cpus.vsm),
+                wait_in_kernel=self._wait_in_kernel(cpus.vsm),
             ),
         )
         made = interface.HypervInterface(around, offer)
@@ -205,6 +207,17 @@ class Machine:
 
     def _hides_port(self, port: int) -> bool:
         return port in ports_in_kernel(self._options) or self._ioeventfds.catches_port(port)
+
+    def _wait_in_kernel(self, support: VsmSupport) -> bool:
+        from vmm.backend.vsm import waits
+
+        possible = waits.in_kernel(support)
+        if self.config.vtl_wait == "kernel" and not possible:
+            raise ConfigError(
+                "vtl-wait=kernel: expected a KVM with our series (inactive_vtl, any_thread), found none: leave it "
+                "out, a tick does on every KVM"
+            )
+        return possible and self.config.vtl_wait != "tick"
 
     def _view(self, mapping: RamMapping) -> RamView | None:
         # One page of a huge one cannot be replaced.

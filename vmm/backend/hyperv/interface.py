@@ -72,13 +72,14 @@ class HigherVms:
 
     make_vm: a KVM VM for a VTL, over the same memory, with local APICs only; and its view, as `Machine.view`.
     add_vcpu: the vCPU of a VP in it. has_xcr0: whether KVM tells and takes XCR0. signals: what keeps INIT and SIPI from
-    VPs that have such VTLs.
+    VPs that have such VTLs. wait_in_kernel: whether KVM waits for events of VTLs that do not run.
     """
 
     make_vm: Callable[[int], tuple[VtlVm, OverlayView | None]]
     add_vcpu: Callable[[VtlVm, int], Vcpu]
     has_xcr0: bool
     signals: StartupSignals
+    wait_in_kernel: bool = False
 
 
 @dataclass(frozen=True)
@@ -298,6 +299,7 @@ class HypervInterface:
             tsc_khz=self._offer.msrs.tsc_hz // 1000,
             has_xcr0=higher.has_xcr0,
             signals=higher.signals,
+            wait_in_kernel=higher.wait_in_kernel,
             bus_cycle_ns=1_000_000_000 // self._offer.msrs.apic_hz,
         )
 

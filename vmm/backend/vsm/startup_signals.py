@@ -68,9 +68,14 @@ class BlockedByKvm:
         self._blocked.discard(vcpu)
 
 
+def can_block(support: VsmSupport) -> bool:
+    """Whether a host with this KVM can keep them from a processor."""
+    return bool(support.features & vsm.KVM_X86_VSM_BLOCK_INIT)
+
+
 def choose(support: VsmSupport) -> StartupSignals:
-    """What a host with this KVM can do."""
-    return BlockedByKvm() if support.features & vsm.KVM_X86_VSM_BLOCK_INIT else CarriedOutByKvm()
+    """What a host with this KVM does."""
+    return BlockedByKvm() if can_block(support) else CarriedOutByKvm()
 
 
 def drop(vcpu: Vcpu) -> None:

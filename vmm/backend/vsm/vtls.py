@@ -29,6 +29,7 @@ from vmm.backend.vsm import msr_exits, startup_signals
 from vmm.backend.vsm.apic_timer import ApicTimer
 from vmm.backend.vsm.intercepts import Intercepts
 from vmm.backend.vsm.ipi_watch import IpiWatch
+from vmm.backend.vsm.kernel_wait import KernelWait
 from vmm.backend.vsm.msr_exits import MsrExits
 from vmm.backend.vsm.port_exits import VtlPorts
 from vmm.backend.vsm.scheduler import VpScheduler, VtlVcpu
@@ -37,6 +38,7 @@ from vmm.backend.vsm.shared_state import SharedState
 from vmm.backend.vsm.startup import Startup
 from vmm.backend.vsm.startup_signals import StartupSignals
 from vmm.backend.vsm.vp_registers import OwnRegisters
+from vmm.backend.vsm.waits import VtlWaits
 from vmm.hv.register_bits import HV_REGISTER_VSM_CODE_PAGE_OFFSETS
 from vmm.hv.status import HvStatus
 from vmm.hv.vp_context import HV_INITIAL_VP_CONTEXT
@@ -83,6 +85,7 @@ class Parts:
     has_xcr0: bool
     bus_cycle_ns: int
     signals: StartupSignals
+    wait_in_kernel: bool
 
 
 class Vtls:
@@ -97,7 +100,12 @@ class Vtls:
         self._auto_eois: list[dict[int, AutoEoi]] = [{} for _ in parts.processors]
         self._addresses = [msi_address(apic_id) for apic_id in parts.apic_ids]
         self.partition = VsmPartition(len(parts.processors), offer, self, protections)
-        self._watch = IpiWatch(self.partition.vps, [each.kick for each in parts.processors], parts.clock)
+        vps, kicks = self.partition.vps, [each.kick for each in parts.processors]
+        self._waits: VtlWaits = IpiWatch(vps, kicks, parts.clock)
+        if parts.wait_in_kernel:
+            stay_out = [each.ask_to_stay_out for each in parts.processors]
+            self._waits = KernelWait(vps, kicks, stay_out, parts.clock)
+        parts.errands.before_work = self.recall
         self._startup = Startup(self.partition, parts.processors, parts.signals)
         self.shared_msrs = [SharedMsrs(processor) for processor in parts.processors]
         self.schedulers: list[VpScheduler] = []
@@ -123,6 +131,7 @@ class Vtls:
                     self._ports(processor, VTL0, caller.vcpu, processor.handlers),
                 ),
                 self,
+                self._waits,
             )
             for processor, caller in zip(parts.processors, callers, strict=True)
         ]
@@ -130,6 +139,7 @@ class Vtls:
         for caller in callers:
             self._adopt(caller)
             self._limit(parts.processors[caller.vp].emulator, caller.vp, VTL0)
+            caller.processor.before_stop = partial(self.recall, caller.vp)
 
     def _adopt(self, caller: Caller) -> None:
         vp, vtl = caller.vp, caller.vtl
@@ -140,7 +150,7 @@ class Vtls:
         self._msr_exits[caller] = exits
         caller.msr_hook = exits.hook if exits.wanted() else None
         caller.on_switch = self.schedulers[caller.vp].switch
-        caller.write_processor_msr = self.shared_msrs[caller.vp].write
+        caller.write_processor_msr = partial(self._write_shared_msr, caller.vp)
 
     def _emulator(self, vp: int, vtl: int, vcpu: Vcpu) -> Emulator:
         emulator = Emulator(vcpu, self._parts.memory(vtl))
@@ -182,7 +192,7 @@ class Vtls:
             scheduler.vtls[VTL0].ports.want(None)
         self._msr_exits = {caller: exits for caller, exits in self._msr_exits.items() if not caller.vtl}
         self._startup.reset()
-        self._watch.reset()
+        self._waits.reset()
         self.intercepts.reset()
         for msrs in self.shared_msrs:
             msrs.reset()
@@ -200,6 +210,7 @@ class Vtls:
 
     def close(self) -> None:
         """Close the VMs of VTLs above 0. No VP runs any more. Idempotent."""
+        self._waits.close()
         vms, self._vms = self._vms, {}
         for vm in vms.values():
             vm.close()
@@ -215,6 +226,18 @@ class Vtls:
             auto_eoi.look()
         self._startup.attend(vp)
         self.schedulers[vp].attend()
+
+    def recall(self, vp: int) -> None:
+        """On the VP's thread, before anything but its scheduler uses the vCPU of a VTL that does not run.
+
+        Errors: `KvmError`.
+        """
+        if vp < len(self.schedulers):
+            self.schedulers[vp].recall()
+
+    def _write_shared_msr(self, vp: int, msr: int, value: int) -> bool:
+        self.recall(vp)
+        return self.shared_msrs[vp].write(msr, value)
 
     # ---- vmm.vsm.outside.VsmServices -----------------------------------------------------------------
 
@@ -298,7 +321,7 @@ class Vtls:
         def on_its_thread() -> Reply:
             reply = work(OwnRegisters(scheduler.vtls, processor.vcpu, scheduler.shared, self.shared_msrs[vp]))
             if scheduler.vp.active:  # it may have been VINA that changed
-                self._watch.runs(vp, scheduler.vp.active)
+                self._waits.runs(vp, scheduler.vp.active)
                 processor.kick()
             return reply
 
@@ -408,7 +431,7 @@ class Vtls:
 
     def runs(self, vp: int, vtl: int) -> None:
         """See there."""
-        self._watch.runs(vp, vtl)
+        self._waits.runs(vp, vtl)
 
 
 def _enable_apic(vcpu: Vcpu) -> None:
