@@ -10,6 +10,8 @@ RUN_PACKAGES := gcc make binutils python3 python3-venv libatomic1
 TEST_PACKAGES := $(RUN_PACKAGES) acpica-tools qemu-system-x86 linux-source-6.12 libc6-dev \
 	flex bison bc libelf-dev patch perl tar xz-utils gzip zstd lz4 busybox-static ccache
 
+STRESS := --machine vsm=on --cpus 4 --append "seconds=600 patience=120"
+
 .PHONY: help run test test-pure test-host test-lab lab-test lab-shell kernel kernel-upstream kernel-debug lint bench nightly \
 	spec setup firmware clean
 .NOTPARALLEL:
@@ -50,9 +52,13 @@ kernel-debug: setup-test ## our series under KASAN, lockdep and more; the kernel
 	scripts/lab run --kernel debug --clean-log --time-limit 3600 --results build/lab-test/debug -- \
 		$(BIN)/pytest tests/kernel --timeout 600 --junitxml=build/lab-test/debug/junit.xml
 
-nightly: setup-test firmware ## the property tests of hypercalls with a million inputs
+nightly: setup-test firmware ## the property tests of hypercalls with a million inputs, and ten minutes of VTL stress
 	HYPERCALL_INPUTS=1000000 $(BIN)/pytest -o timeout=0 \
 		tests/pure/hypercall/test_any_input.py tests/pure/backend/hyperv/test_any_call.py
+	@# Their status is kvm-unit-tests': 1 when every check has passed.
+	$(BIN)/vmm run firmware/build/vtlstress.flat $(STRESS) --time-limit 900; test $$? -eq 1
+	scripts/lab run --kernel patched --time-limit 2400 -- \
+		$(BIN)/vmm run firmware/build/vtlstress.flat $(STRESS) --time-limit 2000; test $$? -eq 1
 
 lint: setup ## ruff and mypy alone
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

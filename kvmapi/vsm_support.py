@@ -18,6 +18,8 @@ from kvmapi.uapi.vsm import (
     KVM_MEMORY_ATTRIBUTE_NR,
     KVM_MEMORY_ATTRIBUTE_NW,
     KVM_MEMORY_ATTRIBUTE_NX,
+    KVM_X86_VSM_ANY_THREAD,
+    KVM_X86_VSM_BLOCK_INIT,
     KVM_X86_VSM_FAULT_ACCESS,
     KVM_X86_VSM_FAULT_INSN,
     KVM_X86_VSM_HCALL_XMM,
@@ -37,6 +39,8 @@ VSM_FEATURES = {
     "hcalls": KVM_X86_VSM_HCALLS,
     "ipi": KVM_X86_VSM_IPI,
     "inactive_vtl": KVM_X86_VSM_INACTIVE_VTL,
+    "any_thread": KVM_X86_VSM_ANY_THREAD,
+    "block_init": KVM_X86_VSM_BLOCK_INIT,
 }
 """All features by name, the bits of KVM_CAP_X86_VSM."""
 

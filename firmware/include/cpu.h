@@ -22,7 +22,7 @@
 #define CR0_PG (1u << 31)
 #define CR4_PAE (1u << 5)
 #define RFLAGS_IF (1u << 9)
-#define VTLS 2
+#define VTLS 3 /* that a guest may use */
 
 #define MSR_APIC_BASE 0x1b
 #define MSR_TSC_DEADLINE 0x6e0
@@ -158,7 +158,7 @@ struct cpu {
     struct cpu *self;
     uint64_t stack_top;
     uint64_t vtl_return_entry, vtl_return_control;
-    uint32_t vtl; /* 0, or 1 in the struct that VTL1 has of the same processor */
+    uint32_t vtl; /* 0; 1 and 2 in the structs that these have of the same processor */
     uint32_t index;
     uint32_t apic_id;
     bool online;

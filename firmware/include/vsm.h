@@ -92,15 +92,15 @@ struct vtl_frame {
     uint64_t r15, r14, r13, r12, r11, r10, r9, r8, rdi, rsi, rbp, rbx, rdx, rcx, rax;
 };
 
-/* VTL1 of one processor. */
+/* VTL1 of one processor, or a VTL above. */
 struct vtl1 {
-    struct cpu cpu; /* VTL1's GS base points here */
+    struct cpu cpu; /* the VTL's GS base points here */
     volatile struct hv_assist *assist;
     uint32_t vp_index;
     bool ready;        /* it has run and set itself up */
-    bool return_fast;  /* leave VTL0's RAX and RCX as they are after the return's own instructions */
+    bool return_fast;  /* leave the lower VTL's RAX and RCX as they are after the return's own instructions */
     volatile uint64_t entries[ENTRY_REASONS]; /* by reason */
-    volatile uint64_t rax, rcx; /* VTL0's at the last entry */
+    volatile uint64_t rax, rcx; /* the lower VTL's at the last entry */
 };
 
 typedef uint64_t (*vtl1_function)(void *argument);
@@ -118,6 +118,8 @@ void vsm_start(void);
  * the first vsm_call on the processor sets VTL1 up. */
 uint64_t vsm_enable_partition(uint64_t partition, uint8_t vtl, uint8_t flags);
 struct vtl1 *vsm_prepare(unsigned cpu, uint32_t vp);
+/* The same for a VTL above 0. */
+struct vtl1 *vsm_prepare_vtl(unsigned cpu, uint32_t vp, unsigned vtl);
 uint64_t vsm_enable_vp(uint32_t vp, uint8_t vtl, struct vtl1 *vtl1);
 /* The input of HvCallEnableVpVtl and HvCallStartVirtualProcessor in the caller's input page, for what is not as usual;
  * the context is at its third word. NULL: an empty context. */
@@ -125,17 +127,19 @@ uint64_t *vsm_vp_input(uint32_t vp, uint8_t vtl, struct vtl1 *vtl1);
 
 /* VTL1 of a processor. */
 struct vtl1 *vtl1_of(unsigned cpu);
-/* In VTL1: of this one. */
+struct vtl1 *vtl_of(unsigned cpu, unsigned vtl);
+/* In VTL1 or above: that VTL of this one. */
 static inline struct vtl1 *vtl1_self(void)
 {
     return (struct vtl1 *)this_cpu();
 }
 
-/* From VTL0: a VTL call with a service number (from 1 up; see vsm_set_service). */
+/* A VTL call with a service number (from 1 up; see vsm_set_service): to VTL1, from there to VTL2. */
 uint64_t vsm_call(uint64_t service, uint64_t first, uint64_t second, uint64_t third);
 uint64_t vsm_run(vtl1_function function, void *argument);
 void vsm_set_service(vtl1_service service);
-/* What VTL1 does when an interrupt made it enter; NULL: turns interrupts on for a moment. */
+/* What VTL1 does when an interrupt made it enter; NULL: turns interrupts on for a moment. VTL2 does the same as VTL1 here,
+ * with services and at its first entry: `self` tells them apart. */
 void vsm_set_interrupted(vtl1_service interrupted);
 /* What VTL1 does about an intercept whose message is in the VP assist page. */
 void vsm_set_intercepted(vtl1_service intercepted);

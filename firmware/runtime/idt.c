@@ -45,7 +45,7 @@ void interrupts_init(void)
 {
     for (unsigned vector = 0; vector < 256; vector++) {
         uint64_t entry = (uint64_t)interrupt_entries + vector * ENTRY_SIZE;
-        idts[0][vector] = idts[1][vector] = (struct gate){
+        struct gate gate = {
             .offset_low = entry & 0xffff,
             .selector = SELECTOR_CODE64,
             .ist = vector == VECTOR_DF ? 1 : 0,
@@ -53,6 +53,8 @@ void interrupts_init(void)
             .offset_middle = entry >> 16 & 0xffff,
             .offset_high = entry >> 32,
         };
+        for (unsigned vtl = 0; vtl < VTLS; vtl++)
+            idts[vtl][vector] = gate;
     }
 }
 
@@ -95,11 +97,11 @@ static void unexpected(const struct frame *frame)
         "reserved", "reserved", "reserved", "reserved", "reserved", "#HV", "#VC", "#SX", "reserved",
     };
     if (frame->vector < 32)
-        printf("Unhandled exception %lu %s at ip %016lx on CPU %u%s\n", frame->vector, names[frame->vector],
-               frame->rip, this_cpu()->index, this_cpu()->vtl ? " in VTL1" : "");
+        printf("Unhandled exception %lu %s at ip %016lx on CPU %u in VTL%u\n", frame->vector, names[frame->vector],
+               frame->rip, this_cpu()->index, this_cpu()->vtl);
     else
-        printf("Unexpected interrupt 0x%02lx at ip %016lx on CPU %u%s\n", frame->vector, frame->rip,
-               this_cpu()->index, this_cpu()->vtl ? " in VTL1" : "");
+        printf("Unexpected interrupt 0x%02lx at ip %016lx on CPU %u in VTL%u\n", frame->vector, frame->rip,
+               this_cpu()->index, this_cpu()->vtl);
     frame_print(frame);
     exit(EXIT_ABORT);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* VTL1 on every processor: how it is enabled, entered and left. TLFS chapter 15. */
+/* VTL1, and VTL2, on every processor: how they are enabled, entered and left. TLFS chapter 15. */
 #include "vsm.h"
 
 #include "apic.h"
@@ -34,11 +34,11 @@ _Static_assert(offsetof(struct cpu, vtl_return_entry) == 16, "vsm.S");
 _Static_assert(offsetof(struct cpu, vtl_return_control) == 24, "vsm.S");
 _Static_assert(offsetof(struct hv_assist, message) == 112, "HV_VP_ASSIST_PAGE");
 
-static struct vtl1 *vtl1s[MAX_CPUS];
+static struct vtl1 *vtls[VTLS][MAX_CPUS];
 /* Input and output page of each processor and VTL. */
 static uint64_t *call_pages[VTLS][MAX_CPUS];
 static uint64_t call_entries[VTLS], return_entries[VTLS];
-static uint64_t page_tables; /* VTL1's */
+static uint64_t page_tables[VTLS]; /* of those above 0 */
 bool vtl1_waits_with_interrupts_on;
 static vtl1_service service_handler, interrupted_handler, intercepted_handler, first_handler;
 
@@ -168,19 +168,24 @@ static uint64_t make_page_tables(void)
 
 struct vtl1 *vsm_prepare(unsigned cpu, uint32_t vp)
 {
+    return vsm_prepare_vtl(cpu, vp, 1);
+}
+
+struct vtl1 *vsm_prepare_vtl(unsigned cpu, uint32_t vp, unsigned vtl)
+{
     struct vtl1 *vtl1 = page_alloc();
-    _Static_assert(sizeof(*vtl1) <= PAGE_SIZE, "VTL1's half of a processor is one page");
-    if (!page_tables)
-        page_tables = make_page_tables();
+    _Static_assert(sizeof(*vtl1) <= PAGE_SIZE, "a VTL's part of a processor is one page");
+    if (!page_tables[vtl])
+        page_tables[vtl] = make_page_tables();
     vtl1->cpu.self = &vtl1->cpu;
     vtl1->cpu.stack_top = (uint64_t)pages_alloc(STACK_PAGES) + STACK_PAGES * PAGE_SIZE;
-    vtl1->cpu.vtl = 1;
+    vtl1->cpu.vtl = vtl;
     vtl1->cpu.index = cpu;
     vtl1->vp_index = vp;
     vtl1->assist = page_alloc();
     cpu_fill_tables(&vtl1->cpu);
-    call_pages[1][cpu] = pages_alloc(2); /* not by VTL1: see vsm.h */
-    vtl1s[cpu] = vtl1;
+    call_pages[vtl][cpu] = pages_alloc(2); /* not by that VTL: see vsm.h */
+    vtls[vtl][cpu] = vtl1;
     return vtl1;
 }
 
@@ -193,7 +198,7 @@ uint64_t *vsm_vp_input(uint32_t vp, uint8_t vtl, struct vtl1 *vtl1)
     input[1] = (uint64_t)vtl << 32 | vp;
     if (!vtl1)
         return input;
-    struct table_pointer idt = idt_pointer(1);
+    struct table_pointer idt = idt_pointer(vtl1->cpu.vtl);
     struct hv_segment data = {0, 0xffffffff, SELECTOR_DATA, ATTRIBUTES_DATA};
     context->rip = (uint64_t)vtl1_loop;
     context->rsp = vtl1->cpu.stack_top - 8; /* aligned behind struct vtl_frame */
@@ -208,7 +213,7 @@ uint64_t *vsm_vp_input(uint32_t vp, uint8_t vtl, struct vtl1 *vtl1)
     context->gdtr = (struct hv_table){.limit = sizeof(vtl1->cpu.gdt) - 1, .base = (uint64_t)vtl1->cpu.gdt};
     context->efer = rdmsr(MSR_EFER);
     context->cr0 = read_cr0();
-    context->cr3 = page_tables;
+    context->cr3 = page_tables[vtl1->cpu.vtl];
     context->cr4 = read_cr4();
     context->pat = rdmsr(MSR_PAT);
     return input;
@@ -264,15 +269,20 @@ void vsm_start(void)
 
 struct vtl1 *vtl1_of(unsigned cpu)
 {
-    assert(cpu < MAX_CPUS && vtl1s[cpu]);
-    return vtl1s[cpu];
+    return vtl_of(cpu, 1);
+}
+
+struct vtl1 *vtl_of(unsigned cpu, unsigned vtl)
+{
+    assert(cpu < MAX_CPUS && vtl < VTLS && vtls[vtl][cpu]);
+    return vtls[vtl][cpu];
 }
 
 /* ---- calls ---- */
 
 uint64_t vsm_call(uint64_t service, uint64_t first, uint64_t second, uint64_t third)
 {
-    uint64_t rax, control = 0, entry = call_entries[0];
+    uint64_t rax, control = 0, entry = vsm_call_entry();
     register uint64_t r8 asm("r8") = third;
     asm volatile("call *%[entry]"
                  : "=a"(rax), "+c"(control), "+D"(service), "+S"(first), "+d"(second), "+r"(r8)
@@ -306,15 +316,15 @@ void vsm_set_first(vtl1_service first)
     first_handler = first;
 }
 
-/* ---- in VTL1 ---- */
+/* ---- in VTL1 and VTL2 ---- */
 
 static void set_up(struct vtl1 *self)
 {
-    if (!call_entries[1]) {
-        hv_init(); /* one hypercall page for VTL1 of all processors */
+    if (!call_entries[self->cpu.vtl]) {
+        hv_init(); /* one hypercall page for the VTL of all processors */
         find_entries();
     }
-    self->cpu.vtl_return_entry = return_entries[1];
+    self->cpu.vtl_return_entry = return_entries[self->cpu.vtl];
     wrmsr(HV_MSR_VP_ASSIST_PAGE, (uint64_t)self->assist | 1);
     apic_init();
     self->cpu.apic_id = apic_id();
@@ -346,7 +356,7 @@ void vtl1_entered(struct vtl_frame *frame)
     } else if (reason == ENTRY_INTERCEPT && intercepted_handler) {
         intercepted_handler(self, frame);
     } else if (reason != ENTRY_FIRST) {
-        abort_run("VTL1 of CPU %u: entry reason %u", self->cpu.index, reason);
+        abort_run("VTL%u of CPU %u: entry reason %u", self->cpu.vtl, self->cpu.index, reason);
     }
     self->assist->return_rax = frame->rax;
     self->assist->return_rcx = frame->rcx;

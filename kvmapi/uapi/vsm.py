@@ -29,6 +29,10 @@ KVM_X86_VSM_HCALLS = 1 << 4
 KVM_X86_VSM_IPI = 1 << 5
 # KVM_MP_STATE_HV_INACTIVE_VTL.
 KVM_X86_VSM_INACTIVE_VTL = 1 << 6
+# KVM_RUN on another thread than before does not wait for other processors.
+KVM_X86_VSM_ANY_THREAD = 1 << 7
+# KVM_ENABLE_CAP(KVM_CAP_X86_VSM) of a vCPU takes this or 0: whether INIT waits and SIPI is dropped.
+KVM_X86_VSM_BLOCK_INIT = 1 << 8
 
 # Leaf 0x40000003 of KVM_GET_SUPPORTED_HV_CPUID (TLFS 2.4.4); XMM output is the series' addition to 6.12.
 HV_FEATURES = 0x4000_0003

@@ -19,6 +19,8 @@ from kvmapi.uapi.vsm import (
     KVM_CAP_X86_VSM,
     KVM_MEMORY_ATTRIBUTE_NW,
     KVM_MP_STATE_HV_INACTIVE_VTL,
+    KVM_X86_VSM_ANY_THREAD,
+    KVM_X86_VSM_BLOCK_INIT,
     KVM_X86_VSM_FAULT_ACCESS,
     KVM_X86_VSM_FAULT_INSN,
     KVM_X86_VSM_HCALL_XMM,
@@ -63,6 +65,19 @@ def _no_inactive_vtl(kvm: Kvm) -> None:
         assert refusal.value.errno == errno.EINVAL
 
 
+def _not_any_thread(kvm: Kvm) -> None:
+    # Nothing but the capability tells: it is about time.
+    assert not kvm.check_extension(KVM_CAP_X86_VSM) & KVM_X86_VSM_ANY_THREAD
+
+
+def _no_blocked_init(kvm: Kvm) -> None:
+    with kvm.create_vm() as vm:
+        vm.create_irqchip()
+        with vm.create_vcpu(0) as vcpu, pytest.raises(KvmError) as refusal:
+            vcpu.enable_cap(KVM_CAP_X86_VSM, KVM_X86_VSM_BLOCK_INIT)
+        assert refusal.value.errno == errno.EINVAL
+
+
 ABSENT: dict[int, Callable[[Kvm], None]] = {
     KVM_X86_VSM_FAULT_ACCESS: _no_fault_details,
     KVM_X86_VSM_FAULT_INSN: _no_fault_details,
@@ -71,4 +86,6 @@ ABSENT: dict[int, Callable[[Kvm], None]] = {
     KVM_X86_VSM_HCALLS: _no_privileges,
     KVM_X86_VSM_IPI: _no_privileges,
     KVM_X86_VSM_INACTIVE_VTL: _no_inactive_vtl,
+    KVM_X86_VSM_ANY_THREAD: _not_any_thread,
+    KVM_X86_VSM_BLOCK_INIT: _no_blocked_init,
 }

@@ -91,7 +91,7 @@ def test_the_features_are_those_of_the_patched_kernel(runs: dict[str, Future[End
     ended = runs[mmu].result()
 
     ended.check()
-    assert b"VSM series: ours, features 0x7f" in ended.result.stdout
+    assert b"VSM series: ours, features 0x1ff" in ended.result.stdout
 
 
 def test_the_host_ring_tests_the_kernel_of_a_host_with_our_series(runs: dict[str, Future[Ended]]) -> None:

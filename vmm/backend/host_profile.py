@@ -19,6 +19,7 @@ from kvmapi.uapi import x86
 from kvmapi.uapi.vsm import HV_ACCESS_VP_REGISTERS, HV_ACCESS_VSM, HV_FEATURES
 from kvmapi.vsm_support import RWX_ATTRIBUTES, VsmSupport, vsm_support_of
 from vmm.backend.host_capabilities import CAPABILITIES, Need
+from vmm.backend.vsm import startup_signals, waits
 
 # function, index, flags, EAX, EBX, ECX, EDX of a struct kvm_cpuid_entry2
 CpuidLeaf = tuple[int, int, int, int, int, int, int]
@@ -161,7 +162,8 @@ _MET_BY_KERNEL: dict[str, Callable[[HostProfile], bool]] = {
     "hyperv_msrs": lambda host: host.has("x86_msr_filter") and host.has("x86_user_space_msr"),
     "vtl_memory": lambda host: host.rwx_attributes,
     "fault_address": lambda host: host.vsm and host.has("memory_fault_info"),
-    "vtl_wakeup": lambda host: host.vsm,
+    "vtl_wakeup": lambda host: waits.in_kernel(host.vsm_support),
+    "vtl_startup": lambda host: startup_signals.can_block(host.vsm_support),
 }
 _STRATEGIES = {
     "hypercall": {
@@ -181,8 +183,12 @@ _STRATEGIES = {
         False: "found out from the exit, the registers and the instruction",
     },
     "vtl_wakeup": {
-        True: "the inactive VTL waits in the kernel",
+        True: "the inactive VTL waits in the kernel, on a thread of its own",
         False: "the inactive VTL's local APIC is looked at, at exits and on a tick",
+    },
+    "vtl_startup": {
+        True: "KVM blocks INIT and SIPI of processors with VTLs above 0",
+        False: "INIT and SIPI to a processor with VTLs above 0 that runs are carried out by KVM",
     },
 }
 

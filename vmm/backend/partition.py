@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The KVM side of a machine: the VM, its memory slots, its interrupt controllers and its VPs.
 
-A partition has one KVM VM per VTL over the same guest memory (design: section 4). Today there is VTL0 only;
-`VtlVm` is what a further VTL adds.
+A partition has one KVM VM per VTL over the same guest memory: a `VtlVm` each.
 """
 
 from __future__ import annotations

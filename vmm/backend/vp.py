@@ -101,6 +101,8 @@ class VirtualProcessor:
         self._ended = False  # the thread is past its last line, or will never be started
         # Called on the VP's thread after each `kick`, before the guest goes on.
         self.after_kick: Handler = self._nothing
+        # Called on the VP's thread when it has left the guest for others, before they may use its vCPUs.
+        self.before_stop: Handler = self._nothing
         # Set by `after_kick`: the VP must not enter the guest until it has been kicked again.
         self.held = False
         # Finishes instructions that KVM cannot; without it they end the run.
@@ -200,6 +202,11 @@ class VirtualProcessor:
         """A vCPU that is not the running one is about to be closed."""
         with self._state:
             self._all_vcpus = tuple(other for other in self._all_vcpus if other is not vcpu)
+
+    def ask_to_stay_out(self, vcpu: Vcpu, wanted: bool) -> None:
+        """Have whoever runs `vcpu` next come back at once; not wanted: only if the VP has been kicked."""
+        with self._state:
+            vcpu.run.u8[_IMMEDIATE_EXIT] = wanted or self.vcpu.run.u8[_IMMEDIATE_EXIT]
 
     @property
     def all_vcpus(self) -> tuple[Vcpu, ...]:
@@ -348,6 +355,7 @@ class VirtualProcessor:
     def _attend(self) -> bool:
         """Do what other threads asked for: stay out while frozen or held. False: the thread is to end."""
         while True:
+            self.before_stop()
             for vcpu in self._all_vcpus:  # before looking: a request after the look sets them again
                 vcpu.run.u8[_IMMEDIATE_EXIT] = 0
             with self._state:

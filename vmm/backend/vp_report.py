@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Sequence
 
 from kvmapi import KvmError, Vcpu
-from kvmapi.uapi.x86 import kvm_segment, kvm_sregs
+from kvmapi.uapi.x86 import kvm_lapic_state, kvm_segment, kvm_sregs
 
 _GPRS = (
     ("rax", "rbx", "rcx", "rdx"),
@@ -38,6 +39,51 @@ def describe(vcpu: Vcpu) -> str:
         f"cr8={sregs.cr8:x} efer={sregs.efer:x} apic_base={sregs.apic_base:x}"
     )
     return "\n".join(lines)
+
+
+_IRR, _ISR = 0x200, 0x100
+_VECTORS = 256
+_TPR, _LVT_TIMER, _TIMER_LEFT = 0x80, 0x320, 0x390
+
+
+def describe_waiting(vp: int, vcpus: Sequence[Vcpu], running: Vcpu) -> str:
+    """What a VP that is stopped was doing and what it could wait for: a line for each VTL, from VTL0 up.
+
+    running: the vCPU of the VTL that its thread runs. Never raises.
+    """
+    lines = [f"VP {vp}:"]
+    for vtl, vcpu in enumerate(vcpus):
+        try:
+            told = _waiting(vcpu)
+        except KvmError as error:
+            told = f"cannot be read: {error}"
+        lines.append(f"  VTL{vtl} {'runs' if vcpu is running else 'waits'}: {told}")
+    return "\n".join(lines)
+
+
+def _waiting(vcpu: Vcpu) -> str:
+    regs, lapic, events = vcpu.get_regs(), vcpu.get_lapic(), vcpu.get_vcpu_events()
+    return (
+        f"rip={regs.rip:x} rsp={regs.rsp:x} rflags={regs.rflags:x} mp_state={vcpu.get_mp_state()} "
+        f"irr={_vectors(lapic, _IRR)} isr={_vectors(lapic, _ISR)} tpr={_u32(lapic, _TPR):x} "
+        f"timer={_u32(lapic, _LVT_TIMER):x}/{_u32(lapic, _TIMER_LEFT):x} "
+        f"injected={events.interrupt.nr if events.interrupt.injected else '-'} nmi={events.nmi.pending} "
+        f"shadow={events.interrupt.shadow}"
+    )
+
+
+def _u32(lapic: kvm_lapic_state, register: int) -> int:
+    return int.from_bytes(bytes(lapic.regs[register : register + 4]), "little")
+
+
+def _vectors(lapic: kvm_lapic_state, register: int) -> str:
+    """The vectors that are set in IRR or ISR, in hexadecimal: 32 of them in each 16 bytes."""
+    found = [
+        f"{vector:x}"
+        for vector in range(_VECTORS)
+        if _u32(lapic, register + vector // 32 * 16) >> vector % 32 & 1
+    ]
+    return ",".join(found) or "-"
 
 
 def describe_failure(vcpu: Vcpu, cause: BaseException) -> str:

@@ -9,6 +9,7 @@ from kvmapi.vsm_support import VSM_FEATURES, VsmSeries
 from vmm.backend.host_capabilities import BY_NAME, Need
 from vmm.backend.host_profile import HostKind, HostProfile
 from vmm.backend.ring0 import Outcome, Ring0
+from vmm.backend.vsm import startup_signals, waits
 from vmm.cli.doctor_findings import Finding, Severity
 from vmm.cli.doctor_host import HostFacts
 
@@ -26,6 +27,8 @@ def kvm_findings(facts: HostFacts, host: HostProfile, ring0: Ring0 | None) -> It
     yield _vcpus(facts, host)
     yield _hyperv(host)
     yield _vtl_memory(host)
+    yield _vtl_wakeup(host)
+    yield _vtl_startup(host)
     yield _nested(host)
 
 
@@ -201,6 +204,24 @@ def _vtl_memory(host: HostProfile) -> Finding:
         meaning,
         "optional: a kernel with the series in kernel/",
     )
+
+
+def _vtl_wakeup(host: HostProfile) -> Finding:
+    if waits.in_kernel(host.vsm_support):
+        meaning = "an interrupt for one enters it at once, and nothing ticks"
+        return Finding("vtl_wakeup", Severity.OK, "VTLs that do not run wait in the kernel", meaning)
+    found = f"VTLs that do not run are looked at, at most every {waits.TICK_NS / 1e6:g} ms"
+    meaning = "an IPI between local APICs of higher VTLs may be that late"
+    return Finding("vtl_wakeup", Severity.OK, found, meaning, "optional: a kernel with the series in kernel/")
+
+
+def _vtl_startup(host: HostProfile) -> Finding:
+    if startup_signals.can_block(host.vsm_support):
+        found, meaning = "INIT and SIPI can be blocked", "they do nothing to processors with VTLs above 0"
+        return Finding("vtl_startup", Severity.OK, found, meaning)
+    meaning = "a guest can reset VTL0 of a processor that runs, whatever VTLs it has"
+    change = "optional: a kernel with the series in kernel/"
+    return Finding("vtl_startup", Severity.OK, "INIT and SIPI cannot be blocked", meaning, change)
 
 
 def _nested(host: HostProfile) -> Finding:

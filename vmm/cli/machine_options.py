@@ -10,7 +10,10 @@ from pathlib import Path
 
 from vmm.machine.config import DEFAULT_MEMORY_BYTES, ConfigError, MachineConfig, parse_size
 
-_MACHINE_KEYS = "irqchip=kernel|split, pit=on|off, hugepages=on|off, cpu-pm=on|off, hyperv=on|off, vsm=on|off"
+_MACHINE_KEYS = (
+    "irqchip=kernel|split, pit=on|off, hugepages=on|off, cpu-pm=on|off, hyperv=on|off, vsm=on|off, vtls=N, "
+    "vtl-wait=auto|kernel|tick"
+)
 _WHOLE_NUMBER = re.compile("[+-]?[0-9]{1,9}")
 _SWITCH = {"on": True, "off": False}
 
@@ -65,7 +68,8 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
         metavar="K=V[,K=V]",
         action="append",
         help=f"parts of the board: {_MACHINE_KEYS} (hyperv: the whole Hyper-V interface in KVM's place; "
-        "vsm: that with Virtual Trust Levels)",
+        "vsm: that with Virtual Trust Levels; vtls: how many, VTL0 included, by default 2; vtl-wait: "
+        "how those that do not run are watched)",
     )
     group.add_argument(
         "--vsm-profile",
@@ -128,6 +132,8 @@ def machine_config(
         testdev=not args.no_testdev,
         hyperv=_switch(keys, "hyperv", default=False) if "hyperv" in keys else None,
         vsm=_switch(keys, "vsm", default=False),
+        vtls=_vtls(keys),
+        vtl_wait=keys.get("vtl-wait", "auto"),
         vsm_profile="hyperv" if args.vsm_profile is None else args.vsm_profile,
         protection="auto" if args.protection is None else args.protection,
         reboot=not args.no_reboot,
@@ -139,10 +145,30 @@ def _machine_keys(values: list[str]) -> dict[str, str]:
     keys: dict[str, str] = {}
     for item in (item for value in values for item in value.split(",")):
         key, equals, value = item.partition("=")
-        if not equals or key not in ("irqchip", "pit", "hugepages", "cpu-pm", "hyperv", "vsm"):
+        if not equals or key not in (
+            "irqchip",
+            "pit",
+            "hugepages",
+            "cpu-pm",
+            "hyperv",
+            "vsm",
+            "vtls",
+            "vtl-wait",
+        ):
             raise ConfigError(f"--machine {item!r}: expected {_MACHINE_KEYS}")
         keys[key] = value
     return keys
+
+
+def _vtls(keys: dict[str, str]) -> int:
+    value = keys.get("vtls")
+    if value is None:
+        return 2
+    if keys.get("vsm") != "on":
+        raise ConfigError(f"--machine vtls={value}: expected vsm=on with it, else there is VTL0 alone")
+    if not re.fullmatch("[0-9]{1,2}", value, re.ASCII):
+        raise ConfigError(f"--machine vtls={value}: expected a number of VTLs, such as vtls=3")
+    return int(value)
 
 
 def _switch(keys: dict[str, str], key: str, *, default: bool) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 DEFAULT_MEMORY_BYTES = 128 << 20  # as QEMU; every kvm-unit-test but a few runs in it
 MAXIMUM_CPUS = 1024  # what the MADT's area and the APIC ids of this board are made for
+MAXIMUM_VTLS = 16  # VTL numbers have four bits
 
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([bkmgt]?)(?:i?b)?", re.ASCII | re.IGNORECASE)
@@ -27,9 +28,11 @@ class MachineConfig:
     testdev: kvm-unit-tests' pc-testdev and pci-testdev, and the isa-debug-exit port; hyperv-testdev with the Hyper-V
     interface. hyperv: the Hyper-V interface, all of it and instead of KVM's own (True), none of it (False), or what
     `cpu` says (None).
-    vsm: Virtual Trust Levels, with the whole Hyper-V interface. vsm_profile: "hyperv" or "kvm-v1", what counts where
-    sources on them disagree. protection: what enforces a VTL's rights to memory: "attributes" of a patched kernel, a
-    "mapping" for each VTL, or "auto", the better one that the host has.
+    vsm: Virtual Trust Levels, with the whole Hyper-V interface. vtls: how many a guest may have, VTL0 included.
+    vtl_wait: how VTLs that do not run are watched: "kernel", "tick", or "auto", the first one that the host has.
+    vsm_profile: "hyperv" or "kvm-v1", what counts where sources on them disagree. protection: what enforces a VTL's
+    rights to memory: "attributes" of a patched kernel, a "mapping" for each VTL, or "auto", the better one that the
+    host has.
     reboot: a reset starts the guest anew instead of ending the run.
     raw_address: load the kernel there as it is, instead of recognising its format.
     pin: the host CPU that each VP's thread is bound to, by VP index; none: the host's scheduler decides.
@@ -48,6 +51,8 @@ class MachineConfig:
     testdev: bool = True
     hyperv: bool | None = None
     vsm: bool = False
+    vtls: int = 2
+    vtl_wait: str = "auto"
     vsm_profile: str = "hyperv"
     protection: str = "auto"
     reboot: bool = True
@@ -65,6 +70,10 @@ class MachineConfig:
             raise ConfigError(
                 f"{len(self.pin)} host CPUs to bind to for {self.cpus} processors: one for each"
             )
+        if not 2 <= self.vtls <= MAXIMUM_VTLS:
+            raise ConfigError(f"{self.vtls} VTLs: a machine with vsm=on has 2 to {MAXIMUM_VTLS}")
+        if self.vtl_wait not in ("auto", "kernel", "tick"):
+            raise ConfigError(f"vtl-wait {self.vtl_wait!r}: expected 'auto', 'kernel' or 'tick'")
         if self.irqchip not in ("kernel", "split"):
             raise ConfigError(f"irqchip {self.irqchip!r}: expected 'kernel' or 'split'")
 

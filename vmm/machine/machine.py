@@ -11,12 +11,13 @@ import contextlib
 import queue
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kvmapi import Kvm, Vcpu
 from kvmapi.uapi import kvm as k
-from vmm.backend import vcpu_state
+from kvmapi.vsm_support import VsmSupport
+from vmm.backend import vcpu_state, vp_report
 from vmm.backend.emulation.emulator import Emulator
 from vmm.backend.ioeventfds import KvmIoEventFds
 from vmm.backend.outcome import STATUS_BAD_INPUT, STATUS_TIME_LIMIT, Outcome, OutcomeKind
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 LOOK_UP_S = 0.1
 LAST_OUTPUT_S = 1.0  # how long the end of a run waits for whoever reads the guest's output
 VTL0 = 0
+VPS_TOLD = 8  # of how many a report says what they wait for when a time limit ends the run
 FACS_WAKING_VECTOR = 12  # offset in the FACS, u32 (ACPI 6.5, table 5.15)
 
 
@@ -150,6 +152,7 @@ class Machine:
 
     def _hyperv_interface(self, kvm: Kvm, cpus: CpuPlan, offer: Offer, ends: BoardEnds) -> HypervInterface:
         from vmm.backend.hyperv import interface  # most machines have none
+        from vmm.backend.vsm import startup_signals
 
         around = interface.Machine(
             vm=self._vtl0.vm,
@@ -168,6 +171,8 @@ class Machine:
                 make_vm=lambda vtl: self._higher_vm(kvm, vtl),
                 add_vcpu=lambda vm, vp: self._add_vcpu(vm, cpus, vp),
                 has_xcr0=self.boot_processor.get_xcrs().nr_xcrs > 0,
+                signals=startup_signals.choose(cpus.vsm),
+                wait_in_kernel=self._wait_in_kernel(cpus.vsm),
             ),
         )
         made = interface.HypervInterface(around, offer)
@@ -202,6 +207,17 @@ class Machine:
 
     def _hides_port(self, port: int) -> bool:
         return port in ports_in_kernel(self._options) or self._ioeventfds.catches_port(port)
+
+    def _wait_in_kernel(self, support: VsmSupport) -> bool:
+        from vmm.backend.vsm import waits
+
+        possible = waits.in_kernel(support)
+        if self.config.vtl_wait == "kernel" and not possible:
+            raise ConfigError(
+                "vtl-wait=kernel: expected a KVM with our series (inactive_vtl, any_thread), found none: leave it "
+                "out, a tick does on every KVM"
+            )
+        return possible and self.config.vtl_wait != "tick"
 
     def _view(self, mapping: RamMapping) -> RamView | None:
         # One page of a huge one cannot be replaced.
@@ -274,6 +290,9 @@ class Machine:
         self._freeze()
         self.board.flush()
         patience.cancel()
+        if result.kind is OutcomeKind.TIME_LIMIT:  # it may hang: what does each VP wait for?
+            told = [vp_report.describe_waiting(vp.index, vp.all_vcpus, vp.vcpu) for vp in self.vps[:VPS_TOLD]]
+            result = replace(result, report="\n".join(told))
         return result
 
     def _handle(self, event: Event) -> Outcome | None:

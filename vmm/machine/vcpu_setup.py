@@ -133,6 +133,7 @@ def _hyperv(
             tsc_hz=(cpu.tsc_khz or host.tsc_khz) * 1000,
             tsc_known=tsc_known,
             transport=transport.choose(host.vsm_support, host.vendor, cpu.vendor),
+            vtls=config.vtls,
             vsm_profile=VsmProfile(config.vsm_profile),
         )
     except flags.HypervFlagError as error:

@@ -44,6 +44,8 @@ def one_line(result: subprocess.CompletedProcess[str]) -> str:
         (["--machine", "irqchip=none"], "irqchip"),
         (["--machine", "colour=red"], "colour=red"),
         (["--machine", ",,,"], "irqchip=kernel|split"),
+        (["--machine", "vsm=on,vtls=three"], "vtls=3"),
+        (["--machine", "vtls=3"], "vsm=on"),
         (["--result", ""], "expected the name of a file"),
         (["--result", "/no/such/directory/result"], "No such file or directory"),
         (["--result", "/"], "Is a directory"),

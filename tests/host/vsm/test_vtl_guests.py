@@ -45,6 +45,24 @@ def test_all_ports_can_be_intercepted_where_kvm_decodes_none() -> None:
     assert "PASS: VTL0's hypercalls are not ports" in result.stdout
 
 
+@pytest.mark.parametrize("cpus", [1, 2, 4])
+def test_a_third_vtl_is_above_the_second(cpus: int) -> None:
+    result = vmm_run(
+        guest("vtl2"),
+        *("--machine", "vsm=on,vtls=3", "--cpus", str(cpus), "--append", "reboot", "--time-limit", "50"),
+    )
+
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "FAIL" not in result.stdout
+    assert result.stdout.count("PASS: VINA: and no more") == 2  # before and after the reboot
+
+
+def test_a_third_vtl_is_there_only_where_the_machine_has_it() -> None:
+    result = vmm_run(guest("vtl2"), "--machine", "vsm=on")
+
+    assert "SKIP: VTL2 is not offered" in result.stdout
+
+
 def test_processors_start_as_their_vtls_say() -> None:
     # no-init: KVM carries out INIT and SIPI to a processor that runs, whatever VTLs it has.
     result = vmm_run(guest("vtlstart"), "--machine", "vsm=on", "--cpus", "5", "--append", "no-init")

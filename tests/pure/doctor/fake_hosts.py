@@ -25,7 +25,7 @@ NEEDED = {c.name: 1 for c in CAPABILITIES if c.need is not Need.OPTIONAL} | {
     "sync_regs": 7,
 }
 HYPERV = {c.name: 1 for c in CAPABILITIES if c.group == "hyperv"} | {"memory_fault_info": 1, "x86_vsm": 0}
-OUR_SERIES = 0x7F  # all seven KVM_X86_VSM_*
+OUR_SERIES = 0x1FF  # all nine KVM_X86_VSM_*
 
 
 def profile(

@@ -57,7 +57,7 @@ def test_kinds(host: HostProfile, kind: HostKind) -> None:
         (replace(original(), hyperv_cpuid=(UPSTREAM_HYPERV,)), VsmSeries.NONE, 0),
         # The original, but for the fault's details.
         (original(), VsmSeries.ORIGINAL, 0x7D),
-        (patched(), VsmSeries.OURS, 0x7F),
+        (patched(), VsmSeries.OURS, 0x1FF),
         (patched(features=0x07), VsmSeries.OURS, 0x07),
     ],
 )
@@ -73,7 +73,8 @@ def test_patched_hosts_meet_every_need_in_the_kernel() -> None:
     ways = patched().strategies()
     assert ways["hypercall"].startswith("VMCALL/VMMCALL can exit to the VMM")
     assert ways["vtl_memory"] == "memory attributes on the lower VTL's VM"
-    assert ways["vtl_wakeup"] == "the inactive VTL waits in the kernel"
+    assert ways["vtl_wakeup"] == "the inactive VTL waits in the kernel, on a thread of its own"
+    assert ways["vtl_startup"].startswith("KVM blocks INIT and SIPI")
 
 
 @pytest.mark.parametrize("host", [bare(), upstream()])
@@ -82,6 +83,12 @@ def test_other_hosts_meet_them_in_the_vmm(host: HostProfile) -> None:
     assert "writes a port" in ways["hypercall"]
     assert "mprotect" in ways["vtl_memory"]
     assert "looked at" in ways["vtl_wakeup"]
+    assert "carried out by KVM" in ways["vtl_startup"]
+
+
+def test_a_wait_that_costs_a_grace_period_is_none() -> None:
+    older = patched(features=0x7F)  # without any_thread
+    assert "looked at" in older.strategies()["vtl_wakeup"]
 
 
 def test_hyperv_msrs_need_both_halves_of_the_msr_filter() -> None:

@@ -36,3 +36,9 @@ def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
 def test_absurd_processor_counts_are_refused(cpus: int) -> None:
     with pytest.raises(ConfigError, match="1 to 1024"):
         MachineConfig(kernel=Path("kernel"), cpus=cpus)
+
+
+@pytest.mark.parametrize("vtls", [0, 1, 17])
+def test_absurd_numbers_of_vtls_are_refused(vtls: int) -> None:
+    with pytest.raises(ConfigError, match="2 to 16"):
+        MachineConfig(kernel=Path("kernel"), vsm=True, vtls=vtls)

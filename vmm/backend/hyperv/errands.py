@@ -47,6 +47,8 @@ class Errands:
 
     def __init__(self, processors: Sequence[VirtualProcessor]) -> None:
         self._processors = processors
+        self.before_work: Callable[[int], object] = lambda vp: None
+        """Called on the VP's thread before it does something for a VP."""
         self._changed = threading.Condition()
         self._asked: dict[int, _Errand] = {}
         """Caller -> what it asked for and has not seen the answer of."""
@@ -59,6 +61,7 @@ class Errands:
         `work` is raised here.
         """
         if caller == target:
+            self.before_work(caller)
             return work()
         errand = self._find(caller, target, request, work)
         deadline = time.monotonic() + PATIENCE_S
@@ -74,6 +77,7 @@ class Errands:
                         return None
                     self._changed.wait(left)
                     continue
+            self.before_work(caller)
             self._carry_out(own)
         if errand.error is not None:
             raise errand.error
@@ -86,6 +90,7 @@ class Errands:
             with self._changed:
                 errand = self._take(vp)
             if errand is not None:
+                self.before_work(vp)
                 self._carry_out(errand)
 
     def reset(self) -> None:

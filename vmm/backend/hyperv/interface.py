@@ -34,6 +34,7 @@ from vmm.backend.partition import VtlVm
 from vmm.backend.protection.host import HostProtection
 from vmm.backend.vp import VirtualProcessor
 from vmm.backend.vsm import shared_msrs
+from vmm.backend.vsm.startup_signals import StartupSignals
 from vmm.backend.vsm.vtls import Parts, Vtls
 from vmm.bus import PortBus
 from vmm.hv.call_codes import HypercallCode
@@ -70,12 +71,15 @@ class HigherVms:
     """How VTLs above 0 are made.
 
     make_vm: a KVM VM for a VTL, over the same memory, with local APICs only; and its view, as `Machine.view`.
-    add_vcpu: the vCPU of a VP in it. has_xcr0: whether KVM tells and takes XCR0.
+    add_vcpu: the vCPU of a VP in it. has_xcr0: whether KVM tells and takes XCR0. signals: what keeps INIT and SIPI from
+    VPs that have such VTLs. wait_in_kernel: whether KVM waits for events of VTLs that do not run.
     """
 
     make_vm: Callable[[int], tuple[VtlVm, OverlayView | None]]
     add_vcpu: Callable[[VtlVm, int], Vcpu]
     has_xcr0: bool
+    signals: StartupSignals
+    wait_in_kernel: bool = False
 
 
 @dataclass(frozen=True)
@@ -294,6 +298,8 @@ class HypervInterface:
             read_tsc=None if tsc is None else tsc.read,
             tsc_khz=self._offer.msrs.tsc_hz // 1000,
             has_xcr0=higher.has_xcr0,
+            signals=higher.signals,
+            wait_in_kernel=higher.wait_in_kernel,
             bus_cycle_ns=1_000_000_000 // self._offer.msrs.apic_hz,
         )
 

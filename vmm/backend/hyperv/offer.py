@@ -44,12 +44,13 @@ def offer(
     tsc_hz: int,
     tsc_known: bool,
     transport: Transport = PORT_WRITE,
+    vtls: int = 2,
     vsm_profile: VsmProfile = VsmProfile.HYPERV,
 ) -> Offer:
     """What to announce.
 
-    tsc_known: whether the VMM can tell what a guest's RDTSC gives. transport: what is possible here. vsm_profile:
-    what counts where sources disagree on VTLs.
+    tsc_known: whether the VMM can tell what a guest's RDTSC gives. transport: what is possible here. vtls: how many
+    a guest may have, where it may have more than VTL0. vsm_profile: what counts where sources disagree on them.
 
     Errors: `HypervFlagError` for a feature without one that it needs.
     """
@@ -71,7 +72,9 @@ def offer(
         leaves(said, limits),
         HvOffer(said.privileges, said.features, gpa_bits, tsc_hz, APIC_TIMER_HZ),
         transport,
-        VsmOffer(profile=vsm_profile, widths=Widths(physical=gpa_bits)) if wanted.vsm else None,
+        VsmOffer(maximum_vtl=vtls - 1, profile=vsm_profile, widths=Widths(physical=gpa_bits))
+        if wanted.vsm
+        else None,
     )
 
 

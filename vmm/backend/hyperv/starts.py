@@ -14,7 +14,6 @@ from typing import Final
 
 from kvmapi import KvmError, Vcpu
 from kvmapi.uapi import kvm as k
-from kvmapi.uapi import x86
 from vmm.backend.hyperv.errands import Errands
 from vmm.backend.hyperv.register_access import copy, put_segment, put_table
 from vmm.backend.vp import VirtualProcessor
@@ -66,15 +65,6 @@ class VpStarts:
         vcpu = self._processors[vp].vcpu
         status = self._errands.ask(caller, vp, ("start", vtl, context), lambda: begin(vcpu, context))
         return AGAIN if status is None else int(status)
-
-
-def drop_signals(vcpu: Vcpu) -> None:
-    """Forget an INIT that waits in the local APIC, and a STARTUP with it. Errors: `KvmError`."""
-    events = vcpu.get_vcpu_events()
-    if events.smi.latched_init:
-        events.smi.latched_init = 0
-        events.flags |= x86.KVM_VCPUEVENT_VALID_SMM
-        vcpu.set_vcpu_events(events)
 
 
 def begin(vcpu: Vcpu, context: HV_INITIAL_VP_CONTEXT) -> HvStatus:

@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interrupts of which no exit tells, for VTLs that do not run: their VP has to look at its local APICs.
-
-| from | to | looked for |
-|---|---|---|
-| a VTL above 0, by IPI | the same VTL of another VP, which runs a lower one | while some VP runs such a VTL |
-| anything | a VTL below the one that runs, if that has VINA enabled | while it runs |
+"""Waiting for interrupts of VTLs that do not run, on any KVM: their VP looks at its local APICs.
 
 A look comes every `TICK_NS`, and once more behind the last stop of a VTL above 0. Where no VP runs one nothing ticks,
 and with one processor only VINA does.
@@ -13,20 +8,18 @@ and with one processor only VINA does.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Sequence
 
+from kvmapi import Vcpu
+from vmm.backend.vsm.waits import TICK_NS, Kick
 from vmm.outside import Clock
 from vmm.vsm.vp import VsmVp
 
-TICK_NS: Final = 1_000_000
-"""How late such an interrupt may be. A look costs its VP an exit and an ioctl for each VTL."""
-
 
 class IpiWatch:
-    """A machine's. `runs` is the VP's thread's."""
+    """A machine's (`vmm.backend.vsm.waits.VtlWaits`)."""
 
-    def __init__(self, vps: Sequence[VsmVp], kicks: Sequence[Callable[[], None]], clock: Clock) -> None:
+    def __init__(self, vps: Sequence[VsmVp], kicks: Sequence[Kick], clock: Clock) -> None:
         """kicks: by VP, what makes its thread look."""
         self._vps = vps
         self._kicks = kicks
@@ -37,17 +30,33 @@ class IpiWatch:
         self._ticking = False
 
     def reset(self) -> None:
-        """All VPs are frozen and run VTL0."""
+        """See `VtlWaits`."""
         with self._lock:
             self._running = [0] * len(self._vps)
 
     def runs(self, vp: int, vtl: int) -> None:
-        """The VP runs `vtl` from now on, or has changed its VINA."""
+        """See `VtlWaits`."""
         with self._lock:
             self._running[vp] = vtl
             if vtl and not self._ticking and (len(self._vps) > 1 or self._tells_below(vp, vtl)):
                 self._ticking = True
                 self._timer.arm(self._clock.now_ns() + TICK_NS)
+
+    def post(self, vp: int, vcpus: dict[int, Vcpu]) -> None:
+        """See `VtlWaits`."""
+
+    def recall(self, vp: int) -> int:
+        """See `VtlWaits`."""
+        return 0
+
+    def false_alarm(self, vp: int, vtls: int) -> None:
+        """See `VtlWaits`."""
+
+    def forget(self, vp: int) -> None:
+        """See `VtlWaits`."""
+
+    def close(self) -> None:
+        """See `VtlWaits`."""
 
     def _tick(self) -> None:
         """On the timer's thread: the last tick is the one behind the last VTL's stop."""

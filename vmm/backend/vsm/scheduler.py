@@ -9,7 +9,7 @@ for, and no two of them run at once. Others only `kick` the VP; the thread then 
 | VTL call, return | the hypercall's exit: `switch` |
 | an interrupt that the VMM makes (SynIC, synthetic timer, MSI, PV IPI) | whoever makes it kicks the VP |
 | the timer of its local APIC | its registers tell when it runs out, and a timer of ours kicks the VP then |
-| an IPI from the same VTL on another VP, straight through the local APICs | `IpiWatch` |
+| an IPI from the same VTL on another VP, straight through the local APICs | `waits` |
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from vmm.backend.emulation.emulator import Emulator
 from vmm.backend.vp import Handler, VirtualProcessor
 from vmm.backend.vsm import readiness
 from vmm.backend.vsm.apic_timer import ApicTimer
+from vmm.backend.vsm.poke import poke
 from vmm.backend.vsm.port_exits import VtlPorts
 from vmm.backend.vsm.shared_state import SharedState
+from vmm.backend.vsm.waits import VtlWaits
 from vmm.vsm.actions import (
     RaiseVina,
     ReturnRegisters,
@@ -93,6 +95,7 @@ class VpScheduler:
         shared: SharedState,
         vtl0: VtlVcpu,
         around: Around,
+        waits: VtlWaits,
     ) -> None:
         self.vp = vp
         self._just_stopped: int | None = None
@@ -100,6 +103,9 @@ class VpScheduler:
         self._processor = processor
         self.shared = shared
         self._around = around
+        self._waits = waits
+        self._events = 0
+        """Bit N: VTL N has had an event since the last `attend`."""
         self.vtls: dict[int, VtlVcpu] = {0: vtl0}
         processor.ports = vtl0.ports
 
@@ -114,6 +120,8 @@ class VpScheduler:
         dropped = [vtl for number, vtl in self.vtls.items() if number]
         self.vtls = {0: vtl0}
         self._processor.run_vtl(vtl0.vcpu, vtl0.handlers, vtl0.emulator, vtl0.ports)
+        self._waits.forget(self.vp.index)
+        self._events = 0
         for each in dropped:
             each.timer.close()
             self.shared.forget(each.vcpu)
@@ -128,7 +136,7 @@ class VpScheduler:
         highest = self.vp.enabled.bit_length() - 1
         if switch.target < highest:  # a VTL above may have an interrupt waiting (VSM-055)
             self._just_stopped = switch.source
-            self.attend()
+            self._settle()
 
     def attend(self) -> None:
         """Something may have changed: do what is to be done until a VTL runs, or nothing can. Errors: `KvmError`."""
@@ -136,6 +144,25 @@ class VpScheduler:
         if vp.enabled == 1:
             self._processor.held = self._processor.held and not vp.started
             return
+        self.recall()
+        events, self._events = self._events >> vp.active + 1 << vp.active + 1, 0
+        for number, vtl in self.vtls.items():
+            if events >> number & 1 and not self._wants(vtl):
+                poke(vtl.vcpu)  # a timer, whose interrupt is not in IRR yet
+        self._settle()
+        active = vp.active
+        if left := events >> active + 1 << active + 1:
+            self._waits.false_alarm(vp.index, left)
+        if not self._processor.held:
+            above = {number: vtl.vcpu for number, vtl in self.vtls.items() if number > active}
+            self._waits.post(vp.index, above)
+
+    def recall(self) -> None:
+        """Have all vCPUs at hand. Errors: `KvmError`."""
+        self._events |= self._waits.recall(self.vp.index)
+
+    def _settle(self) -> None:
+        vp = self.vp
         while True:
             step = vp.next_step(self._entering(), self._taking())
             match step:
@@ -183,6 +210,7 @@ class VpScheduler:
     def _carry_out(self, switch: SwitchVtl) -> None:
         source, target = self.vtls[switch.source], self.vtls[switch.target]
         index = self.vp.index
+        self.recall()
         if switch.store_registers:
             regs = source.vcpu.run.regs
             self._around.store_return_registers(index, switch.target, regs.rax, regs.rcx)

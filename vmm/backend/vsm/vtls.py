@@ -25,16 +25,20 @@ from vmm.backend.hyperv.errands import Errands
 from vmm.backend.hyperv.local_apic import KvmLocalApic, msi_address, signal
 from vmm.backend.partition import VtlVm
 from vmm.backend.vp import Handler, VirtualProcessor
-from vmm.backend.vsm import msr_exits
+from vmm.backend.vsm import msr_exits, startup_signals
 from vmm.backend.vsm.apic_timer import ApicTimer
 from vmm.backend.vsm.intercepts import Intercepts
 from vmm.backend.vsm.ipi_watch import IpiWatch
+from vmm.backend.vsm.kernel_wait import KernelWait
 from vmm.backend.vsm.msr_exits import MsrExits
 from vmm.backend.vsm.port_exits import VtlPorts
 from vmm.backend.vsm.scheduler import VpScheduler, VtlVcpu
 from vmm.backend.vsm.shared_msrs import SharedMsrs
 from vmm.backend.vsm.shared_state import SharedState
+from vmm.backend.vsm.startup import Startup
+from vmm.backend.vsm.startup_signals import StartupSignals
 from vmm.backend.vsm.vp_registers import OwnRegisters
+from vmm.backend.vsm.waits import VtlWaits
 from vmm.hv.register_bits import HV_REGISTER_VSM_CODE_PAGE_OFFSETS
 from vmm.hv.status import HvStatus
 from vmm.hv.vp_context import HV_INITIAL_VP_CONTEXT
@@ -80,6 +84,8 @@ class Parts:
     tsc_khz: int
     has_xcr0: bool
     bus_cycle_ns: int
+    signals: StartupSignals
+    wait_in_kernel: bool
 
 
 class Vtls:
@@ -92,11 +98,15 @@ class Vtls:
         self._lock = threading.Lock()
         self._vms: dict[int, VtlVm] = {}
         self._auto_eois: list[dict[int, AutoEoi]] = [{} for _ in parts.processors]
-        self._looked: list[bool | None] = [None] * len(parts.processors)
-        """Whether a VP has looked if it was started, since it was asked to; None: nobody has asked."""
         self._addresses = [msi_address(apic_id) for apic_id in parts.apic_ids]
         self.partition = VsmPartition(len(parts.processors), offer, self, protections)
-        self._watch = IpiWatch(self.partition.vps, [each.kick for each in parts.processors], parts.clock)
+        vps, kicks = self.partition.vps, [each.kick for each in parts.processors]
+        self._waits: VtlWaits = IpiWatch(vps, kicks, parts.clock)
+        if parts.wait_in_kernel:
+            stay_out = [each.ask_to_stay_out for each in parts.processors]
+            self._waits = KernelWait(vps, kicks, stay_out, parts.clock)
+        parts.errands.before_work = self.recall
+        self._startup = Startup(self.partition, parts.processors, parts.signals)
         self.shared_msrs = [SharedMsrs(processor) for processor in parts.processors]
         self.schedulers: list[VpScheduler] = []
         self.intercepts = Intercepts(self.partition, parts.state, parts.memory)
@@ -121,6 +131,7 @@ class Vtls:
                     self._ports(processor, VTL0, caller.vcpu, processor.handlers),
                 ),
                 self,
+                self._waits,
             )
             for processor, caller in zip(parts.processors, callers, strict=True)
         ]
@@ -128,6 +139,7 @@ class Vtls:
         for caller in callers:
             self._adopt(caller)
             self._limit(parts.processors[caller.vp].emulator, caller.vp, VTL0)
+            caller.processor.before_stop = partial(self.recall, caller.vp)
 
     def _adopt(self, caller: Caller) -> None:
         vp, vtl = caller.vp, caller.vtl
@@ -138,7 +150,7 @@ class Vtls:
         self._msr_exits[caller] = exits
         caller.msr_hook = exits.hook if exits.wanted() else None
         caller.on_switch = self.schedulers[caller.vp].switch
-        caller.write_processor_msr = self.shared_msrs[caller.vp].write
+        caller.write_processor_msr = partial(self._write_shared_msr, caller.vp)
 
     def _emulator(self, vp: int, vtl: int, vcpu: Vcpu) -> Emulator:
         emulator = Emulator(vcpu, self._parts.memory(vtl))
@@ -179,7 +191,8 @@ class Vtls:
             scheduler.drop_all()
             scheduler.vtls[VTL0].ports.want(None)
         self._msr_exits = {caller: exits for caller, exits in self._msr_exits.items() if not caller.vtl}
-        self._watch.reset()
+        self._startup.reset()
+        self._waits.reset()
         self.intercepts.reset()
         for msrs in self.shared_msrs:
             msrs.reset()
@@ -197,6 +210,7 @@ class Vtls:
 
     def close(self) -> None:
         """Close the VMs of VTLs above 0. No VP runs any more. Idempotent."""
+        self._waits.close()
         vms, self._vms = self._vms, {}
         for vm in vms.values():
             vm.close()
@@ -210,23 +224,20 @@ class Vtls:
         """On the VP's thread, on its way into the guest: see to it that the right VTL runs."""
         for auto_eoi in self._auto_eois[vp].values():
             auto_eoi.look()
-        state, processor = self.partition.vps[vp], self._parts.processors[vp]
-        if not state.started:
-            # A VP with higher VTLs starts by hypercall only. KVM would start it by INIT and SIPI inside KVM_RUN.
-            closed = state.enabled != 1 or self.partition.start_denied(vp, VTL0)
-            if processor.held or closed:
-                starts.drop_signals(processor.vcpu)
-            processor.held = closed
-            self._notice_start(vp, closed)
+        self._startup.attend(vp)
         self.schedulers[vp].attend()
 
-    def _notice_start(self, vp: int, closed: bool) -> None:
-        """On the VP's thread: KVM starts VTL0 by INIT and SIPI itself, and tells nobody."""
-        if not closed and self._parts.processors[vp].vcpu.get_mp_state() not in starts.WAITING:
-            with self.partition.lock:
-                self.partition.vps[vp].start(VTL0)
-        if self._looked[vp] is not None:
-            self._looked[vp] = True
+    def recall(self, vp: int) -> None:
+        """On the VP's thread, before anything but its scheduler uses the vCPU of a VTL that does not run.
+
+        Errors: `KvmError`.
+        """
+        if vp < len(self.schedulers):
+            self.schedulers[vp].recall()
+
+    def _write_shared_msr(self, vp: int, msr: int, value: int) -> bool:
+        self.recall(vp)
+        return self.shared_msrs[vp].write(msr, value)
 
     # ---- vmm.vsm.outside.VsmServices -----------------------------------------------------------------
 
@@ -234,13 +245,8 @@ class Vtls:
         """See there. The partition's lock is held."""
         parts = self._parts
         processor = parts.processors[vp]
-        if not self.partition.vps[vp].started and not self._looked[vp]:
-            if not processor.is_current_thread():
-                self._looked[vp] = False
-                processor.kick()  # it may run already: only its own thread can tell
-                return AGAIN
-            self.partition.vps[vp].start(VTL0)
-        self._looked[vp] = None
+        if not self._startup.ready_for_vtl(vp):
+            return AGAIN
         try:
             with self._lock:
                 vm = self._vms.get(vtl)
@@ -255,7 +261,9 @@ class Vtls:
             starts.load(vcpu, context)
             _enable_apic(vcpu)
             vcpu.set_mp_state(k.KVM_MP_STATE_RUNNABLE)
+            self._startup.close(vcpu)
         except KvmError:
+            self._startup.abandon(vp)
             return HvStatus.INVALID_REGISTER_VALUE
         caller = parts.connect(processor, vtl, vcpu)
         self._adopt(caller)
@@ -313,7 +321,7 @@ class Vtls:
         def on_its_thread() -> Reply:
             reply = work(OwnRegisters(scheduler.vtls, processor.vcpu, scheduler.shared, self.shared_msrs[vp]))
             if scheduler.vp.active:  # it may have been VINA that changed
-                self._watch.runs(vp, scheduler.vp.active)
+                self._waits.runs(vp, scheduler.vp.active)
                 processor.kick()
             return reply
 
@@ -423,7 +431,7 @@ class Vtls:
 
     def runs(self, vp: int, vtl: int) -> None:
         """See there."""
-        self._watch.runs(vp, vtl)
+        self._waits.runs(vp, vtl)
 
 
 def _enable_apic(vcpu: Vcpu) -> None:
@@ -433,7 +441,7 @@ def _enable_apic(vcpu: Vcpu) -> None:
 
 
 def _begin_vtl0(vcpu: Vcpu, context: HV_INITIAL_VP_CONTEXT) -> HvStatus:
-    starts.drop_signals(vcpu)  # KVM acts on them when it is asked for the MP state
+    startup_signals.drop(vcpu)  # KVM acts on them when it is asked for the MP state
     return starts.begin(vcpu, context)
 
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vmm.backend.vsm.ipi_watch import TICK_NS, IpiWatch
+from vmm.backend.vsm.ipi_watch import IpiWatch
+from vmm.backend.vsm.waits import TICK_NS
 
 
 class Clock:

@@ -15,6 +15,8 @@ from kvmapi import run as run_page
 from kvmapi.fake import FakeKvm
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi import x86
+from kvmapi.uapi.kvm_vcpu import kvm_enable_cap
+from kvmapi.uapi.vsm import KVM_CAP_X86_VSM, KVM_X86_VSM_BLOCK_INIT
 from tests.pure.backend.hyperv.test_caller import Control, Ram
 from tests.pure.devices.fakes import FakeClock
 from tests.pure.vsm.world import CONTEXT
@@ -29,12 +31,14 @@ from vmm.backend.partition import VmOptions, VtlVm
 from vmm.backend.protection.host import HostProtection
 from vmm.backend.stats.counts import VpCounts
 from vmm.backend.vp import VirtualProcessor
+from vmm.backend.vsm.startup_signals import BlockedByKvm, CarriedOutByKvm, StartupSignals
 from vmm.backend.vsm.vtls import Vtls
 from vmm.bus import MmioBus, PortBus, access
 from vmm.hv.call_codes import HypercallCode as Code
 from vmm.hv.register_bits import HV_REGISTER_VSM_VINA
 from vmm.hv.status import HvStatus
 from vmm.hypercall.outside import UnprotectedMemory
+from vmm.vsm.config import CONFIG_AT_RESET
 from vmm.vsm.device_memory import DeviceMemory
 
 PAGE_GPA, INPUT = 0x5000, 0x6000
@@ -74,7 +78,7 @@ class Rig:
             control=Control(),
             ports=PortBus(),
             notice=self.unexpected,
-            higher=interface.HigherVms(self.make_vm, self.add_vcpu, has_xcr0=True),
+            higher=interface.HigherVms(self.make_vm, self.add_vcpu, has_xcr0=True, signals=self.signals()),
             protection=self.protection(),
             device_memory=DeviceMemory(self.ram),
         )
@@ -92,6 +96,9 @@ class Rig:
     def protection(self) -> HostProtection | None:
         """What this machine enforces rights to memory by."""
         return None
+
+    def signals(self) -> StartupSignals:
+        return CarriedOutByKvm()
 
     def make_vm(self, vtl: int) -> tuple[VtlVm, OverlayView | None]:
         vm = VtlVm(self.kvm, vtl, Mapping(), [], VmOptions(split_irqchip=True, pit=False))
@@ -157,6 +164,19 @@ class Rig:
         lapic = self.vcpu(vp, vtl).get_lapic()
         lapic.regs[IRR + VECTOR // 32 * 16 + VECTOR % 32 // 8] |= 1 << VECTOR % 8
         self.vcpu(vp, vtl).set_lapic(lapic)
+
+
+class BlockingRig(Rig):
+    """On a KVM that can block INIT."""
+
+    def signals(self) -> StartupSignals:
+        return BlockedByKvm()
+
+
+def blocked(rig: Rig) -> list[int]:
+    """What the switch of INIT was set to, in order, of whatever vCPU."""
+    calls = [kvm_enable_cap.from_buffer_copy(call.argument) for call in rig.fake.called("KVM_ENABLE_CAP")]
+    return [argument.args[0] for argument in calls if argument.cap == KVM_CAP_X86_VSM]
 
 
 R = TypeVar("R", bound=Rig)
@@ -336,6 +356,43 @@ def test_a_vp_with_a_higher_vtl_is_kept_from_init_and_sipi(rig: Rig) -> None:
     rig.vps[1].after_kick()
 
     assert rig.vps[1].held
+
+
+@pytest.mark.tlfs("VSM-129")
+def test_init_is_blocked_where_kvm_can_before_a_vp_has_a_higher_vtl() -> None:
+    with a_rig(BlockingRig) as rig:
+        assert rig.call(0, Code.HvCallEnablePartitionVtl | FAST, SELF, VTL1) == 0
+
+        assert rig.enable(0) == AGAIN  # its thread has to do it
+        assert blocked(rig) == []
+        rig.vps[0].after_kick()
+        assert blocked(rig) == [KVM_X86_VSM_BLOCK_INIT]  # VTL0's
+        assert rig.enable(0) == 0
+        assert blocked(rig) == [KVM_X86_VSM_BLOCK_INIT] * 2  # VTL1's
+        rig.vps[0].after_kick()
+        assert len(blocked(rig)) == 2
+
+        rig.hyperv.reset()
+        assert blocked(rig)[2:] == [0]
+
+
+@pytest.mark.tlfs("VSM-129")
+def test_a_vp_that_waits_for_sipi_goes_back_to_where_it_waits_for_init() -> None:
+    with a_rig(BlockingRig) as rig:
+        assert rig.call(0, Code.HvCallEnablePartitionVtl | FAST, SELF, VTL1) == 0
+        rig.enable(0)
+        rig.vps[0].after_kick()
+        rig.enable(0)
+        rig.switch(0, Code.HvCallVtlCall)
+        rig.ring_0(rig.vcpu(0, VTL1))
+        rig.place_page(0)
+        rig.vcpu(1, 0).set_mp_state(k.KVM_MP_STATE_INIT_RECEIVED)
+        rig.vtls.partition.configs[VTL1] = CONFIG_AT_RESET.replace(DenyLowerVtlStartup=1)
+
+        rig.vps[1].after_kick()
+
+        assert rig.vps[1].held
+        assert rig.vcpu(1, 0).get_mp_state() == k.KVM_MP_STATE_UNINITIALIZED
 
 
 @pytest.mark.tlfs("VSM-063")
