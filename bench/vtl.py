@@ -9,6 +9,7 @@ The guest of both sides is `firmware/guests/vtlbench.c`, or has its instructions
 | switches-N-vps | VTL switches per second of N VPs at once | N threads of that program |
 | latency-SOURCE-WHILE | median from when an interrupt is due to VTL1's handler | to VTL0's, in a machine without VTLs |
 | latency-SOURCE-WHILE-p99 | its 99th percentile | likewise |
+| latency-ipi-...-kernel-wait | the same where KVM can wait for inactive VTLs, and does | likewise |
 
 The C program is `bench/c/vtl_switch.c`. WHILE is what VTL0 does: `spin`, or `halt`: it sleeps in HLT. SOURCE is
 `deadline` (the local APIC's timer: within one VTL KVM's alone), `stimer` (a synthetic timer: the VMM's everywhere) or
@@ -17,6 +18,7 @@ The C program is `bench/c/vtl_switch.c`. WHILE is what VTL0 does: `spin`, or `ha
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
@@ -24,6 +26,9 @@ from dataclasses import dataclass
 
 from bench.build import ROOT, BenchError, c_program, guest, run_program
 from bench.figure import Figure, Side
+from kvmapi import Kvm
+from kvmapi.vsm_support import vsm_support
+from vmm.backend.vsm.waits import in_kernel
 
 CALLS = 4_000  # of each VP and sample: a third of a second where a round trip takes 80 us
 INTERRUPTS = 300  # in each sample; p99 is the fourth longest
@@ -36,10 +41,10 @@ _LATENCY = re.compile(r"^latency: median (\d+) p99 (\d+) ", re.MULTILINE)
 _TSC = re.compile(r"^tsc: (\d+) Hz", re.MULTILINE)
 
 
-def guest_output(words: str, cpus: int, *, vtls: bool) -> str:
+def guest_output(words: str, cpus: int, machine: str) -> str:
     """What the guest prints. Errors: `BenchError` where it does not come to its end."""
     command = [sys.executable, "-m", "vmm", "run", str(guest("vtlbench.flat")), "--cpus", str(cpus)]
-    command += ["--machine", "vsm=on" if vtls else "hyperv=on"]
+    command += ["--machine", machine]
     command += ["--append", words, "--time-limit", str(WATCHDOG_S)]
     result = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=WATCHDOG_S + 30
@@ -75,7 +80,7 @@ class Trips:
 
 def ours(vps: int) -> tuple[Trips, int]:
     """Round trips in our machine, and the TSC's frequency as the guest finds it."""
-    output = guest_output(f"calls={CALLS}", vps, vtls=True)
+    output = guest_output(f"calls={CALLS}", vps, "vsm=on")
     tsc = _TSC.search(output)
     if tsc is None:
         raise BenchError(f"the guest does not tell its TSC's frequency: {output.strip()}")
@@ -90,10 +95,17 @@ def reference(vps: int) -> Trips:
     return Trips.read(result.stdout.decode())
 
 
-def latency(source: str, activity: str, vtl: int) -> tuple[float, float]:
-    """Median and 99th percentile to the handler of a VTL, in microseconds."""
-    words = f"interrupts={INTERRUPTS} source={source} while={activity} to={vtl}"
-    output = guest_output(words, 2 if source == "ipi" else 1, vtls=vtl > 0)
+def waits() -> list[str]:
+    """How VTLs that do not run can be watched here (`vmm.backend.vsm.waits`), the portable way first."""
+    with Kvm.open() as kvm:
+        return ["tick", "kernel"] if in_kernel(vsm_support(kvm)) else ["tick"]
+
+
+def latency(source: str, activity: str, wait: str | None) -> tuple[float, float]:
+    """Median and 99th percentile, in microseconds; to VTL1's handler with a way to watch, None: within one VTL."""
+    words = f"interrupts={INTERRUPTS} source={source} while={activity} to={0 if wait is None else 1}"
+    machine = "hyperv=on" if wait is None else f"vsm=on,vtl-wait={wait}"
+    output = guest_output(words, 2 if source == "ipi" else 1, machine)
     match, tsc = _LATENCY.search(output), _TSC.search(output)
     if match is None or tsc is None:
         raise BenchError(f"no latency was measured: {output.strip()}")
@@ -129,21 +141,21 @@ def call_figures(runs: int) -> list[Figure]:
 
 
 def latency_figures(runs: int) -> list[Figure]:
-    """Median and p99 of each source and activity."""
+    """Median and p99 of each source, activity and way to watch."""
     figures = []
-    for source in SOURCES:
-        for activity in ACTIVITIES:
-            pairs = [(latency(source, activity, 1), latency(source, activity, 0)) for _ in range(runs)]
-            for number, suffix in enumerate(("", "-p99")):
-                figures.append(
-                    Figure(
-                        name=f"vtl-latency-{source}-{activity}{suffix}",
-                        unit="us",
-                        better="lower",
-                        ours=Side("to-vtl1", [pair[0][number] for pair in pairs]),
-                        reference=Side("within-one-vtl", [pair[1][number] for pair in pairs]),
-                    )
+    for source, activity in itertools.product(SOURCES, ACTIVITIES):
+        ways = waits() if source == "ipi" else ["tick"]  # of all else the VMM knows when it is due
+        rounds = [[latency(source, activity, way) for way in (None, *ways)] for _ in range(runs)]
+        for way, (number, suffix) in itertools.product(ways, enumerate(("", "-p99"))):
+            figures.append(
+                Figure(
+                    name=f"vtl-latency-{source}-{activity}{suffix}{'-kernel-wait' if way == 'kernel' else ''}",
+                    unit="us",
+                    better="lower",
+                    ours=Side("to-vtl1", [each[1 + ways.index(way)][number] for each in rounds]),
+                    reference=Side("within-one-vtl", [each[0][number] for each in rounds]),
                 )
+            )
     return figures
 
 

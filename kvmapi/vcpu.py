@@ -73,10 +73,11 @@ class Vcpu(VcpuState):
     Only one thread at a time may run it; KVM wants it to be the same thread for as long as possible.
 
     `run_call` is KVM_RUN for a hot loop: with `call, fd, request = vcpu.run_call`, `call(fd, request)` returns 0 or
-    raises a plain OSError, whatever the errno.
+    raises a plain OSError, whatever the errno. Its owner may put another one in its place, which counts for instance;
+    `run_once` does not go that way.
     """
 
-    __slots__ = ("_dirty_ring", "_vm", "run", "run_call", "vcpu_id")
+    __slots__ = ("_bare_run_call", "_dirty_ring", "_vm", "run", "run_call", "vcpu_id")
 
     run_call: RunCall
 
@@ -92,7 +93,7 @@ class Vcpu(VcpuState):
             seam.close(fd)
             raise KvmError(error.errno or 0, "mmap", {"size": vm.run_size}, self._label) from error
         self.run = KvmRun(mapping, self._label)
-        self.run_call = seam.run_call(fd)
+        self.run_call = self._bare_run_call = seam.run_call(fd)
 
     def run_once(self) -> int:
         """KVM_RUN (api.rst 4.10): run the guest until it needs us. Returns 0 or one of these errnos.
@@ -109,7 +110,7 @@ class Vcpu(VcpuState):
         Any other errno is raised as KvmError. A loop that counts every microsecond calls `run_call`.
         """
         try:
-            call, fd, request = self.run_call
+            call, fd, request = self._bare_run_call
             return call(fd, request)
         except OSError as error:
             number = error.errno or 0
@@ -129,7 +130,7 @@ class Vcpu(VcpuState):
         def closed(fd: int, request: int) -> int:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
-        self.run_call = closed, -1, KVM_RUN
+        self.run_call = self._bare_run_call = closed, -1, KVM_RUN
         self.run.close()
         ring, self._dirty_ring = self._dirty_ring, None
         if ring is not None:

@@ -92,9 +92,10 @@ def test_figures_of_virtual_trust_levels(monkeypatch: pytest.MonkeyPatch) -> Non
         "vtl-round-trip",
         *(f"vtl-switches-{vps}" for vps in ("1-vp", "2-vps", "4-vps")),
         *(
-            f"vtl-latency-{source}-{activity}{suffix}"
+            f"vtl-latency-{source}-{activity}{suffix}{wait}"
             for source in ("deadline", "stimer", "ipi")
             for activity in ("spin", "halt")
+            for wait in ["", "-kernel-wait"][: len(vtl.waits()) if source == "ipi" else 1]
             for suffix in ("", "-p99")
         ),
     ]

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""KVM_RUN with counters around it, to be put in the place of `Vcpu.run_call` before a VP's loop takes that."""
+"""KVM_RUN with counters around it, to be put in the place of `Vcpu.run_call` before a VP's loop takes that.
+
+The VMM's own KVM_RUNs (`Vcpu.run_once`), in which KVM looks at timers, ends an instruction or waits, are not counted.
+"""
 
 from __future__ import annotations
 

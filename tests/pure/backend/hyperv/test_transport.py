@@ -127,7 +127,7 @@ def test_a_call_to_be_made_again_leaves_every_register(rig: Rig, bits_64: bool) 
         seen.append(rig.run.u64[RESULT_U64])
         return enter(fd, request)
 
-    vcpu.run_call = run, fd, request
+    vcpu._bare_run_call = run, fd, request
 
     leave(rig, GET_ONE, INPUT, OUTPUT)
 
