@@ -32,6 +32,7 @@ from kvmapi.uapi import kvm as k
 from vmm.backend.emulation import interrupt
 from vmm.backend.emulation.faults import DeclinedError, GuestFaultError, ProtectedError
 from vmm.backend.emulation.processor import Cpuid, Processor
+from vmm.backend.emulation.registers import RFLAGS_RF
 from vmm.backend.protection import write_origin
 from vmm.backend.protection.events import Event, in_delivery, keep, lost_in_delivery
 from vmm.backend.protection.faults import Alias
@@ -122,6 +123,8 @@ class MappingFaults:
     def fault(self) -> None:
         """KVM_RUN failed with EFAULT."""
         cpu = self._processor_state()
+        if not self._hardware:
+            cpu.regs.rflags &= ~RFLAGS_RF  # set by the host's own fault in ring 3
         event = in_delivery(self._vcpu)
         if event is None:
             self._instruction(cpu, self._others[REFUSED_ACCESS])

@@ -25,6 +25,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from mmap import PROT_READ, PROT_WRITE
 from typing import Final, Protocol
 
+from vmm.backend.hyperv.mapped_overlays import OverlayView
 from vmm.outside import GuestMemory
 from vmm.vsm.outside import RightsChange
 from vmm.vsm.ranges import RangeMap
@@ -39,16 +40,10 @@ PROTECTION: Final = tuple(
 """Of a page in the mapping, by rights."""
 
 
-class RamPages(Protocol):
+class RamPages(OverlayView, Protocol):
     """A mapping of guest RAM (`vmm.machine.ram.RamView`). Errors: `OSError`."""
 
-    def offset_of(self, gpa: int, size: int) -> int:
-        """Where RAM lies in the mapping. Errors: `GuestMemoryError`."""
-
-    def put_over(self, offset: int, fd: int, fd_offset: int, *, writable: bool) -> None:
-        """Show a page of another file in the place of the page at `offset`."""
-
-    def put_back(self, offset: int, protection: int) -> None:
+    def put_back(self, offset: int, protection: int = PROT_READ | PROT_WRITE) -> None:
         """Show RAM again."""
 
     def protect(self, offset: int, size: int, protection: int) -> None:
@@ -95,6 +90,11 @@ class ProtectedView:
             found += protection != last
             last = protection
         return found + around
+
+    def without_execute(self, changes: Sequence[RightsChange] = ()) -> int:
+        """How many pages can be read and not executed, once `changes` are made."""
+        rights = _changed(self._rights, changes)
+        return sum(pages for _, pages, value in rights.items() if value & READ and not value & EXECUTE)
 
     def apply(self, changes: Sequence[RightsChange]) -> None:
         """Bring `changes` into force. Errors: `OSError` of a mapping that the host refuses: all is as before then."""

@@ -248,6 +248,21 @@ def test_the_limit_of_this_host(ram: GuestRam) -> None:
     assert all(len(other.areas()) <= 2 for other in others)  # a split that was half done is left over
 
 
+def test_pages_without_execute_where_a_kvm_walks_page_tables_itself(ram: GuestRam) -> None:
+    """A default mask without execute is refused there; some pages are not, and taking pages back never is."""
+    kernel = Kernel(ram)
+    mapping = Mapping(most_without_execute=10)
+    mapping.add(0, kernel.view)
+    everything = [RightsChange(0, 0xA0, RW), RightsChange(0xC0, PAGES - 0xC0, RW)]
+
+    assert mapping.apply(0, everything) is HvStatus.FEATURE_UNAVAILABLE
+    assert not kernel.view.restricts()
+    assert mapping.apply(0, [RightsChange(GPN, 10, READ)]) is HvStatus.SUCCESS
+    assert mapping.apply(0, [RightsChange(GPN + 20, 1, RW)]) is HvStatus.FEATURE_UNAVAILABLE
+    assert mapping.apply(0, [RightsChange(GPN, 5, NONE)]) is HvStatus.SUCCESS
+    assert mapping.apply(0, [RightsChange(GPN + 20, 500, NONE), RightsChange(GPN, 3, RW)]) is HvStatus.SUCCESS
+
+
 def test_a_vtl_without_a_vm_is_kept_from_nothing() -> None:
     assert Mapping().apply(0, [RightsChange(GPN, 1, NONE)]) is HvStatus.SUCCESS
 
