@@ -38,6 +38,11 @@ PROTECTION: Final = tuple(
     {ALL: PROT_READ | PROT_WRITE, READ | EXECUTE: PROT_READ}.get(rights, OUT) for rights in range(ALL + 1)
 )
 """Of a page in the mapping, by rights."""
+_DATA: Final = tuple(
+    (PROT_READ if rights & READ else OUT) | (PROT_WRITE if rights & WRITE else OUT)
+    for rights in range(ALL + 1)
+)
+"""Likewise, while nothing can be executed."""
 
 
 class RamPages(OverlayView, Protocol):
@@ -173,6 +178,10 @@ class ProtectedView:
         gpa = gpn << PAGE_SHIFT
         return any(start <= gpa < start + size for start, size, _ in self._gpa_of)
 
+    def unreadable(self, gpn: int) -> bool:
+        """Whether the mapping does not let a page of RAM be read, for whatever reason. Without a lock."""
+        return gpn not in self._covered and PROTECTION[self._rights.get(gpn)] == OUT
+
     def restrained(self, gpn: int) -> bool:
         """Whether the mapping does not let the VTL both read and write a page of RAM. Without a lock."""
         return self._rights.get(gpn) != ALL and gpn not in self._covered
@@ -214,9 +223,7 @@ class ProtectedView:
         with self._lock:
             if any(not self._rights.get(gpn) & wanted for gpn, wanted in pages.items()):
                 return False
-            protections = {
-                gpn: PROT_READ | PROT_WRITE if wanted == WRITE else PROT_READ for gpn, wanted in pages.items()
-            }
+            protections = {gpn: _DATA[self._rights.get(gpn)] for gpn in pages}
             for gpn in walked:
                 if self._rights.get(gpn) & READ:
                     protections[gpn] = PROT_READ | PROT_WRITE
