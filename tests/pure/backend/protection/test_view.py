@@ -127,7 +127,7 @@ def test_let_in_for_an_instruction(kernel: Kernel) -> None:
     assert kernel.view.lacks(GPN, WRITE) and not kernel.view.lacks(GPN, EXECUTE)
 
     assert kernel.view.let_in({GPN: WRITE, GPN + 1: READ}, walked=[GPN + 4])
-    assert [kernel.allows(GPN + page) for page in range(5)] == ["rw", "r-", "--", "--", "rw"]
+    assert [kernel.allows(GPN + page) for page in range(5)] == ["rw", "rw", "--", "--", "rw"]
     assert kernel.view.let_out()
 
     assert all(kernel.allows(GPN + page) == "--" for page in range(5))
