@@ -196,7 +196,15 @@ def _vtl_memory(host: HostProfile) -> Finding:
     if host.rwx_attributes:
         meaning = "VTL protections are set per page in the kernel"
         return Finding("vtl_memory", Severity.OK, "read, write and execute attributes", meaning)
-    meaning = "VTL protections are made with a mapping of guest memory per VTL: same rules, slower changes"
+    told = "each refused access is told exactly"
+    if not host.modules.hardware:
+        told = (
+            "refused reads of page tables and descriptors are not told, and few pages can be without X alone"
+        )
+    meaning = (
+        f"VTL protections are made with a mapping of guest memory per VTL; {told}; pages that can be read and not "
+        "executed are slow: each access to them leaves the guest"
+    )
     return Finding(
         "vtl_memory",
         Severity.OK,

@@ -185,9 +185,11 @@ class Machine:
         if not self.config.vsm:
             return None
         from kvmapi.uapi.vsm import KVM_X86_VSM_FAULT_INSN
+        from vmm.backend.host_profile import kvm_modules
         from vmm.backend.protection.choose import ProtectionError, Way, choose
         from vmm.backend.protection.faults import Alias
         from vmm.backend.protection.host import AttributeProtection
+        from vmm.backend.protection.mapping_host import MappingProtection
 
         try:
             way = choose(self.config.protection, cpus.vsm, huge_pages=self.config.huge_pages)
@@ -203,7 +205,8 @@ class Machine:
         if way is Way.ATTRIBUTES:
             tells = bool(cpus.vsm.features & KVM_X86_VSM_FAULT_INSN)
             return AttributeProtection(aliases, self.ram.gpa_of, tells_instruction=tells)
-        return None
+        blocks = [(block.gpa, block.size, block.offset) for block in self.ram.blocks]
+        return MappingProtection(self.ram, blocks, aliases, self.vps, hardware=kvm_modules().hardware)
 
     def _hides_port(self, port: int) -> bool:
         return port in ports_in_kernel(self._options) or self._ioeventfds.catches_port(port)

@@ -101,7 +101,8 @@ def test_refused_for_good(name: str, ring: int) -> None:
         around = world.memory_image()
         world.run()
         assert world.ram.read(DATA, PAGE) == before
-        if not program.code.startswith("f3") and "write across" not in name:
+        undefined = unrestricted(name, ring)[0].vector == 6  # its frame is on the stack
+        if not undefined and not program.code.startswith("f3") and "write across" not in name:
             assert world.memory_image() == around
 
 

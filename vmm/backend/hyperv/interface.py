@@ -32,6 +32,7 @@ from vmm.backend.hyperv.tlbs import VpTlbs
 from vmm.backend.hyperv.vp_registers import RegisterCalls, constants
 from vmm.backend.partition import VtlVm
 from vmm.backend.protection.host import HostProtection
+from vmm.backend.protection.view import RamPages
 from vmm.backend.vp import VirtualProcessor
 from vmm.backend.vsm import shared_msrs
 from vmm.backend.vsm.startup_signals import StartupSignals
@@ -75,7 +76,7 @@ class HigherVms:
     VPs that have such VTLs. wait_in_kernel: whether KVM waits for events of VTLs that do not run.
     """
 
-    make_vm: Callable[[int], tuple[VtlVm, OverlayView | None]]
+    make_vm: Callable[[int], tuple[VtlVm, RamPages | None]]
     add_vcpu: Callable[[VtlVm, int], Vcpu]
     has_xcr0: bool
     signals: StartupSignals
@@ -100,7 +101,7 @@ class Machine:
     control: MachineControl
     ports: PortBus
     notice: Callable[[str], None]
-    view: OverlayView | None = None
+    view: RamPages | None = None
     higher: HigherVms | None = None
     protection: HostProtection | None = None
     device_memory: DeviceMemory | None = None

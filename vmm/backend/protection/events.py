@@ -58,7 +58,7 @@ def in_delivery(vcpu: Vcpu) -> Event | None:
     events = vcpu.get_vcpu_events()
     exception = events.exception
     if exception.injected:
-        return _exception(exception)
+        return exception_of(events)
     if events.nmi.injected:
         return Event(Kind.NMI, NMI_VECTOR)
     if events.interrupt.injected and not events.interrupt.soft:
@@ -77,13 +77,15 @@ def lost_in_delivery(vcpu: Vcpu) -> Event:
     try:
         registers = vcpu.get_lapic().regs
     except OSError:  # no local APIC in the kernel: interrupts are nobody's then
-        return _exception(events.exception)
+        return exception_of(events)
     if registers[_ISR + (number >> 5) * 0x10 + (number >> 3 & 3)] >> (number & 7) & 1:
         return Event(Kind.INTERRUPT, number)
-    return _exception(events.exception)
+    return exception_of(events)
 
 
-def _exception(exception: x86.kvm_vcpu_events_exception) -> Event:
+def exception_of(events: x86.kvm_vcpu_events) -> Event:
+    """The exception that KVM tells last."""
+    exception = events.exception
     code = int(exception.error_code) if exception.has_error_code else None
     return Event(Kind.EXCEPTION, int(exception.nr), code)
 

@@ -66,7 +66,11 @@ TABLE = (
     ),
     Row("fetch, also across a page", _EXACT, _EXACT, _EXACT),
     Row(
-        "walk of page tables, accessed and dirty bits", _NOT_TOLD, _NOT_TOLD, _EXACT, "emulated: a page fault"
+        "walk of page tables, accessed and dirty bits",
+        _NOT_TOLD,
+        _NOT_TOLD,
+        _EXACT,
+        "emulated: #PF; told where that cannot be delivered either",
     ),
     Row(
         "IDT, GDT, TSS and stack when an event is delivered", _EXACT, _EXACT, _EXACT, "the event is not lost"
@@ -76,10 +80,18 @@ TABLE = (
         _NOT_TOLD,
         _NOT_TOLD,
         _EXACT,
-        "emulated: KVM repeats the instruction for ever; the VP can be stopped",
+        "emulated: #GP, or KVM repeats the instruction until the VP is stopped",
     ),
 )
 """By kind of access. `_EXACT` of a processor: measured with SVM; the rows are those of tests/host/protection."""
+
+
+def markdown() -> list[str]:
+    """The lines of the table in docs/vsm.md."""
+    return [
+        f"| {row.access} | {row.emulated_ring0} | {row.emulated_ring3} | {row.processor} | {row.note} |"
+        for row in TABLE
+    ]
 
 
 def rows(*, hardware: bool) -> list[tuple[str, str, str]]:

@@ -10,6 +10,7 @@ from kvmapi import Vcpu, Vm
 from vmm.backend.hyperv.mapped_overlays import OverlayView
 from vmm.backend.protection.attributes import Attributes
 from vmm.backend.protection.faults import Alias, AttributeFaults
+from vmm.backend.protection.view import RamPages
 from vmm.backend.vp import VirtualProcessor
 from vmm.vsm.outside import Enforcement, MemoryIntercepts, RightsChange
 from vmm.vsm.protections import MemoryProtections
@@ -27,7 +28,7 @@ class HostProtection(Protocol):
     def enforcement(self) -> Enforcement:
         """What the table of rights tells of its changes."""
 
-    def adopt(self, vtl: int, vm: Vm, view: OverlayView | None, restricted: Iterable[RightsChange]) -> None:
+    def adopt(self, vtl: int, vm: Vm, view: RamPages | None, restricted: Iterable[RightsChange]) -> None:
         """A VTL's VM, which runs nothing yet, its mapping of RAM, and what the VTL may not do. Called before anything
         else of the VTL, with the protections' lock held.
 
@@ -68,7 +69,7 @@ class AttributeProtection:
         self._gpa_of = gpa_of
         self._tells_instruction = tells_instruction
 
-    def adopt(self, vtl: int, vm: Vm, view: OverlayView | None, restricted: Iterable[RightsChange]) -> None:
+    def adopt(self, vtl: int, vm: Vm, view: RamPages | None, restricted: Iterable[RightsChange]) -> None:
         """See `HostProtection`."""
         self.enforcement.adopt(vtl, vm, restricted)
 

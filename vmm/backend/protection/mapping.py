@@ -8,6 +8,11 @@ process: a guest that alternates rights page by page gets INSUFFICIENT_MEMORY at
 Huge pages of the host cannot be split by mprotect: a machine with them has no memory protections, and says so
 (`huge_pages_refusal`).
 
+A page that can be read and not executed is out of the mapping, and each access to it is carried out by the VMM. That
+holds for page tables, too, and a KVM that emulates ring 0 walks them itself: it would find none. So there a VTL can
+have `MOST_EMULATED` such pages, and a guest that asks for more, such as a default mask without execute, is refused with
+FEATURE_UNAVAILABLE.
+
 Implements: VSM-077, VSM-078, VSM-079
 """
 
@@ -24,6 +29,9 @@ from vmm.vsm.outside import RightsChange
 
 RESERVED_AREAS: Final = 4096
 """Areas of the address space that are left to the rest of the process: libraries, threads, the heap, vCPUs."""
+
+MOST_EMULATED: Final = 256
+"""Pages that can be read and not executed, of a VTL on a KVM that emulates ring 0: 1 MiB."""
 
 _DEFAULT_LIMIT: Final = 65530  # Linux, DEFAULT_MAX_MAP_COUNT
 
@@ -44,8 +52,12 @@ def area_limit() -> int:
 class Mapping:
     """See the module. `views`: VTL to its view of memory."""
 
-    def __init__(self, areas: int | None = None) -> None:
-        """areas: how many of them all views together may take; None: what the host allows."""
+    def __init__(self, areas: int | None = None, *, most_without_execute: int | None = None) -> None:
+        """areas: how many of them all views together may take; None: what the host allows.
+
+        most_without_execute: pages of each VTL that can be read and not executed; None: any number.
+        """
+        self._most_without_execute = most_without_execute
         self.views: dict[int, ProtectedView] = {}
         self._areas = area_limit() - RESERVED_AREAS if areas is None else areas
         self._lock = threading.Lock()
@@ -61,11 +73,18 @@ class Mapping:
             self.views.pop(vtl, None)
 
     def apply(self, vtl: int, changes: Sequence[RightsChange]) -> HvStatus:
-        """See `vmm.vsm.outside.Enforcement`. A VTL without a VM has nothing to be kept from."""
+        """See `vmm.vsm.outside.Enforcement`. A VTL without a VM has nothing to be kept from.
+
+        FEATURE_UNAVAILABLE where this host cannot deny execution of so many pages.
+        """
         with self._lock:
             view = self.views.get(vtl)
             if view is None:
                 return HvStatus.SUCCESS
+            if self._most_without_execute is not None:
+                pages = view.without_execute(changes)
+                if pages > self._most_without_execute and pages > view.without_execute():
+                    return HvStatus.FEATURE_UNAVAILABLE
             others = sum(other.areas() for number, other in self.views.items() if number != vtl)
             if view.areas(changes) + others > self._areas:
                 return HvStatus.INSUFFICIENT_MEMORY

@@ -32,11 +32,12 @@ from kvmapi.uapi import kvm as k
 from vmm.backend.emulation import interrupt
 from vmm.backend.emulation.faults import DeclinedError, GuestFaultError, ProtectedError
 from vmm.backend.emulation.processor import Cpuid, Processor
+from vmm.backend.emulation.registers import RFLAGS_RF
 from vmm.backend.protection import write_origin
 from vmm.backend.protection.events import Event, in_delivery, keep, lost_in_delivery
 from vmm.backend.protection.faults import Alias
 from vmm.backend.protection.stepping import Stepper
-from vmm.backend.protection.touches import Touch, Touches, of_event, of_instruction
+from vmm.backend.protection.touches import Touch, Touches, of_event, of_instruction, tables_of_exception
 from vmm.backend.protection.unfinished import put_registers, take_back
 from vmm.backend.protection.view import PAGE_SHIFT, ProtectedView
 from vmm.backend.vp import VirtualProcessor
@@ -100,6 +101,7 @@ class MappingFaults:
         self._others: dict[int, Callable[[], None]] = {}
         self._repeated = 0
         self._last_rip = -1
+        self._retries = False  # an instruction that KVM gave up is being tried with all pages that it may use
 
     def attach(self, handlers: dict[int, Callable[[], None]]) -> None:
         """handlers: those of the VTL, with everybody else's in it. The VP's thread does not run the VTL."""
@@ -122,6 +124,8 @@ class MappingFaults:
     def fault(self) -> None:
         """KVM_RUN failed with EFAULT."""
         cpu = self._processor_state()
+        if not self._hardware:
+            cpu.regs.rflags &= ~RFLAGS_RF  # set by the host's own fault in ring 3
         event = in_delivery(self._vcpu)
         if event is None:
             self._instruction(cpu, self._others[REFUSED_ACCESS])
@@ -130,15 +134,17 @@ class MappingFaults:
 
     def internal_error(self) -> None:
         """KVM_EXIT_INTERNAL_ERROR: maybe an instruction that KVM could not fetch or carry out for want of rights."""
-        if self._view.restricts():
+        if self._view.restricts() and not self._retries:
             cpu = self._processor_state()
             touches = of_instruction(cpu, self._view)
             if self._refuse(cpu, touches):
                 return
-            pages, walked = self._missing(touches)
-            if self._hardware and pages:
-                self._stepper.step(cpu, touches, pages, walked, self._answer_mmio)
-                return
+            self._retries = True
+            try:
+                if self._carry_out(cpu, touches):
+                    return
+            finally:
+                self._retries = False
         self._others[k.KVM_EXIT_INTERNAL_ERROR]()
 
     def shutdown(self) -> None:
@@ -146,6 +152,8 @@ class MappingFaults:
         if self._view.restricts() and not self._hardware:
             cpu = self._processor_state()
             event = lost_in_delivery(self._vcpu)
+            if self._for_want_of_a_table(cpu, event):
+                return
             if self._event(cpu, event, requeue=True):
                 return
         self._others[k.KVM_EXIT_SHUTDOWN]()
@@ -244,6 +252,9 @@ class MappingFaults:
             return False
         self._repeated = 0
         self._stepper.step(cpu, touches, pages, walked, self._answer_mmio)
+        raised = self._stepper.raised
+        if raised is not None and not self._event(self._processor_state(), raised, requeue=True):
+            keep(self._vcpu, raised)
         return True
 
     def _refuse(self, cpu: Processor, touches: Touches) -> bool:
@@ -296,6 +307,18 @@ class MappingFaults:
         self._repeated += 1
         if self._repeated > REPEATS:
             otherwise()
+
+    def _for_want_of_a_table(self, cpu: Processor, event: Event) -> bool:
+        """Whether an exception came of a page table or descriptor that KVM's emulator could not read.
+
+        Then the instruction is told of, or carried out. If it raises the exception with all pages that it may use,
+        that is delivered.
+        """
+        pages = {self._page(touch) for touch in tables_of_exception(cpu, self._view, event)}
+        if not any(self._view.unreadable(page) for page in pages):
+            return False
+        touches = of_instruction(cpu, self._view)
+        return self._refuse(cpu, touches) or self._carry_out(cpu, touches)
 
     # ---- an event on its way into the guest --------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from vmm.backend.emulation import registers as r
 from vmm.backend.emulation.page_walk import Access
 from vmm.backend.emulation.processor import Processor
 from vmm.backend.protection.alone import Alone
+from vmm.backend.protection.events import Event, Kind, exception_of, keep
 from vmm.backend.protection.operands import operands, stack_width
 from vmm.backend.protection.touches import Touches, idt_pages, linear_rip, translate
 from vmm.backend.protection.view import ProtectedView
@@ -38,6 +39,8 @@ from vmm.backend.vp import VirtualProcessor
 from vmm.hypercall.outside import AccessInterceptedError, ProcessorMemory
 
 _STEP: Final = k.KVM_GUESTDBG_ENABLE | k.KVM_GUESTDBG_SINGLESTEP | x86.KVM_GUESTDBG_BLOCKIRQ
+_BREAK: Final = k.KVM_GUESTDBG_ENABLE | x86.KVM_GUESTDBG_USE_HW_BP | x86.KVM_GUESTDBG_BLOCKIRQ
+_DR7_FIRST: Final = 0x402  # the breakpoint of DR0, for execution
 _IMMEDIATE_EXIT: Final = 1
 _PAGE: Final = 4096
 _PUSHES_FLAGS: Final = ("pushf", "pushfd", "pushfq")
@@ -63,6 +66,8 @@ class Stepper:
     ) -> None:
         """memory: with the VTL's rights. hardware: whether guests run on VT-x or SVM (`KvmModules.hardware`)."""
         self.steps = 0
+        self.raised: Event | None = None
+        """The exception that the last instruction raised, where KVM has not kept it."""
         self._processor = processor
         self._vcpu = vcpu
         self._view = view
@@ -83,6 +88,7 @@ class Stepper:
         answer: is asked at each KVM_EXIT_MMIO on the way, and answers it if it can. If the step cannot be made now,
         nothing is done, and the instruction faults again. Errors: `KvmError`, `OSError`.
         """
+        self.raised = None
         if not self._alone.begin(self._processor):
             return
         try:
@@ -109,7 +115,7 @@ class Stepper:
             return None
         try:
             view.take_out(shield)
-            vcpu.set_guest_debug(_STEP)
+            self._ask_for_exit(cpu, touches)
             vcpu.run.u8[_IMMEDIATE_EXIT] = 0
             try:
                 number = vcpu.run_once()
@@ -126,6 +132,22 @@ class Stepper:
             self._take_trap(cpu, touches, debug)
             return None
         return self._ended(cpu, touches, debug)
+
+    def _ask_for_exit(self, cpu: Processor, touches: Touches) -> None:
+        """KVM_EXIT_DEBUG behind the instruction.
+
+        A KVM that emulates ring 0 has two ways for IRET, and the one that it takes for a single step knows less: so
+        it is stopped where it returns to.
+        """
+        decoded = touches.instruction
+        if self._hardware or decoded is None or not decoded.mnemonic.startswith("iret"):
+            self._vcpu.set_guest_debug(_STEP)
+            return
+        frame = next(iter(operands(cpu, decoded)))
+        gpa = translate(cpu, self._view, frame.gva, Access(user=cpu.cpl == 3))
+        assert gpa is not None  # it has been touched
+        target = int.from_bytes(self._view.read(gpa, frame.size), "little")
+        self._vcpu.set_guest_debug(_BREAK, (target, 0, 0, 0, 0, 0, 0, _DR7_FIRST))
 
     # ---- no event may be delivered -------------------------------------------------------------------
 
@@ -177,7 +199,7 @@ class Stepper:
             self._vcpu.set_debugregs(debug)  # the step has set DR6.BS
             self._finished(cpu, touches)
         else:
-            queue_exception(self._vcpu, events, int(events.exception.nr))
+            self.raised = exception_of(events)
         return None
 
     def _take_trap(self, cpu: Processor, touches: Touches, debug: x86.kvm_debugregs) -> None:
@@ -201,7 +223,7 @@ class Stepper:
             debug = self._vcpu.get_debugregs()
             debug.dr6 |= r.DR6_BS
             self._vcpu.set_debugregs(debug)
-            queue_exception(self._vcpu, self._vcpu.get_vcpu_events(), x86.DB_VECTOR, None)
+            keep(self._vcpu, Event(Kind.EXCEPTION, x86.DB_VECTOR))
 
     def _hide_trap_flag(self, cpu: Processor, touches: Touches) -> None:
         """PUSHF stored the TF of the step: it is bit 0 of the second byte on the stack."""
@@ -215,17 +237,3 @@ class Stepper:
             ):  # rights have changed since: it cannot be seen either
                 flags = self._memory.read(gpa, 1)[0]
                 self._memory.write(gpa, bytes([flags & ~(r.RFLAGS_TF >> 8)]))
-
-
-def queue_exception(
-    vcpu: Vcpu, events: x86.kvm_vcpu_events, vector: int, error_code: int | bool | None = False
-) -> None:
-    """Have KVM deliver an exception with the next KVM_RUN. error_code: None for none, False for what `events` has."""
-    exception = events.exception
-    exception.injected, exception.pending, exception.nr = 1, 0, vector
-    if error_code is not False:
-        exception.has_error_code = error_code is not None
-        exception.error_code = error_code or 0
-    # No NMI or SMI that came since `events` were read is lost by writing them back.
-    events.flags = x86.KVM_VCPUEVENT_VALID_SHADOW
-    vcpu.set_vcpu_events(events)

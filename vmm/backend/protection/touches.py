@@ -18,14 +18,26 @@ from kvmapi.uapi import x86
 from vmm.backend.emulation import interrupt
 from vmm.backend.emulation.faults import DeclinedError, GuestFaultError, page_fault
 from vmm.backend.emulation.linear import LinearMemory
-from vmm.backend.emulation.page_walk import Access, Denial, Paging, Refusal, walk
+from vmm.backend.emulation.page_walk import (
+    ERROR_FETCH,
+    ERROR_USER,
+    ERROR_WRITE,
+    Access,
+    Denial,
+    Paging,
+    Refusal,
+    walk,
+)
 from vmm.backend.emulation.processor import Processor
-from vmm.backend.protection.operands import Decoded, Operand, decode, operands
+from vmm.backend.protection.events import Event, Kind
+from vmm.backend.protection.operands import Decoded, Operand, decode, descriptor, operands
 from vmm.outside import Buffer
 from vmm.vsm.rights import EXECUTE, READ, WRITE
 
 _PAGE: Final = 4096
 _LONGEST: Final = 15
+_SELECTOR_VECTORS: Final = (x86.TS_VECTOR, x86.NP_VECTOR, x86.SS_VECTOR, x86.GP_VECTOR)
+_IDT: Final = 2  # in an error code: its index is an IDT vector
 _SOFTWARE: Final = {"int3": 3, "into": 4}
 
 
@@ -199,6 +211,34 @@ def _delivery(
         GuestFaultError, DeclinedError
     ):  # it ends there: what was touched until then counts
         interrupt.deliver(probe, vector, software=bool(length), error_code=error_code)
+    return logged.log
+
+
+def tables_of_exception(cpu: Processor, memory: Seen, event: Event) -> list[Touch]:
+    """The page tables of a page fault that none of them explains, the descriptor that a selector names.
+
+    For a KVM that walks and reads both itself, and takes one that it cannot read for one that is not there.
+    """
+    logged = LoggedMemory(memory, lambda: cpu.paging)
+    code = event.error_code or 0
+    if event.kind is Kind.EXCEPTION and event.vector == x86.PF_VECTOR:
+        address = int(cpu.sregs.cr2)
+        fetch = bool(code & ERROR_FETCH) or address == linear_rip(cpu)
+        access = Access(write=bool(code & ERROR_WRITE), fetch=fetch, user=bool(code & ERROR_USER))
+        try:
+            logged.touch(address, 1, access, READ)
+        except (GuestFaultError, DeclinedError):
+            return []
+        return [touch for touch in logged.log if touch.page_walk]
+    if (
+        event.kind is Kind.EXCEPTION
+        and event.vector in _SELECTOR_VECTORS
+        and code & 0xFFFC
+        and not code & _IDT
+    ):
+        with contextlib.suppress(GuestFaultError, DeclinedError):
+            for operand in descriptor(cpu, code):
+                logged.touch(operand.gva, operand.size, Access(implicit=True), READ)
     return logged.log
 
 

@@ -25,6 +25,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from mmap import PROT_READ, PROT_WRITE
 from typing import Final, Protocol
 
+from vmm.backend.hyperv.mapped_overlays import OverlayView
 from vmm.outside import GuestMemory
 from vmm.vsm.outside import RightsChange
 from vmm.vsm.ranges import RangeMap
@@ -37,18 +38,17 @@ PROTECTION: Final = tuple(
     {ALL: PROT_READ | PROT_WRITE, READ | EXECUTE: PROT_READ}.get(rights, OUT) for rights in range(ALL + 1)
 )
 """Of a page in the mapping, by rights."""
+_DATA: Final = tuple(
+    (PROT_READ if rights & READ else OUT) | (PROT_WRITE if rights & WRITE else OUT)
+    for rights in range(ALL + 1)
+)
+"""Likewise, while nothing can be executed."""
 
 
-class RamPages(Protocol):
+class RamPages(OverlayView, Protocol):
     """A mapping of guest RAM (`vmm.machine.ram.RamView`). Errors: `OSError`."""
 
-    def offset_of(self, gpa: int, size: int) -> int:
-        """Where RAM lies in the mapping. Errors: `GuestMemoryError`."""
-
-    def put_over(self, offset: int, fd: int, fd_offset: int, *, writable: bool) -> None:
-        """Show a page of another file in the place of the page at `offset`."""
-
-    def put_back(self, offset: int, protection: int) -> None:
+    def put_back(self, offset: int, protection: int = PROT_READ | PROT_WRITE) -> None:
         """Show RAM again."""
 
     def protect(self, offset: int, size: int, protection: int) -> None:
@@ -95,6 +95,11 @@ class ProtectedView:
             found += protection != last
             last = protection
         return found + around
+
+    def without_execute(self, changes: Sequence[RightsChange] = ()) -> int:
+        """How many pages can be read and not executed, once `changes` are made."""
+        rights = _changed(self._rights, changes)
+        return sum(pages for _, pages, value in rights.items() if value & READ and not value & EXECUTE)
 
     def apply(self, changes: Sequence[RightsChange]) -> None:
         """Bring `changes` into force. Errors: `OSError` of a mapping that the host refuses: all is as before then."""
@@ -173,6 +178,10 @@ class ProtectedView:
         gpa = gpn << PAGE_SHIFT
         return any(start <= gpa < start + size for start, size, _ in self._gpa_of)
 
+    def unreadable(self, gpn: int) -> bool:
+        """Whether the mapping does not let a page of RAM be read, for whatever reason. Without a lock."""
+        return gpn not in self._covered and PROTECTION[self._rights.get(gpn)] == OUT
+
     def restrained(self, gpn: int) -> bool:
         """Whether the mapping does not let the VTL both read and write a page of RAM. Without a lock."""
         return self._rights.get(gpn) != ALL and gpn not in self._covered
@@ -214,9 +223,7 @@ class ProtectedView:
         with self._lock:
             if any(not self._rights.get(gpn) & wanted for gpn, wanted in pages.items()):
                 return False
-            protections = {
-                gpn: PROT_READ | PROT_WRITE if wanted == WRITE else PROT_READ for gpn, wanted in pages.items()
-            }
+            protections = {gpn: _DATA[self._rights.get(gpn)] for gpn in pages}
             for gpn in walked:
                 if self._rights.get(gpn) & READ:
                     protections[gpn] = PROT_READ | PROT_WRITE

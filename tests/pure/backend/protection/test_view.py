@@ -127,7 +127,7 @@ def test_let_in_for_an_instruction(kernel: Kernel) -> None:
     assert kernel.view.lacks(GPN, WRITE) and not kernel.view.lacks(GPN, EXECUTE)
 
     assert kernel.view.let_in({GPN: WRITE, GPN + 1: READ}, walked=[GPN + 4])
-    assert [kernel.allows(GPN + page) for page in range(5)] == ["rw", "r-", "--", "--", "rw"]
+    assert [kernel.allows(GPN + page) for page in range(5)] == ["rw", "rw", "--", "--", "rw"]
     assert kernel.view.let_out()
 
     assert all(kernel.allows(GPN + page) == "--" for page in range(5))
@@ -246,6 +246,21 @@ def test_the_limit_of_this_host(ram: GuestRam) -> None:
     assert {area[2] for area in others[-1].areas()} == {"rw"}
     mapping.reset()
     assert all(len(other.areas()) <= 2 for other in others)  # a split that was half done is left over
+
+
+def test_pages_without_execute_where_a_kvm_walks_page_tables_itself(ram: GuestRam) -> None:
+    """A default mask without execute is refused there; some pages are not, and taking pages back never is."""
+    kernel = Kernel(ram)
+    mapping = Mapping(most_without_execute=10)
+    mapping.add(0, kernel.view)
+    everything = [RightsChange(0, 0xA0, RW), RightsChange(0xC0, PAGES - 0xC0, RW)]
+
+    assert mapping.apply(0, everything) is HvStatus.FEATURE_UNAVAILABLE
+    assert not kernel.view.restricts()
+    assert mapping.apply(0, [RightsChange(GPN, 10, READ)]) is HvStatus.SUCCESS
+    assert mapping.apply(0, [RightsChange(GPN + 20, 1, RW)]) is HvStatus.FEATURE_UNAVAILABLE
+    assert mapping.apply(0, [RightsChange(GPN, 5, NONE)]) is HvStatus.SUCCESS
+    assert mapping.apply(0, [RightsChange(GPN + 20, 500, NONE), RightsChange(GPN, 3, RW)]) is HvStatus.SUCCESS
 
 
 def test_a_vtl_without_a_vm_is_kept_from_nothing() -> None:
