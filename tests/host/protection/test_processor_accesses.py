@@ -256,3 +256,28 @@ def test_a_step_of_a_guest_that_steps_itself(ring: int) -> None:
 
         assert ended.vector == 1
         assert struct.unpack("<Q", world.ram.read(STACK - 40, 8))[0] == plain + 4
+
+
+IRETQ = b"\x48\xcf"
+FRAMES = {"stack": STACK - PAGE, "GDT": GDT}
+
+
+@pytest.mark.tlfs("VSM-077")
+@pytest.mark.parametrize("target", RINGS)
+@pytest.mark.parametrize("rights", [NONE, READ | WRITE], ids=["---", "rw-"])
+@pytest.mark.parametrize("what", FRAMES)
+def test_an_interrupt_return(what: str, rights: int, target: int) -> None:
+    """Its frame and descriptors are read. A KVM that emulates ring 0 and cannot read one makes a #GP of that."""
+    selectors = {0: (0x08, 0x10), 3: (0x23, 0x1B)}[target]
+    with new_world() as world:
+        world.ram.write(DATA, END)
+        world.start(IRETQ, 0, rsp=STACK - 64)
+        frame = (DATA, selectors[0], 0x3002, STACK - 256, selectors[1])
+        world.ram.write(STACK - 64, struct.pack("<5Q", *frame))
+        world.restrict(FRAMES[what], rights)
+
+        ended = world.run()
+
+        assert ended.vector is None and ended.registers.rsp == STACK - 256
+        kinds = {(told.access.wanted, told.access.gpa & -PAGE) for told in ended.told}
+        assert kinds == ({(READ, FRAMES[what])} if rights == NONE else set())

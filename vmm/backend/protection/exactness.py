@@ -80,7 +80,7 @@ TABLE = (
         _NOT_TOLD,
         _NOT_TOLD,
         _EXACT,
-        "emulated: #GP, or KVM repeats the instruction until the VP is stopped",
+        "emulated: IRET is told; at MOV and POP KVM stays until the VP is stopped",
     ),
 )
 """By kind of access. `_EXACT` of a processor: measured with SVM; the rows are those of tests/host/protection."""

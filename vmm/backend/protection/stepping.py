@@ -32,7 +32,7 @@ from vmm.backend.emulation.page_walk import Access
 from vmm.backend.emulation.processor import Processor
 from vmm.backend.protection.alone import Alone
 from vmm.backend.protection.events import Event, Kind, exception_of, keep
-from vmm.backend.protection.operands import operands, stack_width
+from vmm.backend.protection.operands import descriptor, operands, stack_width
 from vmm.backend.protection.touches import Touches, idt_pages, linear_rip, translate
 from vmm.backend.protection.view import ProtectedView
 from vmm.backend.vp import VirtualProcessor
@@ -41,6 +41,7 @@ from vmm.hypercall.outside import AccessInterceptedError, ProcessorMemory
 _STEP: Final = k.KVM_GUESTDBG_ENABLE | k.KVM_GUESTDBG_SINGLESTEP | x86.KVM_GUESTDBG_BLOCKIRQ
 _BREAK: Final = k.KVM_GUESTDBG_ENABLE | x86.KVM_GUESTDBG_USE_HW_BP | x86.KVM_GUESTDBG_BLOCKIRQ
 _DR7_FIRST: Final = 0x402  # the breakpoint of DR0, for execution
+_LONG: Final = 53  # the bit of a code segment's descriptor
 _IMMEDIATE_EXIT: Final = 1
 _PAGE: Final = 4096
 _PUSHES_FLAGS: Final = ("pushf", "pushfd", "pushfq")
@@ -143,11 +144,23 @@ class Stepper:
         if self._hardware or decoded is None or not decoded.mnemonic.startswith("iret"):
             self._vcpu.set_guest_debug(_STEP)
             return
-        frame = next(iter(operands(cpu, decoded)))
-        gpa = translate(cpu, self._view, frame.gva, Access(user=cpu.cpl == 3))
-        assert gpa is not None  # it has been touched
-        target = int.from_bytes(self._view.read(gpa, frame.size), "little")
-        self._vcpu.set_guest_debug(_BREAK, (target, 0, 0, 0, 0, 0, 0, _DR7_FIRST))
+        frame = list(operands(cpu, decoded))
+        rip, selector = (self._number(cpu, operand.gva, operand.size) for operand in frame[:2])
+        raw = [self._number(cpu, operand.gva, operand.size) for operand in descriptor(cpu, selector)]
+        target = rip + (0 if not raw or raw[0] >> _LONG & 1 else _base(raw[0]))
+        self._vcpu.set_guest_debug(_BREAK, (target & (1 << 64) - 1, 0, 0, 0, 0, 0, 0, _DR7_FIRST))
+
+    def _number(self, cpu: Processor, gva: int, size: int) -> int:
+        """What the instruction reads there; 0 where it will have a page fault."""
+        found = b""
+        while len(found) < size:
+            at = gva + len(found) & (1 << 64) - 1
+            here = min(size - len(found), _PAGE - at % _PAGE)
+            gpa = translate(cpu, self._view, at, Access(implicit=True))
+            if gpa is None:
+                return 0
+            found += self._view.read(gpa, here)
+        return int.from_bytes(found, "little")
 
     # ---- no event may be delivered -------------------------------------------------------------------
 
@@ -237,3 +250,8 @@ class Stepper:
             ):  # rights have changed since: it cannot be seen either
                 flags = self._memory.read(gpa, 1)[0]
                 self._memory.write(gpa, bytes([flags & ~(r.RFLAGS_TF >> 8)]))
+
+
+def _base(raw: int) -> int:
+    """Of a segment descriptor of eight bytes."""
+    return raw >> 16 & 0xFF_FFFF | raw >> 32 & 0xFF00_0000
