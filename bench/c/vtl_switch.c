@@ -42,6 +42,7 @@
 #define VTL_CALL 0x11
 #define VTL_RETURN 0x12
 #define MAX_VPS 64
+#define MAX_LEAVES 256
 #define VTLS 2
 #define SYNCED (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS)
 
@@ -168,7 +169,20 @@ static void *loop(void *argument)
 	return NULL;
 }
 
-static void make_vcpu(struct vtl *vtl, int vm, int vtl_number, int vp, size_t mmap_size, long calls)
+/* Long mode needs a processor that has it. */
+static struct kvm_cpuid2 *supported_cpuid(int kvm)
+{
+	struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + MAX_LEAVES * sizeof(cpuid->entries[0]));
+
+	if (!cpuid)
+		die("CPUID");
+	cpuid->nent = MAX_LEAVES;
+	call(kvm, KVM_GET_SUPPORTED_CPUID, cpuid, "KVM_GET_SUPPORTED_CPUID");
+	return cpuid;
+}
+
+static void make_vcpu(struct vtl *vtl, const struct kvm_cpuid2 *cpuid, int vm, int vtl_number, int vp, size_t mmap_size,
+		      long calls)
 {
 	struct kvm_segment code = {.limit = ~0u, .selector = 8, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1};
 	struct kvm_segment data = {.limit = ~0u, .selector = 16, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1};
@@ -191,6 +205,7 @@ static void make_vcpu(struct vtl *vtl, int vm, int vtl_number, int vp, size_t mm
 	vtl->run = mmap(NULL, mmap_size, PROT_READ | PROT_WRITE, MAP_SHARED, vtl->fd, 0);
 	if (vtl->run == MAP_FAILED)
 		die("mapping kvm_run");
+	call(vtl->fd, KVM_SET_CPUID2, (void *)cpuid, "KVM_SET_CPUID2");
 	call(vtl->fd, KVM_GET_SREGS, &sregs, "KVM_GET_SREGS");
 	sregs.cs = code;
 	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
@@ -247,6 +262,7 @@ int main(int argc, char **argv)
 	long calls = argc == 3 ? atol(argv[2]) : 0;
 	unsigned long long first = ~0ull, last = 0;
 	static struct vp vps[MAX_VPS];
+	struct kvm_cpuid2 *cpuid;
 	pthread_t threads[MAX_VPS];
 
 	if (count < 1 || count > MAX_VPS || calls < 1) {
@@ -261,11 +277,12 @@ int main(int argc, char **argv)
 	if (mmap_size < 0 || ram == MAP_FAILED)
 		die("guest memory");
 	fill_ram();
+	cpuid = supported_cpuid(kvm);
 	for (int vtl = 0; vtl < VTLS; vtl++)
 		vms[vtl] = make_vm(kvm, vtl);
 	for (int i = 0; i < count; i++)
 		for (int vtl = 0; vtl < VTLS; vtl++)
-			make_vcpu(&vps[i].vtls[vtl], vms[vtl], vtl, i, mmap_size, calls + 1);
+			make_vcpu(&vps[i].vtls[vtl], cpuid, vms[vtl], vtl, i, mmap_size, calls + 1);
 	pthread_barrier_init(&start, NULL, count);
 	for (int i = 0; i < count; i++)
 		if (pthread_create(&threads[i], NULL, loop, &vps[i]))
