@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable
 
-from bench import exits, hypercall, startup, vtl
+from bench import exits, hypercall, protection, startup, vtl
 from bench.build import BenchError
 from bench.figure import Figure
 
@@ -17,6 +17,11 @@ BENCHMARKS: dict[str, tuple[Callable[[int], list[Figure]], str]] = {
     "hypercall": (
         hypercall.run,
         "null-like hypercall and GetVpRegisters of one register, slow and fast, against a bare port write",
+    ),
+    "protection": (
+        protection.run,
+        "changing rights to a page, to 1,000, to 1 GiB; an intercept's round trip against a C program; execute "
+        "protection; a default mask over 4 and 64 GiB",
     ),
     "startup": (
         startup.run,

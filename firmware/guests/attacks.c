@@ -9,6 +9,7 @@
  *
  * mask=N    the default protection mask (15); 3 keeps VTL0 from executing anything but its text
  * class=C   only: rows of that class
+ * without=W,W  no rows with these words (_ for blanks) in their names: what a machine is known not to come back from
  * crash     only: VTL0 reports a crash whose text is VTL1's secret
  * reboot    VTL0 resets the machine after all rows, and looks for what is left
  */
@@ -129,6 +130,31 @@ void row_not_here(const char *name, const char *why)
     report_skip("%s: %s", name, why);
 }
 
+/* Whether `word`, which ends at a comma and has _ for blanks, is at the start of `text`. */
+static bool begins(const char *text, const char *word)
+{
+    for (; *word && *word != ','; word++, text++)
+        if (*text != (*word == '_' ? ' ' : *word))
+            return false;
+    return true;
+}
+
+bool left_out(const char *name)
+{
+    for (const char *word = argument("without", ""); *word; word++) {
+        for (const char *at = name; *at; at++)
+            if (begins(at, word)) {
+                row_not_here(name, "left out");
+                return true;
+            }
+        while (*word && *word != ',')
+            word++;
+        if (!*word)
+            break;
+    }
+    return false;
+}
+
 void begin_class(enum class which)
 {
     class = which;
@@ -148,7 +174,7 @@ bool told(enum outcome outcome, uint8_t wanted, uint64_t gpa, uint64_t gva, bool
 void told_row(const char *name, bool right, enum outcome outcome)
 {
     static const char *const outcomes[] = {"returned", "abandoned", "exception"};
-    char detail[160];
+    char detail[240];
     if (outcome == OUTCOME_ABANDONED)
         snprintf(detail, sizeof detail, "access %u to 0x%lx by 0x%lx, GVA 0x%lx, %u intercepts%s", intercept(0)->access,
                  intercept(0)->gpa, intercept(0)->rip, intercept(0)->gva, warden()->count,
@@ -156,6 +182,12 @@ void told_row(const char *name, bool right, enum outcome outcome)
     else
         snprintf(detail, sizeof detail, "%s %u, %u intercepts", outcomes[outcome],
                  outcome == OUTCOME_EXCEPTION ? warden()->vector : 0, warden()->count);
+    size_t length = strlen(detail);
+    if (!right && leaked())
+        length += (size_t)snprintf(detail + length, sizeof detail - length, ", SEEN");
+    for (unsigned i = 0; !right && i < PLACES; i++)
+        if (!intact(i))
+            length += (size_t)snprintf(detail + length, sizeof detail - length, ", %s CHANGED", place_names[i]);
     row(right, name, detail);
 }
 

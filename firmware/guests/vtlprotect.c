@@ -407,8 +407,7 @@ static void check_message(unsigned i, bool user)
     report(message->type == MESSAGE_MEMORY && message->size == MESSAGE_PAYLOAD && message->flags == 0,
            "message: type 0x%x, %u bytes", message->type, message->size);
     report(m->gpa == target, "GPA: 0x%lx", m->gpa);
-    report(m->info & INFO_GVA_VALID ? m->gva == target : m->gva == 0, "GVA: 0x%lx%s", m->gva,
-           m->info & INFO_GVA_VALID ? "" : " (not told)");
+    report(m->info & INFO_GVA_VALID && m->gva == target, "GVA: 0x%lx", m->gva);
     report(m->vp == 0 && m->access == marked[i].access && m->cache_type == 6 && m->tpr == 0 && m->reserved == 0,
            "VP %u, access %u, cache type %u", m->vp, m->access, m->cache_type);
     report(m->rip == (execute ? target : (uint64_t)marked[i].at), "RIP: 0x%lx", m->rip);

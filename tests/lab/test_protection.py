@@ -33,7 +33,12 @@ RUNS = {
     "crash": "attacks --append crash",
     "demo": "worlds",
 }
+UPSTREAM_RUNS = {**RUNS, "attacks": "attacks --append 'without=REP_INS reboot'"}
+"""By mappings a REP INS tells of a byte behind those that it would have written."""
 # What the lab's processor or any of its KVMs cannot do. Nothing else may be skipped on a patched kernel.
+SKIPPED_UPSTREAM = re.compile(
+    r"REP INS across the border: left out|default mask 0x3|only the default mask protects"
+)
 SKIPPED_EVERYWHERE = re.compile(r"no AVX|INIT to a processor|register-writes: |VP assist page: not offered")
 
 
@@ -49,10 +54,10 @@ class Ended:
         return [line for line in self.text.splitlines() if line.startswith("SKIP")]
 
 
-def run_all(kernel: str) -> dict[str, Ended]:
-    """Every guest of `RUNS` in one lab."""
+def run_all(kernel: str, runs: dict[str, str]) -> dict[str, Ended]:
+    """Every guest of `runs` in one lab."""
     lines = []
-    for name, run in RUNS.items():
+    for name, run in runs.items():
         guest, _, rest = run.partition(" ")
         command = f"{sys.executable} -m vmm run firmware/build/{guest}.flat {rest} --machine vsm=on --cpus 2"
         lines.append(f"{command} --time-limit {GUEST_LIMIT} 2>&1; s=$?; echo; echo '=== {name}:' $s")
@@ -69,7 +74,12 @@ def run_all(kernel: str) -> dict[str, Ended]:
 
 @pytest.fixture(scope="module")
 def patched() -> dict[str, Ended]:
-    return run_all("patched")
+    return run_all("patched", RUNS)
+
+
+@pytest.fixture(scope="module")
+def upstream() -> dict[str, Ended]:
+    return run_all("upstream", UPSTREAM_RUNS)
 
 
 @pytest.mark.tlfs(
@@ -112,3 +122,18 @@ def test_no_attack_gets_through(patched: dict[str, Ended]) -> None:
 def test_a_crash_report_does_not_tell_a_secret(patched: dict[str, Ended]) -> None:
     assert SECRET not in patched["crash"].text
     assert "the guest reports a crash" in patched["crash"].text
+
+
+@pytest.mark.tlfs("VSM-077", "VSM-080", "VSM-082", "VSM-083", "VSM-084")
+@pytest.mark.parametrize("name", RUNS)
+def test_a_kernel_without_attributes_enforces_all_but_what_it_names(
+    upstream: dict[str, Ended], name: str
+) -> None:
+    ended = upstream[name]
+
+    assert ended.status == PASSED, ended.text[-3000:]
+    assert "FAIL" not in ended.text
+    assert name != "attacks" or f"\n{ROWS} rows\n" in ended.text
+    skipped = [line for line in ended.skipped if not SKIPPED_EVERYWHERE.search(line)]
+    assert [line for line in skipped if not SKIPPED_UPSTREAM.search(line)] == []
+    assert SECRET not in ended.text

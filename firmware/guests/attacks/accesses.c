@@ -203,6 +203,8 @@ static void make_accesses(enum class which, const struct access_row *rows, unsig
     begin_class(which);
     for (const struct access_row *r = rows; r < rows + count; r++) {
         uint8_t *target = place_at[r->place] + r->target;
+        if (left_out(r->name))
+            continue;
         if (place_status[r->place]) {
             row_skipped(r->name, place_names[r->place], place_status[r->place]);
             continue;

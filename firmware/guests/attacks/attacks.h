@@ -59,6 +59,8 @@ void row(bool pass, const char *name, const char *detail);
 /* What this machine cannot enforce, by what VTL1 was told. */
 void row_skipped(const char *name, const char *what, uint16_t status);
 void row_not_here(const char *name, const char *why);
+/* Whether the user has left it out. It is told then. */
+bool left_out(const char *name);
 
 #define R (1u << ACCESS_READ)
 #define W (1u << ACCESS_WRITE)

@@ -41,17 +41,23 @@ void delivery_rows(void)
     warden_clear(POLICY_OPEN);
     outcome = attempt(raise, NULL, scratch);
     delivered_row("the GDT, at an exception", outcome, gpa, RW, outcome == OUTCOME_EXCEPTION && warden()->vector == VECTOR_UD);
-    protect(gpa, 1, RIGHTS_NONE);
-    warden_clear(POLICY_OPEN);
-    scratch[0] = 0;
-    outcome = attempt(load_segment, NULL, scratch);
+    const char *name = "the GDT, at a segment's load";
+    if (!left_out(name)) {
+        protect(gpa, 1, RIGHTS_NONE);
+        warden_clear(POLICY_OPEN);
+        scratch[0] = 0;
+        outcome = attempt(load_segment, NULL, scratch);
+        delivered_row(name, outcome, gpa, RW, outcome == OUTCOME_RETURNED && scratch[0] == 1);
+    }
     asm volatile("lgdt %0" : : "m"(gdt));
-    delivered_row("the GDT, at a segment's load", outcome, gpa, RW, outcome == OUTCOME_RETURNED && scratch[0] == 1);
 
-    protect(gpa, 1, RIGHTS_NONE);
-    warden_clear(POLICY_OPEN);
-    outcome = attempt(raise_on_stack, page, scratch);
-    delivered_row("the stack", outcome, gpa, W, outcome == OUTCOME_EXCEPTION && warden()->vector == VECTOR_UD);
+    name = "the stack";
+    if (!left_out(name)) {
+        protect(gpa, 1, RIGHTS_NONE);
+        warden_clear(POLICY_OPEN);
+        outcome = attempt(raise_on_stack, page, scratch);
+        delivered_row(name, outcome, gpa, W, outcome == OUTCOME_EXCEPTION && warden()->vector == VECTOR_UD);
+    }
 
     struct cpu *cpu = this_cpu();
     uint64_t old[2] = {cpu->gdt[SELECTOR_TSS / 8], cpu->gdt[SELECTOR_TSS / 8 + 1]};

@@ -48,6 +48,8 @@ static void alias_rows(void)
 static void try_walk(const char *name, attempted function, uint64_t gva, uint64_t *entry, uint32_t rights, uint8_t wanted)
 {
     uint64_t before = *entry;
+    if (left_out(name))
+        return;
     tlb_flush_page(gva);
     protect((uint64_t)entry, 1, rights);
     clear_scratch();

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench import vtl
+from bench import protection, vtl
 from bench.build import BenchError
 from bench.figure import Figure, Side
 from tests.patience import patient
@@ -37,6 +37,7 @@ def test_list_names_every_benchmark() -> None:
     assert [line.partition(":")[0] for line in result.stdout.splitlines()] == [
         "exits",
         "hypercall",
+        "protection",
         "startup",
         "vtl",
     ]
@@ -100,6 +101,30 @@ def test_figures_of_virtual_trust_levels(monkeypatch: pytest.MonkeyPatch) -> Non
         ),
     ]
     check([figure.as_json() for figure in figures])
+
+
+@pytest.mark.host
+def test_figures_of_memory_protections(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("ROUNDS", 3), ("TURNS", 50), ("LARGE_MIB", 4)):
+        monkeypatch.setattr(protection, name, value)  # enough to see that it works
+
+    figures = protection.run(1)
+
+    names = [figure.name for figure in figures]
+    assert names[:9] == [
+        "protect-page",
+        "unprotect-page",
+        "protect-scattered",
+        "unprotect-scattered",
+        "protect-gib",
+        "unprotect-gib",
+        "intercept-turn",
+        "intercept-open",
+        "intercept-skip",
+    ]
+    assert names[-2:] == ["default-mask-time", "default-mask-memory"]
+    check([figure.as_json() for figure in figures])
+    assert figures[-1].ratio < 2  # memory grows with ranges, not with pages
 
 
 def test_a_c_program_that_fails_is_one_line() -> None:
