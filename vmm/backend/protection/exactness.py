@@ -76,11 +76,11 @@ TABLE = (
         "IDT, GDT, TSS and stack when an event is delivered", _EXACT, _EXACT, _EXACT, "the event is not lost"
     ),
     Row(
-        "GDT or LDT when a segment register is loaded",
+        "GDT or LDT when a segment register is loaded; SGDT, SIDT",
         _NOT_TOLD,
         _NOT_TOLD,
         _EXACT,
-        "emulated: IRET is told; at MOV and POP KVM stays until the VP is stopped",
+        "emulated: IRET is told; at the others KVM stays until the VP is stopped",
     ),
 )
 """By kind of access. `_EXACT` of a processor: measured with SVM; the rows are those of tests/host/protection."""
