@@ -64,8 +64,9 @@ class Startup:
         partition, vcpu = self._partition, self._vcpus[vp]
         state, processor = partition.vps[vp], self._processors[vp]
         asked = self._looked[vp] is not None
-        closed = state.enabled != 1 or partition.start_denied(vp, VTL0)
-        if asked and state.enabled == 1:
+        # One that is about to get a VTL waits outside of KVM_RUN, where INIT and SIPI would start it meanwhile.
+        closed = asked or state.enabled != 1 or partition.start_denied(vp, VTL0)
+        if closed and state.enabled == 1:
             self._notice(vp, vcpu)
         if not state.started:
             if processor.held or closed:
@@ -75,7 +76,7 @@ class Startup:
             processor.held = closed
             if not closed:
                 self._notice(vp, vcpu)
-        self._signals.block(vcpu, closed or asked)
+        self._signals.block(vcpu, closed)
         if asked:
             self._looked[vp] = True if state.enabled == 1 else None
 
