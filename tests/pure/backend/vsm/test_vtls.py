@@ -408,8 +408,13 @@ def test_a_vp_that_waits_is_held_from_before_a_vtl_is_enabled_there(rig: Rig) ->
     rig.vps[1].after_kick()
     assert rig.vps[1].held
     assert rig.enable(1) == 0
+    rig.vcpu(1, 0).set_mp_state(
+        k.KVM_MP_STATE_RUNNABLE
+    )  # as if KVM had acted on them, asked for the MP state
+    rig.vps[1].after_kick()
 
-    assert rig.vps[1].held
+    assert rig.vps[1].held and not rig.vtls.partition.vps[1].started
+    assert rig.vcpu(1, 0).get_mp_state() == k.KVM_MP_STATE_UNINITIALIZED
 
 
 @pytest.mark.tlfs("VSM-129")
