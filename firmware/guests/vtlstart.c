@@ -13,6 +13,7 @@
 #define CAPABILITY_DENY_LOWER_STARTUP (1ull << 17)
 #define LIMIT_MS 2000
 #define SILENCE_US 50000
+#define HEARD_US 1000000 /* a hypervisor may have to tell each processor */
 #define VPS 5
 
 extern const char trampoline[], trampoline_end[];
@@ -188,6 +189,7 @@ static void check_signals(void)
     uint32_t arrivals = ap_arrivals;
     if (hv_register(HV_SELF_VP, HV_OWN_VTL, HV_REGISTER_VSM_CAPABILITIES) & CAPABILITY_DENY_LOWER_STARTUP) {
         vsm_run(set_config, (void *)(config | VSM_CONFIG_DENY_LOWER_STARTUP));
+        wait_us(HEARD_US);
         send_init_and_startup(4);
         wait_us(SILENCE_US);
         report(load_acquire(&ap_arrivals) == arrivals, "INIT and SIPI start nobody when VTL1 denies it");

@@ -78,6 +78,15 @@ def test_the_two_worlds_survive_a_reboot() -> None:
     assert "FAIL" not in result.stdout
 
 
+def test_every_ipi_between_higher_vtls_comes() -> None:
+    result = vmm_run(
+        guest("vtlwait"), "--machine", "vsm=on", "--cpus", "2", "--append", "rounds=30", "--time-limit", "100"
+    )
+
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "FAIL" not in result.stdout
+
+
 def test_counts_add_up_under_stress() -> None:
     result = vmm_run(guest("vtlstress"), "--machine", "vsm=on", "--cpus", "4", "--append", "seconds=10")
 

@@ -33,6 +33,7 @@ class Startup:
         self._signals = signals
         self._vcpus = [processor.vcpu for processor in processors]
         self._higher: list[Vcpu] = []
+        self._begun: set[int] = set()
         self._looked: list[bool | None] = [None] * len(processors)
         """Whether a VP has looked since it was asked to; None: nobody has asked."""
 
@@ -54,6 +55,10 @@ class Startup:
         processor.kick()
         return False
 
+    def begun(self, vp: int) -> None:
+        """On the VP's thread: a hypercall has just made it runnable, and will say that it is started."""
+        self._begun.add(vp)
+
     def abandon(self, vp: int) -> None:
         """No VTL was enabled on the VP."""
         self._looked[vp] = None
@@ -64,18 +69,23 @@ class Startup:
         partition, vcpu = self._partition, self._vcpus[vp]
         state, processor = partition.vps[vp], self._processors[vp]
         asked = self._looked[vp] is not None
-        closed = state.enabled != 1 or partition.start_denied(vp, VTL0)
-        if asked and state.enabled == 1:
+        # One that is about to get a VTL waits outside of KVM_RUN, where INIT and SIPI would start it meanwhile.
+        closed = asked or state.enabled != 1 or partition.start_denied(vp, VTL0)
+        if state.started:
+            self._begun.discard(vp)
+        kept_out = processor.held and not state.started  # nobody has started it since
+        if closed and state.enabled == 1 and not kept_out:
             self._notice(vp, vcpu)
-        if not state.started:
+        if not state.started and vp not in self._begun:
             if processor.held or closed:
                 startup_signals.drop(vcpu)
-                if vcpu.get_mp_state() == k.KVM_MP_STATE_INIT_RECEIVED:
-                    vcpu.set_mp_state(k.KVM_MP_STATE_UNINITIALIZED)  # where SIPI does nothing
+                # KVM acts on what comes between the two when it is asked; behind INIT alone SIPI would do something.
+                if vcpu.get_mp_state() != k.KVM_MP_STATE_UNINITIALIZED:
+                    vcpu.set_mp_state(k.KVM_MP_STATE_UNINITIALIZED)
             processor.held = closed
             if not closed:
                 self._notice(vp, vcpu)
-        self._signals.block(vcpu, closed or asked)
+        self._signals.block(vcpu, closed)
         if asked:
             self._looked[vp] = True if state.enabled == 1 else None
 
@@ -98,6 +108,7 @@ class Startup:
     def reset(self) -> None:
         """Signals start processors again; VTLs above 0 are gone. All VPs are frozen. Errors: `KvmError`."""
         self._looked = [None] * len(self._looked)
+        self._begun.clear()
         while self._higher:
             self._signals.forget(self._higher.pop())
         for vcpu in self._vcpus:

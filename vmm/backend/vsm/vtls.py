@@ -282,8 +282,16 @@ class Vtls:
     def start_vtl(self, caller_vp: int, vp: int, vtl: int, context: HV_INITIAL_VP_CONTEXT) -> int:
         """See there."""
         vcpu = self.schedulers[vp].vtls[vtl].vcpu
-        begin = _begin_vtl0 if vtl == VTL0 else _begin_anew
-        status = self._parts.errands.ask(caller_vp, vp, ("start", vtl, context), lambda: begin(vcpu, context))
+
+        def begin() -> HvStatus:
+            if vtl != VTL0:
+                return _begin_anew(vcpu, context)
+            status = _begin_vtl0(vcpu, context)
+            if status == HvStatus.SUCCESS:
+                self._startup.begun(vp)
+            return status
+
+        status = self._parts.errands.ask(caller_vp, vp, ("start", vtl, context), begin)
         return AGAIN if status is None else int(status)
 
     def assist_page(self, vp: int, vtl: int) -> AssistPage:

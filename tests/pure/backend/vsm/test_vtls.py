@@ -395,6 +395,53 @@ def test_a_vp_that_waits_for_sipi_goes_back_to_where_it_waits_for_init() -> None
         assert rig.vcpu(1, 0).get_mp_state() == k.KVM_MP_STATE_UNINITIALIZED
 
 
+@pytest.mark.tlfs("VSM-129")
+def test_a_vp_that_waits_is_held_from_before_a_vtl_is_enabled_there(rig: Rig) -> None:
+    """Else INIT and SIPI, sent right behind the call, would find it in KVM_RUN."""
+    rig.with_vtl1()
+    rig.switch(0, Code.HvCallVtlCall)
+    rig.ring_0(rig.vcpu(0, VTL1))
+    rig.place_page(0)
+    rig.vcpu(1, 0).set_mp_state(k.KVM_MP_STATE_UNINITIALIZED)
+
+    assert rig.enable(1) == AGAIN
+    rig.vps[1].after_kick()
+    assert rig.vps[1].held
+    assert rig.enable(1) == 0
+    rig.vcpu(1, 0).set_mp_state(
+        k.KVM_MP_STATE_RUNNABLE
+    )  # as if KVM had acted on them, asked for the MP state
+    rig.vps[1].after_kick()
+
+    assert rig.vps[1].held and not rig.vtls.partition.vps[1].started
+    assert rig.vcpu(1, 0).get_mp_state() == k.KVM_MP_STATE_UNINITIALIZED
+
+
+@pytest.mark.tlfs("VSM-129")
+@pytest.mark.parametrize("denied", [False, True])
+def test_a_vp_that_init_has_sent_back_to_wait_is_closed_without_an_error(denied: bool) -> None:
+    """KVM refuses to block INIT of one that waits for SIPI; the VMM has not been told of its INIT."""
+    with a_rig(BlockingRig) as rig:
+        rig.call(0, Code.HvCallEnablePartitionVtl | FAST, SELF, VTL1)
+        rig.enable(0)
+        rig.vps[0].after_kick()
+        rig.enable(0)
+        rig.switch(0, Code.HvCallVtlCall)
+        rig.ring_0(rig.vcpu(0, VTL1))
+        rig.place_page(0)
+        rig.vtls.partition.vps[1].start(0)
+        rig.vcpu(1, 0).set_mp_state(k.KVM_MP_STATE_INIT_RECEIVED)
+        if denied:
+            rig.vtls.partition.configs[VTL1] = CONFIG_AT_RESET.replace(DenyLowerVtlStartup=1)
+        else:
+            rig.enable(1)
+
+        rig.vps[1].after_kick()
+
+        assert rig.vcpu(1, 0).get_mp_state() == k.KVM_MP_STATE_UNINITIALIZED
+        assert rig.vps[1].held and not rig.vtls.partition.vps[1].started
+
+
 @pytest.mark.tlfs("VSM-063")
 def test_an_mtrr_is_written_for_all_vtls_and_for_later_ones(rig: Rig) -> None:
     assert rig.write_msr(0, MTRR_DEF_TYPE, 0x806)
