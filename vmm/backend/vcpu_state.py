@@ -7,13 +7,18 @@ there before its timer's MSR, events and the MP state come last.
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 
 from kvmapi import KvmMsrError, Vcpu
+from kvmapi import run as run_page
 from kvmapi.uapi import x86
 
 # Writing it back would set the guest's clock back: a reset does not stop the TSC.
 MSR_IA32_TSC = 0x10
+
+_REGS = slice(run_page.SYNC_REGS, run_page.SYNC_REGS + ctypes.sizeof(x86.kvm_regs))
+_SREGS = slice(_REGS.stop, _REGS.stop + ctypes.sizeof(x86.kvm_sregs))
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,14 @@ def put(vcpu: Vcpu, state: VcpuState) -> None:
     vcpu.set_msrs(changed_msrs(vcpu, state.msrs))
     vcpu.set_vcpu_events(state.events)
     vcpu.set_mp_state(state.mp_state)
+
+
+def forget_exit(vcpu: Vcpu) -> None:
+    """Registers in kvm_run, where they came with the last exit, are those that the vCPU has now. Errors: `KvmError`."""
+    run = vcpu.run
+    run.u8[_REGS] = bytes(vcpu.get_regs())
+    run.u8[_SREGS] = bytes(vcpu.get_sregs())
+    run.u64[run_page.DIRTY_REGS // 8] = 0
 
 
 def readable_msrs(vcpu: Vcpu, indices: list[int]) -> list[tuple[int, int]]:

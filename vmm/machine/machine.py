@@ -104,6 +104,7 @@ class Machine:
             # A processor starts at the top of 4 GiB after INIT, where a PC shows its firmware a second time.
             slots.append(Slot(boot_state.ROM_ALIAS_GPA, PAGE_SIZE, boot_state.ROM_GPA, readonly=True))
         self._vtl0_mapping = self.ram.map_for_kvm()
+        self._higher_mappings: dict[int, RamMapping] = {}  # by VTL
         self._vtl0 = own.enter_context(VtlVm(kvm, 0, self._vtl0_mapping, slots, self._options))
         self.hyperv: HypervInterface | None = None
         own.callback(self._close_hyperv)  # when neither VPs nor timers use it any more
@@ -144,8 +145,8 @@ class Machine:
                 for scheduler, counts in zip(self.hyperv.vtls.schedulers, self._counts.vps, strict=True):
                     scheduler.counts = counts
                 self._counts.expect_intercepts(self.hyperv.vtls.intercepts.causes)
-        vcpu_setup.after_creation([vp.vcpu for vp in self.vps])
-        self._at_reset = [vcpu_state.take(vp.vcpu, msr_indices) for vp in self.vps]
+        vcpu_setup.after_creation(self._vtl0.vcpus)
+        self._at_reset = [vcpu_state.take(vcpu, msr_indices) for vcpu in self._vtl0.vcpus]
         chip_setup.as_firmware_leaves(self._vtl0.vm, self._options)
         self._chips_at_reset = take_chips(self._vtl0.vm, self._options)
         self._start_guest()
@@ -227,8 +228,14 @@ class Machine:
         return None if self.config.huge_pages else RamView(self.ram, mapping)
 
     def _higher_vm(self, kvm: Kvm, vtl: int) -> tuple[VtlVm, RamView | None]:
-        """The KVM VM of a VTL above 0. Device interrupts are VTL0's, so it has local APICs alone."""
-        mapping = self.ram.map_for_kvm()
+        """The KVM VM of a VTL above 0. Device interrupts are VTL0's, so it has local APICs alone.
+
+        Its mapping stays for the VM that the VTL has after a reset, which leaves it as it was: nothing may grow with
+        each reset of a guest.
+        """
+        mapping = self._higher_mappings.get(vtl)
+        if mapping is None:
+            mapping = self._higher_mappings[vtl] = self.ram.map_for_kvm()
         options = VmOptions(split_irqchip=True, pit=False, cpu_pm=self.config.cpu_pm)
         return VtlVm(kvm, vtl, mapping, self._slots, options), self._view(mapping)
 
@@ -249,8 +256,8 @@ class Machine:
 
     @property
     def boot_processor(self) -> Vcpu:
-        """VP 0's vCPU."""
-        return self.vps[0].vcpu
+        """VP 0's vCPU in VTL0, which is not always the one that the VP runs."""
+        return self._vtl0.vcpus[0]
 
     def close(self) -> None:
         """End the VP threads and give everything back. Idempotent."""
@@ -366,14 +373,17 @@ class Machine:
         entry_registers.put(self.boot_processor, entry)
 
     def _reset_processors(self) -> None:
+        """Those of VTL0, whatever VTL each VP runs: a higher VTL's must never begin where VTL0 says."""
         put_chips(self._vtl0.vm, self._chips_at_reset)
         self.board.reset_interrupt_controllers()
-        for vp, state in zip(self.vps, self._at_reset, strict=True):
-            vcpu_state.put(vp.vcpu, state)
+        for vcpu, state in zip(self._vtl0.vcpus, self._at_reset, strict=True):
+            vcpu_state.put(vcpu, state)
 
     def _wake(self) -> None:
-        """Leave S3: processors as after a reset, the boot processor at the FACS' waking vector."""
+        """Leave S3: VTL0's processors as after a reset, the boot processor at the FACS' waking vector."""
         self._suspended = False
         vector = int.from_bytes(self.ram.read(self.board.facs_gpa + FACS_WAKING_VECTOR, 4), "little")
         self._reset_processors()
         entry_registers.put_real_mode(self.boot_processor, vector & 0xFFFFF)
+        for vcpu in self._vtl0.vcpus:
+            vcpu_state.forget_exit(vcpu)
