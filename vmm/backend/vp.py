@@ -385,10 +385,10 @@ class VirtualProcessor:
 
     def handle_exit(self, reason: int) -> None:
         """Handle an exit of the running vCPU that came from a KVM_RUN outside the loop. On the VP's thread."""
-        if reason == k.KVM_EXIT_IO:
-            self._other_io()
-        else:
-            self.handlers[reason]()
+        handler = None
+        if reason == k.KVM_EXIT_IO:  # not past those who watch ports, nor past the hypercall port
+            handler = self.handlers.get(self.vcpu.run.u64[_IO_ACCESS_U64])
+        (handler or self.handlers[reason])()
 
     def _other_io(self) -> None:
         """INS/OUTS of `count` items of `size` bytes at byte `at` of the kvm_run mapping, and ports of nobody."""

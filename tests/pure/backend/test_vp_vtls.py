@@ -237,3 +237,18 @@ def test_a_held_vp_can_be_frozen_and_stopped() -> None:
         waiting.join(WATCHDOG_S)
 
         assert not waiting.is_alive()
+
+
+def test_an_exit_of_a_step_goes_where_the_vtl_s_ports_lead() -> None:
+    """Past nobody who watches ports, nor past the hypercall's."""
+    with a_rig() as rig:
+        told: list[str] = []
+        rig.vp.handlers |= {
+            k.KVM_EXIT_IO: lambda: told.append("watched"),
+            access(True, 1, SWITCH_PORT): lambda: told.append("switch"),
+        }
+        for port in (0x500, SWITCH_PORT):
+            io_out(port, b"\0", 1)(rig.vp.vcpu.run.u8)
+            rig.vp.handle_exit(k.KVM_EXIT_IO)
+
+        assert told == ["watched", "switch"]

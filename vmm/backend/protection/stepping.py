@@ -7,6 +7,8 @@
 | an interrupt is delivered, and its handler runs with the pages | KVM_GUESTDBG_BLOCKIRQ |
 | the instruction raises an exception, and its handler runs with the pages | no event can be delivered: see below |
 | rights change meanwhile | the page is out again, the instruction is repeated |
+| the instruction has been changed since it was looked at | it is looked at again behind `alone`, and repeated |
+| it writes to a page table that was let in for its walk, and the decoder does not know | what it wrote is undone |
 | the step is seen by the guest | RFLAGS.TF is taken out of what PUSHF stored; a TF of its own gets its #DB |
 
 A handler cannot be reached: on a processor the pages of the IDT are out of the mapping, so that the delivery fails with
@@ -33,10 +35,11 @@ from vmm.backend.emulation.processor import Processor
 from vmm.backend.protection.alone import Alone
 from vmm.backend.protection.events import Event, Kind, exception_of, keep
 from vmm.backend.protection.operands import descriptor, operands, stack_width
-from vmm.backend.protection.touches import Touches, idt_pages, linear_rip, translate
+from vmm.backend.protection.touches import Touches, idt_pages, linear_rip, of_instruction, translate
 from vmm.backend.protection.view import ProtectedView
 from vmm.backend.vp import VirtualProcessor
 from vmm.hypercall.outside import AccessInterceptedError, ProcessorMemory
+from vmm.outside import GuestMemoryError
 
 _STEP: Final = k.KVM_GUESTDBG_ENABLE | k.KVM_GUESTDBG_SINGLESTEP | x86.KVM_GUESTDBG_BLOCKIRQ
 _BREAK: Final = k.KVM_GUESTDBG_ENABLE | x86.KVM_GUESTDBG_USE_HW_BP | x86.KVM_GUESTDBG_BLOCKIRQ
@@ -93,12 +96,23 @@ class Stepper:
         if not self._alone.begin(self._processor):
             return
         try:
-            ended = self._run(cpu, touches, pages, walked, answer)
+            still = self._is_still_there(cpu, touches)
+            ended = self._run(cpu, touches, pages, walked, answer) if still else None
         finally:
             self._alone.end(self._processor)
         self._vcpu.run.u8[_IMMEDIATE_EXIT] = 1  # a kick that came meanwhile is attended to
         if ended is not None:
             self._processor.handle_exit(ended)
+
+    def _is_still_there(self, cpu: Processor, touches: Touches) -> bool:
+        """Whether the instruction and its operands are those that were looked at, when other VPs still ran: what is let
+        in is for these only."""
+        now = of_instruction(cpu, self._view)
+        before, after = touches.instruction, now.instruction
+        same = before is after is None or (
+            before is not None and after is not None and before.raw == after.raw
+        )
+        return same and now.touches == touches.touches
 
     def _run(
         self,
@@ -159,7 +173,10 @@ class Stepper:
             gpa = translate(cpu, self._view, at, Access(implicit=True))
             if gpa is None:
                 return 0
-            found += self._view.read(gpa, here)
+            try:
+                found += self._view.read(gpa, here)
+            except GuestMemoryError:  # a device's, which is not asked twice
+                return 0
         return int.from_bytes(found, "little")
 
     # ---- no event may be delivered -------------------------------------------------------------------

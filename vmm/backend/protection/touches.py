@@ -31,7 +31,7 @@ from vmm.backend.emulation.page_walk import (
 from vmm.backend.emulation.processor import Processor
 from vmm.backend.protection.events import Event, Kind
 from vmm.backend.protection.operands import Decoded, Operand, decode, descriptor, operands
-from vmm.outside import Buffer
+from vmm.outside import Buffer, GuestMemoryError
 from vmm.vsm.rights import EXECUTE, READ, WRITE
 
 _PAGE: Final = 4096
@@ -104,7 +104,10 @@ class LoggedMemory(LinearMemory):
     def read(self, linear_address: int, size: int, access: Access) -> bytes:
         """See `LinearMemory`."""
         parts = self.touch(linear_address, size, access, EXECUTE if access.fetch else READ)
-        return b"".join(self._seen.read(gpa, part) for gpa, part in parts)
+        try:
+            return b"".join(self._seen.read(gpa, part) for gpa, part in parts)
+        except GuestMemoryError as error:
+            raise DeclinedError(str(error)) from error
 
     def write(self, linear_address: int, data: bytes, access: Access) -> None:
         """Only noted."""

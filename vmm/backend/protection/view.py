@@ -72,6 +72,7 @@ class ProtectedView:
         self._rights = RangeMap(ALL)
         self._covered: frozenset[int] = frozenset()
         self._let_in: dict[int, int] = {}  # page number -> protection
+        self._to_stay: dict[int, bytes] = {}  # what is to be as it was, though it can be written
 
     # ---- rights --------------------------------------------------------------------------------------
 
@@ -217,16 +218,20 @@ class ProtectedView:
         """Put pages into the mapping for data that the VTL may access: page number to READ or WRITE.
 
         walked: page tables, which a processor may want to write even where no bit in them changes: those that the VTL
-        may read can be written then. False: it may not do all of that, and nothing is changed. Only while none of the
-        VTL's processors runs, but for one instruction of one. `let_out` follows. Errors: `OSError`.
+        may read can be written then, and `let_out` undoes what was written to those that it may only read: nobody
+        knows all instructions that write. False: it may not do all of that, and nothing is changed. Only while none of
+        the VTL's processors runs, but for one instruction of one. `let_out` follows. Errors: `OSError`.
         """
         with self._lock:
             if any(not self._rights.get(gpn) & wanted for gpn, wanted in pages.items()):
                 return False
             protections = {gpn: _DATA[self._rights.get(gpn)] for gpn in pages}
             for gpn in walked:
-                if self._rights.get(gpn) & READ:
+                rights = self._rights.get(gpn)
+                if rights & READ:
                     protections[gpn] = PROT_READ | PROT_WRITE
+                if rights & READ and not rights & WRITE and gpn not in self._covered:
+                    self._to_stay[gpn] = self._ram.read(gpn << PAGE_SHIFT, PAGE_SIZE)
             for gpn, protection in protections.items():
                 if gpn not in self._covered:
                     self._let_in[gpn] = protection
@@ -239,6 +244,10 @@ class ProtectedView:
             pages, self._let_in = self._let_in, {}
             for gpn in pages:
                 self._set(gpn, 1, PROTECTION[self._rights.get(gpn)])
+            kept, self._to_stay = self._to_stay, {}
+            for gpn, contents in kept.items():
+                if self._ram.read(gpn << PAGE_SHIFT, PAGE_SIZE) != contents:
+                    self._ram.write(gpn << PAGE_SHIFT, contents)
             return bool(pages)
 
     @contextlib.contextmanager

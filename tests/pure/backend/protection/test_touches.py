@@ -198,3 +198,13 @@ def test_pages_of_the_idt(ram: GuestRam) -> None:
     assert idt_pages(cpu, ram) == {IDT // PAGE}
     cpu.sregs.idt.base = IDT + 0x800
     assert idt_pages(cpu, ram) == {IDT // PAGE, IDT // PAGE + 1}
+
+
+@pytest.mark.parametrize("at", [0xA0000, 0xA0000 - 1], ids=["all of it", "behind the end of RAM"])
+def test_an_instruction_in_a_device_s_memory_has_no_bytes(ram: GuestRam, at: int) -> None:
+    ram.write(0xA0000 - 1, b"\x48")
+
+    found = of_instruction(processor(ram, rip=at), ram)
+
+    assert found.instruction is None and found.fault is None
+    assert (EXECUTE, at, 1 if at < 0xA0000 else 15) in data(found)

@@ -307,3 +307,18 @@ def test_any_changes_and_overlays(steps: list[list[tuple[int, int, int]] | int])
                 assert allowed == ("r-" if gpn in covered else LEGAL[rights])
     finally:
         os.close(fd)
+
+
+def test_a_page_table_that_may_only_be_read_is_as_it_was(ram: GuestRam, kernel: Kernel) -> None:
+    """An instruction that the decoder knows nothing of has written to it while it was in."""
+    kernel.view.apply([RightsChange(GPN, 1, RX), RightsChange(GPN + 1, 1, RW)])
+    ram.write(GPN * PAGE, b"tables")
+    at = kernel.view.offset_of(GPN * PAGE, PAGE)
+
+    kernel.view.let_in({GPN + 1: WRITE}, walked=[GPN, GPN + 1])
+    kernel.mapping.view[at : at + 6] = b"attack"
+    kernel.mapping.view[at + PAGE : at + PAGE + 6] = b"wanted"
+    kernel.view.let_out()
+
+    assert ram.read(GPN * PAGE, 6) == b"tables"
+    assert ram.read((GPN + 1) * PAGE, 6) == b"wanted"

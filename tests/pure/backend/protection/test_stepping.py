@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a step makes sure of before it lets pages into a VTL's mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.pure.backend.protection.processors import CODE, page_tables, processor
+from vmm.backend.protection.stepping import Stepper
+from vmm.backend.protection.touches import of_instruction
+from vmm.backend.protection.view import ProtectedView
+from vmm.hypercall.outside import UnprotectedMemory
+from vmm.machine.ram import MIB, GuestRam, RamView
+from vmm.vsm.outside import RightsChange
+from vmm.vsm.rights import READ, WRITE
+
+GPN = 0x100
+LOAD, STORE = b"\x48\x8b\x07", b"\x48\x89\x07"
+
+
+class Others:
+    """Other VPs, which write into memory until they are kept out (`vmm.backend.protection.alone.Alone`)."""
+
+    def __init__(self, ram: GuestRam, at: int, data: bytes) -> None:
+        self._ram, self._at, self._data = ram, at, data
+
+    def begin(self, processor: Any) -> bool:
+        self._ram.write(self._at, self._data)
+        return True
+
+    def end(self, processor: Any) -> None: ...
+
+
+class Vcpu:
+    """Nothing but the place of a request to leave; `entered` is raised where a step looks at it further."""
+
+    class EnteredError(Exception):
+        """The step is going to be made."""
+
+    def __init__(self) -> None:
+        self.run = SimpleNamespace(u8=bytearray(8))
+
+    def get_debugregs(self) -> None:
+        raise self.EnteredError
+
+
+@pytest.fixture
+def ram() -> Iterator[GuestRam]:
+    with GuestRam(4 * MIB) as ram:
+        page_tables(ram)
+        yield ram
+
+
+@pytest.mark.tlfs("VSM-078")
+@pytest.mark.parametrize(
+    ("at", "data", "entered"),
+    [
+        (CODE, LOAD, True),
+        (CODE, STORE, False),  # another instruction
+        (0x4000 + 8 * GPN, (0x101000 | 0x67).to_bytes(8, "little"), False),  # another page behind the address
+    ],
+)
+def test_what_others_have_changed_since_it_was_looked_at_is_not_carried_out(
+    ram: GuestRam, at: int, data: bytes, entered: bool
+) -> None:
+    view = ProtectedView(
+        RamView(ram, ram.map_for_kvm()), ram, [(b.gpa, b.size, b.offset) for b in ram.blocks]
+    )
+    view.apply([RightsChange(GPN, 1, READ | WRITE)])
+    ram.write(CODE, LOAD)
+    cpu, vcpu = processor(ram, rdi=GPN << 12), Vcpu()
+    touches = of_instruction(cpu, view)
+    others: Any = Others(ram, at, data)
+    any_vcpu: Any = vcpu
+    nobody: Any = None
+    stepper = Stepper(nobody, any_vcpu, view, UnprotectedMemory(ram), others, hardware=True)
+
+    def step() -> None:
+        stepper.step(cpu, touches, {GPN: READ}, frozenset(), lambda: True)
+
+    if entered:
+        with pytest.raises(Vcpu.EnteredError):
+            step()
+    else:
+        step()
+        assert vcpu.run.u8[1]  # it is tried again, by way of whoever wants the VP to leave
