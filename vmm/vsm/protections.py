@@ -187,6 +187,7 @@ class MemoryProtections:
                 status = self._enforcement.apply(plan.vtl, plan.changes) if plan.changes else HvStatus.SUCCESS
                 if status != HvStatus.SUCCESS:
                     self._take_back(plans[:number])
+                    self._wait_for_users(targets)  # of what was in force for a moment
                     return status
                 self._keep(plan.vtl, plan.tables)
             self._wait_for_users(targets)

@@ -271,8 +271,12 @@ class HypervInterface:
             vm, view = higher.make_vm(vtl)
             keep_msrs(vm.vm, shared_msrs.ranges())
             if self._protections is not None and machine.protection is not None:
-                with self._protections.lock:  # no rights change between the look and the VM's knowing of them
-                    machine.protection.adopt(vtl, vm.vm, view, self._protections.restricted(vtl))
+                try:
+                    with self._protections.lock:  # rights do not change between the look and the VM's knowing
+                        machine.protection.adopt(vtl, vm.vm, view, self._protections.restricted(vtl))
+                except OSError:
+                    vm.close()
+                    raise
             if self._overlays is not None and view is not None:
                 self._overlays.views[vtl] = self._covering(vtl, view)
             return vm

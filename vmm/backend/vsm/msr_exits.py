@@ -3,7 +3,8 @@
 
 KVM's MSR filter belongs to a VM, so that it is for all VPs of a VTL; what a VTL wants is for one (CrIntercept
 registers), and of some MSRs only for some bits. The rest is done here as KVM would have done it for the guest. KVM
-itself takes more from the VMM than from a guest, so a write is checked before.
+itself takes more from the VMM than from a guest, so a write is checked before. Any other MSR comes here only where the
+VTL has given its intercept up since: the guest makes the access again, and KVM does what is right for it.
 
 Implements: VSM-113, VSM-114, VSM-117, VSM-119
 """
@@ -26,7 +27,7 @@ from vmm.backend.hyperv.register_access import SYNTHETIC
 from vmm.backend.vsm.shared_msrs import MSRS as SHARED_MSRS
 from vmm.backend.vsm.undo_exit import undo
 from vmm.vsm.intercept_messages import MsrAccess
-from vmm.vsm.intercept_table import READ, WRITE, InterceptTable
+from vmm.vsm.intercept_table import CONTROLS, READ, WRITE, InterceptTable
 
 _BITMAP_MSRS: Final = KVM_MSR_FILTER_MAX_BITMAP_SIZE * 8
 # struct kvm_run, KVM_EXIT_X86_RDMSR and _WRMSR: u8 error @32, u32 reason @40, u64 data @48
@@ -54,6 +55,8 @@ _EFER_NEEDS: Final = (
     (_EFER_SVME, Feature(0x8000_0001, "ecx", 2)),
     (_EFER_FFXSR, Feature(0x8000_0001, "edx", 25)),
 )
+_PER_VP: Final = frozenset(msr for msrs, _ in CONTROLS.values() for msr in msrs)
+_SGX_LAUNCH_CONTROL: Final = Feature(7, "ecx", 30)
 _TSC_AUX_NEEDS: Final = (Feature(0x8000_0001, "edx", 27), Feature(7, "ecx", 22))
 _XSAVES: Final = Feature(0xD, "eax", 3, 1)
 
@@ -128,6 +131,9 @@ class MsrExits:
             return True
         if not self._is_ours(msr, SYNTHETIC):
             return False
+        if msr not in _PER_VP:
+            undo(self._vcpu)
+            return True
         run = self._vcpu.run
         try:
             run.u64[_DATA_U64] = self._vcpu.get_msrs([msr])[0][1]
@@ -141,6 +147,9 @@ class MsrExits:
             return True
         if not self._is_ours(msr, SYNTHETIC) or msr in SHARED_MSRS:
             return False
+        if msr not in _PER_VP:
+            undo(self._vcpu)
+            return True
         try:
             accepted = self._guest_may_write(msr, value)
             if accepted:
@@ -191,6 +200,8 @@ class MsrExits:
                 return not (self._vcpu.get_msrs([msr])[0][1] ^ value) & _MISC_READ_ONLY
             case 0xC000_0103:  # MSR_TSC_AUX
                 return any(cpuid.has(feature) for feature in _TSC_AUX_NEEDS)
+            case 0x8C | 0x8D | 0x8E | 0x8F:  # SGX launch control
+                return cpuid.has(_SGX_LAUNCH_CONTROL)
             case 0xDA0:  # MSR_XSS
                 return cpuid.has(_XSAVES)
         return True

@@ -114,9 +114,9 @@ class VtlPorts:
         if write:
             value = int.from_bytes(run.u8[at : at + size], "little")
             moved = undo(self._vcpu)
-            found = self._decode() if moved else self._take_back(port, size, value)
+            found = self._decode(port, size, write) if moved else self._take_back(port, size, value)
         else:
-            found = self._decode()
+            found = self._decode(port, size, write)
             if found is not None and found.string:
                 self._give_what_is_there(found, count, at)
             undo(self._vcpu)
@@ -134,9 +134,11 @@ class VtlPorts:
             )
         )
 
-    def _decode(self) -> PortInstruction | None:
+    def _decode(self, port: int, size: int, write: bool) -> PortInstruction | None:
+        """The instruction at RIP; None where another processor has changed it since: it makes no such access."""
         regs, sregs = self._vcpu.run.regs, self._vcpu.run.sregs
-        return port_code.decode(guest_code.fetch(self._memory, regs, sregs), guest_code.bits(regs, sregs))
+        found = port_code.decode(guest_code.fetch(self._memory, regs, sregs), guest_code.bits(regs, sregs))
+        return found if found is not None and found.fits(port, size, write, regs.rdx) else None
 
     def _give_what_is_there(self, found: PortInstruction, count: int, at: int) -> None:
         run = self._vcpu.run
@@ -164,8 +166,8 @@ class VtlPorts:
         bits = guest_code.bits(regs, sregs)
         before = guest_code.behind_rip(self._memory, regs, sregs)
         ended = port_code.ending(before, bits, port, size, True, regs.rdx)
-        going_on = self._decode()
-        if going_on is not None and not (going_on.rep and going_on.fits(port, size, True, regs.rdx)):
+        going_on = self._decode(port, size, write=True)
+        if going_on is not None and not going_on.rep:
             going_on = None
         plain = ended is not None and not ended.string and value == regs.rax & (1 << 8 * size) - 1
         found = ended if plain or going_on is None else going_on

@@ -111,8 +111,9 @@ class Vtls:
         self.schedulers: list[VpScheduler] = []
         self.intercepts = Intercepts(self.partition, parts.state, parts.memory)
         self._msr_exits: dict[Caller, MsrExits] = {}
-        self._ports_told: dict[int, tuple[list[bytes | None], set[int]]] = {}
-        """VP that is changing intercepted ports -> what it wants, and the VPs that know."""
+        self._ports_wanted: list[bytes | None] = []
+        self._ports_told: dict[int, set[int]] = {}
+        """VP that is changing intercepted ports -> the VPs that know of `_ports_wanted`."""
 
     def attach(self, callers: Sequence[Caller]) -> None:
         """callers: VTL0's, by VP. Before the VPs start."""
@@ -187,6 +188,7 @@ class Vtls:
         """Only VTL0 is left. All VPs are frozen. True: guest memory is to be zeroed."""
         plan = self.partition.reset()
         self._ports_told.clear()
+        self._ports_wanted = []
         for scheduler in self.schedulers:
             scheduler.drop_all()
             scheduler.vtls[VTL0].ports.want(None)
@@ -252,8 +254,11 @@ class Vtls:
                 vm = self._vms.get(vtl)
                 if vm is None:
                     vm = self._vms[vtl] = parts.make_vm(vtl)
-                    if self.partition.intercepts.msr_accesses(vtl):
-                        msr_exits.apply(vm.vm, self.partition.intercepts, vtl)
+                table = self.partition.intercepts
+                wanted = table.msr_accesses(vtl) or table.unknown_msr_accesses(vtl)
+                if wanted and not msr_exits.apply(vm.vm, table, vtl):
+                    self._startup.abandon(vp)
+                    return HvStatus.INSUFFICIENT_MEMORY
                 vcpu = next((each for each in vm.vcpus if each.vcpu_id == parts.apic_ids[vp]), None)
                 if vcpu is None:
                     vcpu = parts.add_vcpu(vm, vp)
@@ -265,6 +270,9 @@ class Vtls:
         except KvmError:
             self._startup.abandon(vp)
             return HvStatus.INVALID_REGISTER_VALUE
+        except OSError:  # what the VTL may not do needs more room than the host has
+            self._startup.abandon(vp)
+            return HvStatus.INSUFFICIENT_MEMORY
         caller = parts.connect(processor, vtl, vcpu)
         self._adopt(caller)
         self.schedulers[vp].add(
@@ -346,21 +354,24 @@ class Vtls:
     def ports_changed(self, caller_vp: int) -> bool:
         """See there. A VP's loop looks at its ports anew when it has been brought out of the guest."""
         table, maximum = self.partition.intercepts, self._offer.maximum_vtl
-        wanted = [table.ports(vtl) for vtl in range(maximum)]
-        for scheduler in self.schedulers:
-            for vtl in scheduler.vtls.values():
-                if vtl.vtl < maximum:
-                    vtl.ports.want(wanted[vtl.vtl])
-        asked, told = self._ports_told.get(caller_vp, (None, set()))
-        if asked != wanted:
-            told = {caller_vp}
-            self._ports_told[caller_vp] = (wanted, told)
+        with (
+            self._lock
+        ):  # or one VP overtakes another with a look at the table that lacks what that one has set
+            wanted = [table.ports(vtl) for vtl in range(maximum)]
+            for scheduler in self.schedulers:
+                for vtl in scheduler.vtls.values():
+                    if vtl.vtl < maximum:
+                        vtl.ports.want(wanted[vtl.vtl])
+            if wanted != self._ports_wanted:
+                self._ports_wanted = wanted
+                self._ports_told.clear()  # also of who has not come back: nobody knows this
+            told = self._ports_told.setdefault(caller_vp, {caller_vp})
         for vp in range(len(self.schedulers)):
             if vp not in told:
                 if self._parts.errands.ask(caller_vp, vp, "ports", lambda: True) is None:
                     return False
                 told.add(vp)
-        self._ports_told.pop(caller_vp)
+        self._ports_told.pop(caller_vp, None)
         return True
 
     def msrs_changed(self) -> HvStatus:

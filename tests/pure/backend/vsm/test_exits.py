@@ -365,6 +365,27 @@ def test_a_vp_that_nobody_asked_about_is_served_as_by_kvm(rig: ExitRig) -> None:
     assert rig.runs == 0 and rig.message.MessageType == 0
 
 
+@pytest.mark.parametrize("step", [wrmsr(0x10A, 5), rdmsr(0x10A)], ids=["write", "read"])
+def test_an_msr_whose_intercept_was_given_up_meanwhile_is_left_to_kvm(rig: ExitRig, step: Step) -> None:
+    """It takes more from the VMM than from a guest."""
+    table = rig.vtls.partition.intercepts
+    for accesses in (READ | WRITE, 0):
+        table.set_msr(VTL1, 0x10A, accesses)
+        rig.vtls.msrs_changed()
+    rig.vcpu(0, 0).set_msrs([(0x10A, 1)])
+    rig.lower.rip, rig.lower.rax = CODE, SAVED
+
+    def complete(regs: x86.kvm_regs) -> None:
+        regs.rip, regs.rax = CODE + 2, 0
+
+    rig.ends(complete)
+
+    assert rig.msr_exit(step) == 0
+
+    assert (rig.lower.rip, rig.lower.rax, rig.runs) == (CODE, SAVED, 0)
+    assert rig.vcpu(0, 0).get_msrs([0x10A]) == [(0x10A, 1)]
+
+
 @pytest.mark.parametrize(
     ("msr", "control", "value"),
     [
@@ -372,6 +393,7 @@ def test_a_vp_that_nobody_asked_about_is_served_as_by_kvm(rig: ExitRig) -> None:
         (EFER, EFER_WRITE, 1 << 12),  # SVME, which the processor model does not have
         (APIC_BASE, APIC_BASE_WRITE, 0xFEE0_0400),  # x2APIC without the APIC
         (TSC_AUX, 1 << 23, 0),  # neither RDTSCP nor RDPID
+        (0x8C, 1 << 24, 0),  # no SGX launch control
     ],
 )
 def test_what_a_guest_may_not_write_faults(rig: ExitRig, msr: int, control: int, value: int) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -482,3 +483,38 @@ def test_registers_of_the_lower_vtl_are_read_from_its_vcpu(rig: Rig) -> None:
 
     assert rig.call(0, Code.HvCallGetVpRegisters | 1 << 32, INPUT, output) & 0xFFFF == HvStatus.SUCCESS
     assert int.from_bytes(rig.ram.read(output, 8), "little") == 0x7777
+
+
+def test_a_new_vtl_s_unknown_msrs_leave_the_guest_where_a_higher_one_has_asked(rig: Rig) -> None:
+    """Also where it has asked for nothing else."""
+    rig.vtls.partition.intercepts.set_unknown_msrs(2, 1)
+
+    rig.with_vtl1()
+
+    calls = [kvm_enable_cap.from_buffer_copy(call.argument) for call in rig.fake.called("KVM_ENABLE_CAP")]
+    reasons = [argument.args[0] for argument in calls if argument.cap == k.KVM_CAP_X86_USER_SPACE_MSR]
+    assert reasons[-1] == k.KVM_MSR_EXIT_REASON_FILTER | k.KVM_MSR_EXIT_REASON_UNKNOWN
+
+
+def test_two_vps_that_ask_for_ports_at_once_both_get_theirs(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.with_vtl1()
+    table, ports = rig.vtls.partition.intercepts, rig.vtls.schedulers[0].vtls[0].ports
+    look_up = table.ports
+    second = threading.Thread(target=lambda: (table.set_ports(VTL1, 2, 2, 1), rig.vtls.ports_changed(1)))
+
+    def overtaken(vtl: int) -> bytes | None:
+        found = look_up(vtl)
+        if second.ident is None:
+            second.start()
+            second.join(0.2)  # it waits for us, or is through
+        return found
+
+    monkeypatch.setattr(table, "ports", overtaken)
+    table.set_ports(VTL1, 1, 1, 1)
+
+    rig.vtls.ports_changed(0)
+    second.join()
+
+    assert ports.wants(1, 1, 1) and ports.wants(2, 1, 1)
