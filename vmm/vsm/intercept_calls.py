@@ -76,8 +76,14 @@ class InterceptCalls:
     def _unknown_msrs(self, owner: int, accesses: int) -> int:
         partition = self._partition
         with partition.lock:
-            partition.intercepts.set_unknown_msrs(owner, accesses)
-            return partition.services.msrs_changed()
+            table = partition.intercepts
+            before = table.unknown_msrs(owner)
+            table.set_unknown_msrs(owner, accesses)
+            status = partition.services.msrs_changed()
+            if status != HvStatus.SUCCESS:
+                table.set_unknown_msrs(owner, before)
+                partition.services.msrs_changed()
+            return status
 
     def _msr(self, owner: int, msr: int, accesses: int) -> int:
         partition = self._partition

@@ -90,6 +90,10 @@ class InterceptTable:
         """`owner` wants these accesses to MSRs that the processor does not know."""
         self._unknown_msrs = {**self._unknown_msrs, owner: accesses}
 
+    def unknown_msrs(self, owner: int) -> int:
+        """What `set_unknown_msrs` was told."""
+        return self._unknown_msrs.get(owner, 0)
+
     def msrs(self, owner: int) -> dict[int, int]:
         """What `set_msr` was told: MSR -> accesses."""
         return self._msrs.get(owner, {})
@@ -112,7 +116,10 @@ class InterceptTable:
         wanted = [ports for owner, ports in self._ports.items() if owner > vtl and any(ports)]
         if not wanted:
             return None
-        return bytes(wanted[0]) if len(wanted) == 1 else bytes(a | b for a, b in zip(*wanted, strict=True))
+        found = 0
+        for ports in wanted:
+            found |= int.from_bytes(ports, "little")
+        return found.to_bytes(PORTS, "little")
 
     def port_owner(self, vtl: int, port: int, size: int, access: int) -> int | None:
         """Who wants an access of `vtl` to one of `size` ports; None: nobody."""

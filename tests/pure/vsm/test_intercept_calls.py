@@ -164,6 +164,8 @@ def test_a_filter_that_the_host_refuses_leaves_what_was() -> None:
 
     assert install(world.caller(), MSR_INDEX, LSTAR, WRITE) == HvStatus.INSUFFICIENT_MEMORY
     assert install(world.caller(), MSR_INDEX, APIC_BASE) == HvStatus.INSUFFICIENT_MEMORY
+    assert install(world.caller(), MSR, 0) == HvStatus.INSUFFICIENT_MEMORY
+    assert world.partition.intercepts.unknown_msr_accesses(0) == 0
 
     assert world.partition.intercepts.msrs(1) == {LSTAR: READ}
 
@@ -186,6 +188,17 @@ def test_the_call_is_made_again_until_all_vps_know() -> None:
     world.services.busy.clear()
 
     assert install(world.caller(), IO_PORT, PORT) == HvStatus.SUCCESS
+
+
+@pytest.mark.tlfs("VSM-106", "VSM-119")
+def test_the_ports_of_a_vtl_are_those_of_all_vtls_above() -> None:
+    table = World(maximum_vtl=3).partition.intercepts
+    for owner in (1, 2, 3):
+        table.set_ports(owner, owner, owner, owner)
+
+    seen = [table.ports(vtl) for vtl in range(4)]
+
+    assert [ports and list(ports[1:4]) for ports in seen] == [[1, 2, 3], [0, 2, 3], [0, 0, 3], None]
 
 
 @pytest.mark.tlfs("VSM-106")
