@@ -9,7 +9,8 @@
 | rights change meanwhile | the page is out again, the instruction is repeated |
 | the instruction has been changed since it was looked at | it is looked at again behind `alone`, and repeated |
 | it writes to a page table that was let in for its walk, and the decoder does not know | what it wrote is undone |
-| the step is seen by the guest | RFLAGS.TF is taken out of what PUSHF stored; a TF of its own gets its #DB |
+| the step does not end | SFMASK.TF and DEBUGCTL.BTF are clear meanwhile |
+| the step is seen by the guest | RFLAGS.TF is taken out of what PUSHF, SYSCALL stored; a TF of its own gets its #DB |
 
 A handler cannot be reached: on a processor the pages of the IDT are out of the mapping, so that the delivery fails with
 EFAULT and KVM keeps the exception; on a KVM that emulates ring 0 the IDT has a limit of 0, so that the delivery fails
@@ -26,7 +27,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Final
 
-from kvmapi import Vcpu
+from kvmapi import KvmError, Vcpu
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi import x86
 from vmm.backend.emulation import registers as r
@@ -36,6 +37,7 @@ from vmm.backend.protection.alone import Alone
 from vmm.backend.protection.events import Event, Kind, exception_of, keep
 from vmm.backend.protection.operands import descriptor, operands, stack_width
 from vmm.backend.protection.touches import Touches, idt_pages, linear_rip, of_instruction, translate
+from vmm.backend.protection.unfinished import put_registers
 from vmm.backend.protection.view import ProtectedView
 from vmm.backend.vp import VirtualProcessor
 from vmm.hypercall.outside import AccessInterceptedError, ProcessorMemory
@@ -45,6 +47,8 @@ _STEP: Final = k.KVM_GUESTDBG_ENABLE | k.KVM_GUESTDBG_SINGLESTEP | x86.KVM_GUEST
 _BREAK: Final = k.KVM_GUESTDBG_ENABLE | x86.KVM_GUESTDBG_USE_HW_BP | x86.KVM_GUESTDBG_BLOCKIRQ
 _DR7_FIRST: Final = 0x402  # the breakpoint of DR0, for execution
 _LONG: Final = 53  # the bit of a code segment's descriptor
+_SFMASK: Final = 0xC000_0084
+_GOES_ON: Final = ((_SFMASK, r.RFLAGS_TF), (0x1D9, 1 << 1))  # DEBUGCTL.BTF
 _IMMEDIATE_EXIT: Final = 1
 _PAGE: Final = 4096
 _PUSHES_FLAGS: Final = ("pushf", "pushfd", "pushfq")
@@ -70,6 +74,7 @@ class Stepper:
     ) -> None:
         """memory: with the VTL's rights. hardware: whether guests run on VT-x or SVM (`KvmModules.hardware`)."""
         self.steps = 0
+        self._held: list[tuple[int, int, int]] = []  # (MSR, value meanwhile, value of the guest's)
         self.raised: Event | None = None
         """The exception that the last instruction raised, where KVM has not kept it."""
         self._processor = processor
@@ -130,6 +135,7 @@ class Stepper:
             return None
         try:
             view.take_out(shield)
+            self._hold_what_goes_on(touches)
             self._ask_for_exit(cpu, touches)
             vcpu.run.u8[_IMMEDIATE_EXIT] = 0
             try:
@@ -143,10 +149,34 @@ class Stepper:
         finally:
             view.let_out()
             self._unshield(cpu)
+            self._give_back()
         if number:
             self._take_trap(cpu, touches, debug)
             return None
         return self._ended(cpu, touches, debug)
+
+    def _hold_what_goes_on(self, touches: Touches) -> None:
+        """On a processor a step is a trap, of which a guest can rid itself: SYSCALL clears RFLAGS.TF where SFMASK says
+        so, and with DEBUGCTL.BTF only a branch ends a step. Then it would go on with the pages in. Errors: `KvmError`.
+        """
+        self._held = []
+        decoded = touches.instruction
+        for msr, bit in _GOES_ON if self._hardware else ():
+            if msr == _SFMASK and decoded is not None and decoded.mnemonic == "wrmsr":
+                continue  # it may be what is written
+            try:
+                before = self._vcpu.get_msrs([msr])[0][1]
+            except KvmError:  # the processor model does not have it
+                continue
+            if before & bit:
+                self._vcpu.set_msrs([(msr, before & ~bit)])
+                self._held.append((msr, before & ~bit, before))
+
+    def _give_back(self) -> None:
+        """Errors: `KvmError`."""
+        for msr, meanwhile, before in self._held:
+            if self._vcpu.get_msrs([msr])[0][1] == meanwhile:
+                self._vcpu.set_msrs([(msr, before)])
 
     def _ask_for_exit(self, cpu: Processor, touches: Touches) -> None:
         """KVM_EXIT_DEBUG behind the instruction.
@@ -249,6 +279,13 @@ class Stepper:
         decoded = touches.instruction
         if decoded is not None and decoded.mnemonic in _PUSHES_FLAGS and not traced:
             self._hide_trap_flag(cpu, touches)
+        if self._hardware and decoded is not None and decoded.mnemonic == "syscall":
+            regs = self._vcpu.get_regs()
+            masked = any(msr == _SFMASK for msr, _, _ in self._held)
+            regs.r11 = regs.r11 & ~r.RFLAGS_TF | cpu.regs.rflags & r.RFLAGS_TF
+            regs.rflags &= ~r.RFLAGS_TF if masked else ~0
+            put_registers(self._vcpu, regs, self._vcpu.get_sregs())
+            traced = traced and not masked
         if traced:
             debug = self._vcpu.get_debugregs()
             debug.dr6 |= r.DR6_BS

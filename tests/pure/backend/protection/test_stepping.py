@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.pure.backend.protection.processors import CODE, page_tables, processor
+from kvmapi.uapi import kvm as k
+from kvmapi.uapi import x86
+from tests.pure.backend.protection.processors import CODE, FakeVcpu, page_tables, processor
+from vmm.backend.emulation.processor import Processor
 from vmm.backend.protection.stepping import Stepper
 from vmm.backend.protection.touches import of_instruction
 from vmm.backend.protection.view import ProtectedView
@@ -19,6 +22,7 @@ from vmm.vsm.outside import RightsChange
 from vmm.vsm.rights import READ, WRITE
 
 GPN = 0x100
+SFMASK, DEBUGCTL, TF, BTF = 0xC000_0084, 0x1D9, 0x100, 2
 LOAD, STORE = b"\x48\x8b\x07", b"\x48\x89\x07"
 
 
@@ -46,6 +50,34 @@ class Vcpu:
 
     def get_debugregs(self) -> None:
         raise self.EnteredError
+
+
+class StepVcpu(FakeVcpu):
+    """A processor that steps over a SYSCALL."""
+
+    def __init__(self, cpu: Processor, msrs: dict[int, int]) -> None:
+        super().__init__(cpu.regs, cpu.sregs)
+        self.run = SimpleNamespace(u8=bytearray(4096), exit_reason=k.KVM_EXIT_DEBUG)
+        self.vcpu_id, self.msrs, self.in_the_step = 0, msrs, dict[int, int]()
+
+    def get_msrs(self, msrs: list[int]) -> list[tuple[int, int]]:
+        return [(msr, self.msrs[msr]) for msr in msrs]
+
+    def set_msrs(self, values: list[tuple[int, int]]) -> None:
+        self.msrs.update(values)
+
+    def get_debugregs(self) -> x86.kvm_debugregs:
+        return x86.kvm_debugregs()
+
+    def set_guest_debug(self, control: int) -> None: ...
+
+    def set_regs(self, regs: x86.kvm_regs) -> None:
+        self.regs = x86.kvm_regs.from_buffer_copy(regs)
+
+    def run_once(self) -> int:
+        self.in_the_step = dict(self.msrs)
+        self.regs.rip, self.regs.r11, self.regs.rflags = 0x5000, self.regs.rflags | TF, 2
+        return 0
 
 
 @pytest.fixture
@@ -88,3 +120,26 @@ def test_what_others_have_changed_since_it_was_looked_at_is_not_carried_out(
     else:
         step()
         assert vcpu.run.u8[1]  # it is tried again, by way of whoever wants the VP to leave
+
+
+@pytest.mark.tlfs("VSM-078")
+def test_a_guest_cannot_keep_a_step_from_ending(ram: GuestRam) -> None:
+    """Nor does it find its trap flag where SYSCALL saves the flags."""
+    view = ProtectedView(
+        RamView(ram, ram.map_for_kvm()), ram, [(b.gpa, b.size, b.offset) for b in ram.blocks]
+    )
+    view.apply([RightsChange(GPN, 1, READ | WRITE)])
+    ram.write(CODE, b"\x0f\x05")
+    cpu = processor(ram)
+    vcpu = StepVcpu(cpu, {SFMASK: 0x4700, DEBUGCTL: BTF})
+    others: Any = Others(ram, CODE, b"\x0f\x05")
+    any_vcpu: Any = vcpu
+    nobody: Any = None
+    stepper = Stepper(nobody, any_vcpu, view, UnprotectedMemory(ram), others, hardware=True)
+
+    stepper.step(cpu, of_instruction(cpu, view), {GPN: READ}, frozenset(), lambda: True)
+
+    assert stepper.steps == 1
+    assert vcpu.in_the_step == {SFMASK: 0x4600, DEBUGCTL: 0}
+    assert vcpu.msrs == {SFMASK: 0x4700, DEBUGCTL: BTF}
+    assert (vcpu.regs.rip, vcpu.regs.r11) == (0x5000, 2)
