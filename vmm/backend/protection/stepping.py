@@ -24,6 +24,7 @@ with the pages. So the IDT register points elsewhere for this instruction, at a 
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Callable
 from typing import Final
 
@@ -54,6 +55,9 @@ _PAGE: Final = 4096
 _PUSHES_FLAGS: Final = ("pushf", "pushfd", "pushfq")
 _DECOY_PAGES: Final = 64
 """Pages around the instruction that are looked at for one that it does not use."""
+
+_MOST_SIGNALS: Final = 1000
+"""Kicks while one instruction is carried out, which takes microseconds."""
 
 _MOST_EXITS: Final = 1 << 16
 """Exits that one instruction can cause: a repeated string instruction that KVM emulates whole, by the byte."""
@@ -137,13 +141,12 @@ class Stepper:
             view.take_out(shield)
             self._hold_what_goes_on(touches)
             self._ask_for_exit(cpu, touches)
-            vcpu.run.u8[_IMMEDIATE_EXIT] = 0
             try:
-                number = vcpu.run_once()
+                number = self._run_once()
                 for _ in range(_MOST_EXITS):
                     if number or vcpu.run.exit_reason != k.KVM_EXIT_MMIO or not answer():
                         break
-                    number = vcpu.run_once()
+                    number = self._run_once()
             finally:
                 vcpu.set_guest_debug(0)
         finally:
@@ -154,6 +157,17 @@ class Stepper:
             self._take_trap(cpu, touches, debug)
             return None
         return self._ended(cpu, touches, debug)
+
+    def _run_once(self) -> int:
+        """KVM_RUN, again where a signal ends it: the trap may be on its way, as a triple fault that nobody can see
+        until the next KVM_RUN tells of it. `step` has the signal's cause looked at. The error number."""
+        vcpu = self._vcpu
+        for _ in range(_MOST_SIGNALS):
+            vcpu.run.u8[_IMMEDIATE_EXIT] = 0
+            number = vcpu.run_once()
+            if number != errno.EINTR:
+                break
+        return number
 
     def _hold_what_goes_on(self, touches: Touches) -> None:
         """On a processor a step is a trap, of which a guest can rid itself: SYSCALL clears RFLAGS.TF where SFMASK says

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -59,6 +60,7 @@ class StepVcpu(FakeVcpu):
         super().__init__(cpu.regs, cpu.sregs)
         self.run = SimpleNamespace(u8=bytearray(4096), exit_reason=k.KVM_EXIT_DEBUG)
         self.vcpu_id, self.msrs, self.in_the_step = 0, msrs, dict[int, int]()
+        self.signals = 2
 
     def get_msrs(self, msrs: list[int]) -> list[tuple[int, int]]:
         return [(msr, self.msrs[msr]) for msr in msrs]
@@ -75,6 +77,11 @@ class StepVcpu(FakeVcpu):
         self.regs = x86.kvm_regs.from_buffer_copy(regs)
 
     def run_once(self) -> int:
+        assert not self.run.u8[1]
+        self.run.u8[1] = 1
+        if self.signals:
+            self.signals -= 1
+            return errno.EINTR
         self.in_the_step = dict(self.msrs)
         self.regs.rip, self.regs.r11, self.regs.rflags = 0x5000, self.regs.rflags | TF, 2
         return 0
@@ -124,7 +131,7 @@ def test_what_others_have_changed_since_it_was_looked_at_is_not_carried_out(
 
 @pytest.mark.tlfs("VSM-078")
 def test_a_guest_cannot_keep_a_step_from_ending(ram: GuestRam) -> None:
-    """Nor does it find its trap flag where SYSCALL saves the flags."""
+    """Nor does it find its trap flag where SYSCALL saves the flags. Signals do not leave a step half done."""
     view = ProtectedView(
         RamView(ram, ram.map_for_kvm()), ram, [(b.gpa, b.size, b.offset) for b in ram.blocks]
     )
@@ -139,7 +146,7 @@ def test_a_guest_cannot_keep_a_step_from_ending(ram: GuestRam) -> None:
 
     stepper.step(cpu, of_instruction(cpu, view), {GPN: READ}, frozenset(), lambda: True)
 
-    assert stepper.steps == 1
+    assert stepper.steps == 1 and vcpu.run.u8[1]  # what the signals were about is looked at next
     assert vcpu.in_the_step == {SFMASK: 0x4600, DEBUGCTL: 0}
     assert vcpu.msrs == {SFMASK: 0x4700, DEBUGCTL: BTF}
     assert (vcpu.regs.rip, vcpu.regs.r11) == (0x5000, 2)
