@@ -106,6 +106,7 @@ class VpTlbs:
         """Drop all translations of `vp`, on its thread. Errors: `KvmError`."""
         target = self._targets[vp]
         wanted = target.wanted  # asked for before this flush begins
+        self._processors[vp].before_stop()  # nobody else may have one of them
         for vcpu in self._processors[vp].all_vcpus:
             sregs = vcpu.get_sregs()
             sregs.cr4 ^= _CR4_PGE
