@@ -39,6 +39,7 @@ class StuckEoiWatch:
         Made before the VPs' threads start; what they do `after_kick` is kept and done behind the look.
         """
         self._vps = {vp.vcpu.vcpu_id: vp for vp in vps}
+        self._vcpus = {vp.vcpu.vcpu_id: vp.vcpu for vp in vps}  # VTL0's, to whom all devices' interrupts go
         self._clock = clock
         self._unfinished = unfinished
         self._timer = clock.timer(self._on_timer)
@@ -71,14 +72,15 @@ class StuckEoiWatch:
 
     def look(self, vp: VirtualProcessor) -> None:
         """On the thread of `vp`: wake it if an EOI is stuck in it. Errors: `KvmError`."""
-        vectors = self._wanted.pop(vp.vcpu.vcpu_id, None)
-        if vectors is None or vp.vcpu.get_mp_state() != k.KVM_MP_STATE_HALTED:
+        vcpu = self._vcpus[vp.vcpu.vcpu_id]
+        vectors = self._wanted.pop(vcpu.vcpu_id, None)
+        if vectors is None or vcpu.get_mp_state() != k.KVM_MP_STATE_HALTED:
             return
-        registers = vp.vcpu.get_lapic().regs
+        registers = vcpu.get_lapic().regs
         if not all(
             _has(registers, _LAPIC_IRR, vector) or _has(registers, _LAPIC_ISR, vector) for vector in vectors
         ):
-            vp.vcpu.set_mp_state(k.KVM_MP_STATE_RUNNABLE)
+            vcpu.set_mp_state(k.KVM_MP_STATE_RUNNABLE)
 
 
 class _Look:

@@ -26,9 +26,15 @@ class ProtectionError(ValueError):
 def choose(wanted: str, vsm: VsmSupport, *, huge_pages: bool) -> Way | None:
     """The way, or None where there is none and "auto" was asked for.
 
-    huge_pages: whether huge pages of the host back guest memory, of which no 4 KiB can be taken out of a mapping.
-    Errors: `ProtectionError`.
+    huge_pages: whether huge pages of the host back guest memory. No 4 KiB of them can be taken out of a mapping, nor
+    replaced by an overlay, which lies in RAM then, where a higher VTL may take it for its own. Errors: `ProtectionError`.
     """
+    if huge_pages:
+        if wanted == AUTO:
+            return None
+        raise ProtectionError(
+            f"--protection {wanted}: expected guest memory in pages of 4 KiB, found huge pages: leave out hugepages=on"
+        )
     if wanted != Way.MAPPING and vsm.features & _ATTRIBUTES == _ATTRIBUTES:
         return Way.ATTRIBUTES
     if wanted == Way.ATTRIBUTES:
@@ -36,10 +42,4 @@ def choose(wanted: str, vsm: VsmSupport, *, huge_pages: bool) -> Way | None:
             "--protection attributes: expected a KVM with R/W/X memory attributes, found none: build the kernel with "
             "kernel/series, or use --protection auto"
         )
-    if not huge_pages:
-        return Way.MAPPING
-    if wanted == Way.MAPPING:
-        raise ProtectionError(
-            "--protection mapping: expected guest memory in pages of 4 KiB, found huge pages: leave out hugepages=on"
-        )
-    return None
+    return Way.MAPPING

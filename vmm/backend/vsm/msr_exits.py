@@ -46,14 +46,16 @@ _APIC_ENABLED, _APIC_X2 = 1 << 11, 1 << 10
 _MISC_READ_ONLY: Final = 1 << 11 | 1 << 12
 """BTS and PEBS unavailable."""
 _CR0_PG: Final = 1 << 31
-_EFER_SCE, _EFER_LME, _EFER_LMA, _EFER_NXE, _EFER_SVME, _EFER_FFXSR = (
-    1 << 0, 1 << 8, 1 << 10, 1 << 11, 1 << 12, 1 << 14
+_EFER_SCE, _EFER_LME, _EFER_LMA, _EFER_NXE, _EFER_SVME, _EFER_FFXSR, _EFER_TCE, _EFER_AIBRSE = (
+    1 << 0, 1 << 8, 1 << 10, 1 << 11, 1 << 12, 1 << 14, 1 << 15, 1 << 21
 )  # fmt: skip
 _EFER_NEEDS: Final = (
     (_EFER_LME | _EFER_LMA, Feature(0x8000_0001, "edx", 29)),
     (_EFER_NXE, Feature(0x8000_0001, "edx", 20)),
     (_EFER_SVME, Feature(0x8000_0001, "ecx", 2)),
     (_EFER_FFXSR, Feature(0x8000_0001, "edx", 25)),
+    (_EFER_TCE, Feature(0x8000_0001, "ecx", 17)),
+    (_EFER_AIBRSE, Feature(0x8000_0021, "eax", 8)),
 )
 _PER_VP: Final = frozenset(msr for msrs, _ in CONTROLS.values() for msr in msrs)
 _SGX_LAUNCH_CONTROL: Final = Feature(7, "ecx", 30)
