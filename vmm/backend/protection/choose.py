@@ -27,7 +27,8 @@ def choose(wanted: str, vsm: VsmSupport, *, huge_pages: bool) -> Way | None:
     """The way, or None where there is none and "auto" was asked for.
 
     huge_pages: whether huge pages of the host back guest memory. No 4 KiB of them can be taken out of a mapping, nor
-    replaced by an overlay, which lies in RAM then, where a higher VTL may take it for its own. Errors: `ProtectionError`.
+    replaced by an overlay, which lies in RAM then, where a higher VTL may take it for its own.
+    Errors: `ProtectionError`.
     """
     if huge_pages:
         if wanted == AUTO:
