@@ -51,7 +51,7 @@ def test_a_signal_while_the_machine_is_being_made(delay_ms: int, tmp_path: Path)
 
     _, stderr = child.communicate(timeout=WATCHDOG_S)
     # Before Python has run our first line the default action ends it: no output, nothing made yet.
-    assert child.returncode in (128 + signal.SIGTERM, -signal.SIGTERM)
+    assert child.returncode in (128 + signal.SIGTERM, -signal.SIGTERM), stderr
     assert "Traceback" not in stderr
     assert not socket.exists()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random changes of rights, VTL calls and accesses by several processors, on this host's KVM and on a model of the rules.
+"""Random changes of rights, VTL calls and accesses by several processors, on this KVM and on a model of the rules.
 
 The model is the guest's (`firmware/guests/vtlmodel.c`). A run that fails has printed its seed: `--append seed=N` makes
 the same random numbers.
