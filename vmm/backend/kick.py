@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from types import FrameType
@@ -40,4 +41,5 @@ def kick(thread: threading.Thread) -> None:
     The caller makes sure that it cannot end meanwhile: a thread's id is a pointer that its end makes invalid.
     """
     if thread.ident is not None:
-        signal.pthread_kill(thread.ident, KICK_SIGNAL)
+        with contextlib.suppress(BlockingIOError):  # the queue of signals is full: kicks enough wait there
+            signal.pthread_kill(thread.ident, KICK_SIGNAL)
