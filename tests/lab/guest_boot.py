@@ -14,15 +14,15 @@ import warnings
 from collections.abc import Sequence
 
 from scripts.lab_vm import Lab, LabResult
-from scripts.lab_vm.places import CHECKOUT
+from tests.lab import emulation
 
 _OF_ANOTHER_VP = re.compile(rb"^vmm: VP [1-9][0-9]*: triple fault", re.MULTILINE)
 
 
 def boot(lab: Lab, command: Sequence[str]) -> LabResult:
     """Run a `vmm run` in the lab."""
-    result = lab.run(command, directory=CHECKOUT)
+    result = emulation.run(lab, command)
     if result.exit_status == 2 and _OF_ANOTHER_VP.search(result.stderr):
         warnings.warn(f"booted again: {result.stderr.decode(errors='replace').splitlines()[0]}", stacklevel=2)
-        result = lab.run(command, directory=CHECKOUT)
+        result = emulation.run(lab, command)
     return result

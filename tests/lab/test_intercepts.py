@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from scripts.lab_vm import Lab
-from scripts.lab_vm.places import CHECKOUT
+from tests.lab import emulation
 
 # The first run builds the lab's kernels.
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
@@ -25,7 +25,7 @@ def test_the_guests_pass(kernel: str) -> None:
     run = f"{sys.executable} -m vmm run firmware/build/%s.flat --machine vsm=on --cpus 2 --time-limit {GUEST_LIMIT}"
     lines = [f"{run % name} 2>&1; echo '=== {name}:' $?" for name in GUESTS]
 
-    result = Lab(kernel, time_limit=LIMIT).run(["sh", "-c", "\n".join(lines)], directory=CHECKOUT)
+    result = emulation.run(Lab(kernel, time_limit=LIMIT), ["sh", "-c", "\n".join(lines)])
 
     console = result.stdout.decode(errors="replace").replace("\r", "")
     assert result.exit_status == 0, result.report or console[-3000:]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from scripts.lab_vm import Lab
-from scripts.lab_vm.places import CHECKOUT
+from tests.lab import emulation
 
 # The first run builds the lab's kernels.
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
@@ -62,7 +62,7 @@ def run_all(kernel: str, runs: dict[str, str]) -> dict[str, Ended]:
         guest, _, rest = run.partition(" ")
         command = f"{sys.executable} -m vmm run firmware/build/{guest}.flat {rest} --machine vsm=on --cpus 2"
         lines.append(f"{command} --time-limit {GUEST_LIMIT} 2>&1; s=$?; echo; echo '=== {name}:' $s")
-    result = Lab(kernel, time_limit=LIMIT).run(["sh", "-c", "\n".join(lines)], directory=CHECKOUT)
+    result = emulation.run(Lab(kernel, time_limit=LIMIT), ["sh", "-c", "\n".join(lines)])
     console = result.stdout.decode(errors="replace").replace("\r", "")
     assert result.exit_status == 0, result.report or console[-3000:]
     assert result.warnings == ()

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from scripts.lab_vm import Lab, LabResult
-from scripts.lab_vm.places import CHECKOUT
+from tests.lab import emulation
 
 # The first run builds the lab's kernels.
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
@@ -60,7 +60,7 @@ done
 def _run(kernel: str) -> LabResult:
     lines = "\\n".join(RUNS[kernel])
     script = f"printf '%b\\n' '{lines}' | ({SCRIPT})"
-    return Lab(kernel, time_limit=TIME_LIMIT).run(["sh", "-c", script], directory=CHECKOUT)
+    return emulation.run(Lab(kernel, time_limit=TIME_LIMIT), ["sh", "-c", script])
 
 
 @pytest.fixture(scope="module")
