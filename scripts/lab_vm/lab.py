@@ -427,7 +427,8 @@ class Run:
 
 def _new_log() -> Path:
     LAB_BUILD.mkdir(parents=True, exist_ok=True)
-    logs = sorted(LAB_BUILD.glob("*.log"), key=lambda path: path.stat().st_mtime)
+    # By name, which begins with the time: another lab may be removing them.
+    logs = sorted(LAB_BUILD.glob("*.log"))
     for old in logs[: max(0, len(logs) - KEPT_LOGS)]:
         old.unlink(missing_ok=True)
     return LAB_BUILD / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{next(_log_numbers)}.log"
