@@ -4,8 +4,8 @@
 Now and then a VP of Debian's kernel with four VPs ends in a triple fault, early in the kernel and each time somewhere
 else: once in 57 boots that were counted, and twice on other machines, once VP 0. The cause is not known; 24 of those
 boots, on a lab kernel that records a vCPU's last exits, had none. That QEMU's nested SVM now and then delivers an
-interrupt that is held back (`emulation`) would explain it. Until it is known, such a boot, and no other failure, is made
-a second time, with a warning.
+interrupt that is held back (`emulation`) would explain it. Until it is known, such a boot, and no other failure, is
+made a second time, with a warning.
 """
 
 from __future__ import annotations
