@@ -62,15 +62,18 @@ def located(memory: TableMemory, regs: Any, sregs: Any, access: MemoryAccess, co
     operands = _code(regs, sregs, mode) if fetch else operands_of(regs, sregs, code, mode)
     user = sregs.ss.dpl == 3
     asked = Access(write=access.wanted == WRITE, fetch=fetch, user=user)
+    nearby: tuple[int, int] | None = None
     for operand in operands:
         if access.page_walk:
             if _walk_reads(memory, regs, sregs, operand.address, access.gpa, asked):
                 return access._replace(gva=operand.address)
             continue
         found = _reached(memory, regs, sregs, operand, access.gpa, asked)
-        if found is not None:
-            gva, gpa = found
-            return access._replace(gva=gva, gpa=gpa)
+        if found is not None and found[1] == access.gpa:
+            return access._replace(gva=found[0])
+        nearby = nearby or found
+    if nearby is not None:  # the host knew the page only
+        return access._replace(gva=nearby[0], gpa=nearby[1])
     return access
 
 

@@ -118,6 +118,17 @@ def test_the_stack_is_an_operand_too(code: str) -> None:
 
 
 @pytest.mark.tlfs("VSM-109")
+@pytest.mark.parametrize(("code", "below"), [("50", 8), ("e800000000", 8), ("58", 0), ("c3", 0)])
+def test_of_the_stack_it_is_where_the_host_says(code: str, below: int) -> None:
+    """push, call: below RSP. pop, ret: at RSP, and the bytes below it are not what was refused."""
+    gpa = 0xD800 - below
+
+    found = find(code, gpa, WRITE if below else READ)
+
+    assert (found.gva, found.gpa) == (STACK + 0x800 - below, gpa)
+
+
+@pytest.mark.tlfs("VSM-109")
 @pytest.mark.parametrize(
     ("rip", "gpa", "gva"),
     [(CODE, 0xA000, CODE), (CODE + 0xFFE, 0xC000, DATA), (CODE + 0x80, 0xA080, CODE + 0x80)],
