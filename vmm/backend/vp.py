@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from struct import Struct
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from kvmapi import Vcpu
 from kvmapi.run import PAGE_SIZE
@@ -43,6 +43,9 @@ _NO_EXIT = (1 << 64) - 1  # as the first of them: no exit has this reason
 _IMMEDIATE_EXIT = 1
 
 T_co = TypeVar("T_co", covariant=True)
+
+REFUSED_ACCESS: Final = -errno.EFAULT
+"""The key of `VirtualProcessor.handlers` for a `KVM_RUN` that fails with EFAULT: the host refuses an access."""
 
 Handler = Callable[[], None]
 EndRun = Callable[[Outcome], None]
@@ -212,11 +215,6 @@ class VirtualProcessor:
     def all_vcpus(self) -> tuple[Vcpu, ...]:
         """Those of all its VTLs."""
         return self._all_vcpus
-
-    @property
-    def thread_ident(self) -> int | None:
-        """`threading.get_ident()` of its thread, None before `start`."""
-        return self._thread.ident
 
     def is_current_thread(self) -> bool:
         """Whether the caller runs on this VP's thread."""

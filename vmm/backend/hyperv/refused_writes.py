@@ -21,7 +21,7 @@ from kvmapi import Vcpu
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi.x86 import GP_VECTOR, KVM_VCPUEVENT_VALID_SHADOW
 from vmm.backend.hyperv.mapped_overlays import MappedOverlays
-from vmm.backend.vp import VirtualProcessor
+from vmm.backend.vp import REFUSED_ACCESS, VirtualProcessor
 from vmm.hv.constants import HV_PAGE_SHIFT
 
 # struct kvm_run: mmio.phys_addr u64 @32, mmio.is_write u8 @52; memory_fault.gpa u64 @40
@@ -29,9 +29,6 @@ _MMIO_GPA_U64: Final = 32 // 8
 _MMIO_IS_WRITE_U8: Final = 52
 _FAULT_GPA_U64: Final = 40 // 8
 _EXIT_REASON_U32: Final = 8 // 4
-
-REFUSED_ACCESS: Final = -errno.EFAULT
-"""The key of `VirtualProcessor.handlers` for KVM_RUN that fails with EFAULT."""
 
 
 class RefusedWrites:

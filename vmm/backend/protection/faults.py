@@ -21,7 +21,7 @@ from kvmapi.uapi.vsm import (
     KVM_MEMORY_EXIT_FLAG_PAGE_WALK,
     KVM_MEMORY_EXIT_FLAG_WRITE,
 )
-from vmm.backend.vp import VirtualProcessor
+from vmm.backend.vp import REFUSED_ACCESS, VirtualProcessor
 from vmm.vsm.outside import MemoryAccess, MemoryIntercepts
 from vmm.vsm.protections import MemoryProtections
 from vmm.vsm.rights import EXECUTE, READ, WRITE
@@ -31,9 +31,6 @@ _EXIT_REASON_U32: Final = 8 // 4
 _EXIT: Final = 32
 # kvmapi.uapi.vsm.kvm_run_memory_fault_vsm: flags, gpa, size u64; insn_len, nr_insn_bytes u8; insn_bytes; access_gpa u64
 _fault: Final = Struct("<QQQBB15s7xQ").unpack_from
-
-REFUSED_ACCESS: Final = -errno.EFAULT
-"""The key of `VirtualProcessor.handlers` for KVM_RUN that fails with EFAULT."""
 
 REPEATS: Final = 10_000
 """Faults of one instruction, one after the other, that the table of rights has no reason for. So often cannot be a

@@ -5,8 +5,7 @@ A change of rights is one mprotect(2) for each run of pages, whatever its length
 Each run is an area of the process' address space, of which the kernel allows vm.max_map_count (65530 as a rule) to a
 process: a guest that alternates rights page by page gets INSUFFICIENT_MEMORY at that limit, and keeps the old rights.
 
-Huge pages of the host cannot be split by mprotect: a machine with them has no memory protections, and says so
-(`huge_pages_refusal`).
+Huge pages of the host cannot be split by mprotect: a machine with them has no memory protections (`choose`).
 
 A page that can be read and not executed is out of the mapping, and each access to it is carried out by the VMM. That
 holds for page tables, too, and a KVM that emulates ring 0 walks them itself: it would find none. So there a VTL can
@@ -34,11 +33,6 @@ MOST_EMULATED: Final = 256
 """Pages that can be read and not executed, of a VTL on a KVM that emulates ring 0: 1 MiB."""
 
 _DEFAULT_LIMIT: Final = 65530  # Linux, DEFAULT_MAX_MAP_COUNT
-
-
-def huge_pages_refusal() -> str:
-    """Why a machine with huge pages of the host offers no memory protections."""
-    return "VTL memory protections change pages of 4 KiB, which huge pages of the host are not: leave hugepages=on out"
 
 
 def area_limit() -> int:
@@ -95,7 +89,7 @@ class Mapping:
             return HvStatus.SUCCESS
 
     def reset(self) -> None:
-        """All VTLs have all rights. All VPs are frozen. Errors: `OSError`."""
+        """See `vmm.vsm.outside.Enforcement`. Errors: `OSError`."""
         with self._lock:
             for view in self.views.values():
                 view.reset()

@@ -40,7 +40,7 @@ from vmm.backend.protection.stepping import Stepper
 from vmm.backend.protection.touches import Touch, Touches, of_event, of_instruction, tables_of_exception
 from vmm.backend.protection.unfinished import put_registers, take_back
 from vmm.backend.protection.view import PAGE_SHIFT, ProtectedView
-from vmm.backend.vp import VirtualProcessor
+from vmm.backend.vp import REFUSED_ACCESS, VirtualProcessor
 from vmm.hypercall.outside import AccessInterceptedError, ProcessorMemory
 from vmm.vsm.outside import MemoryAccess, MemoryIntercepts, Refused
 from vmm.vsm.rights import EXECUTE, READ, WRITE
@@ -50,9 +50,6 @@ _MMIO_GPA_U64: Final = 32 // 8
 _MMIO_DATA: Final = 40
 _MMIO_LENGTH_U32: Final = 48 // 4
 _MMIO_IS_WRITE: Final = 52
-
-REFUSED_ACCESS: Final = -errno.EFAULT
-"""The key of `VirtualProcessor.handlers` for KVM_RUN that fails with EFAULT."""
 
 REPEATS: Final = 1000
 """Exits at one instruction, one after the other, for which there is no reason. Rights that change give a few."""

@@ -2,8 +2,7 @@
 """`MappingProtection`: a machine's protection by the mappings of its VTLs' VMs (`vmm.backend.protection.host`).
 
 All overlays of a VTL go through the view that `covering` returns. Its handlers come over those of `RefusedWrites`,
-which takes an EFAULT without an address for a write to an overlay. Not with huge pages of the host
-(`mapping.huge_pages_refusal`).
+which takes an EFAULT without an address for a write to an overlay. Not with huge pages of the host (`choose`).
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from vmm.backend.emulation.processor import Cpuid, Feature
 from vmm.backend.hyperv.register_access import SYNTHETIC
 from vmm.backend.vsm.shared_msrs import MSRS as SHARED_MSRS
 from vmm.backend.vsm.undo_exit import undo
+from vmm.hv.x64_msrs import X64Msr
 from vmm.vsm.intercept_messages import MsrAccess
 from vmm.vsm.intercept_table import CONTROLS, READ, WRITE, InterceptTable
 
@@ -37,11 +38,6 @@ _DATA_U64: Final = 48 // 8
 _UNKNOWN: Final = k.KVM_MSR_EXIT_REASON_UNKNOWN
 _FILTERED: Final = k.KVM_MSR_EXIT_REASON_FILTER
 
-MSR_APIC_BASE: Final = 0x1B
-MSR_MISC_ENABLE: Final = 0x1A0
-MSR_XSS: Final = 0xDA0
-MSR_EFER: Final = 0xC000_0080
-MSR_TSC_AUX: Final = 0xC000_0103
 _APIC_ENABLED, _APIC_X2 = 1 << 11, 1 << 10
 _MISC_READ_ONLY: Final = 1 << 11 | 1 << 12
 """BTS and PEBS unavailable."""
@@ -182,13 +178,13 @@ class MsrExits:
             self._cpuid = Cpuid(self._vcpu.get_cpuid2())
         cpuid, sregs = self._cpuid, self._vcpu.run.sregs
         match msr:
-            case 0xC000_0080:  # MSR_EFER
+            case X64Msr.EFER:
                 known = _EFER_SCE
                 for bits, feature in _EFER_NEEDS:
                     known |= bits if cpuid.has(feature) else 0
                 switches = (value ^ sregs.efer) & _EFER_LME and sregs.cr0 & _CR0_PG
                 return not value & ~known and not switches
-            case 0x1B:  # MSR_APIC_BASE
+            case X64Msr.IA32_APIC_BASE:
                 before, after = (
                     sregs.apic_base & (_APIC_ENABLED | _APIC_X2),
                     value & (_APIC_ENABLED | _APIC_X2),
@@ -198,12 +194,12 @@ class MsrExits:
                 if before == _APIC_ENABLED | _APIC_X2:
                     return after != _APIC_ENABLED
                 return bool(before) or after != _APIC_ENABLED | _APIC_X2
-            case 0x1A0:  # MSR_MISC_ENABLE
+            case X64Msr.IA32_MISC_ENABLE:
                 return not (self._vcpu.get_msrs([msr])[0][1] ^ value) & _MISC_READ_ONLY
-            case 0xC000_0103:  # MSR_TSC_AUX
+            case X64Msr.TSC_AUX:
                 return any(cpuid.has(feature) for feature in _TSC_AUX_NEEDS)
             case 0x8C | 0x8D | 0x8E | 0x8F:  # SGX launch control
                 return cpuid.has(_SGX_LAUNCH_CONTROL)
-            case 0xDA0:  # MSR_XSS
+            case X64Msr.IA32_XSS:
                 return cpuid.has(_XSAVES)
         return True

@@ -13,9 +13,9 @@ from kvmapi import Kvm
 from kvmapi.fake import FakeKvm
 from kvmapi.uapi import kvm as k
 from vmm.backend import kick
-from vmm.backend.hyperv.refused_writes import REFUSED_ACCESS, RefusedWrites
+from vmm.backend.hyperv.refused_writes import RefusedWrites
 from vmm.backend.outcome import Outcome, OutcomeKind
-from vmm.backend.vp import VirtualProcessor
+from vmm.backend.vp import REFUSED_ACCESS, VirtualProcessor
 from vmm.bus import MmioBus, PortBus
 
 GPN = 0x123
