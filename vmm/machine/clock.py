@@ -135,9 +135,9 @@ class ClockTimer:
         self._clock = clock
 
     def arm(self, deadline_ns: int) -> None:
-        """Fire at guest time `deadline_ns`; replaces an earlier deadline; a past one fires at once."""
+        """See `vmm.outside.Timer`."""
         self._clock.arm(self, deadline_ns)
 
     def cancel(self) -> None:
-        """Do not fire. Harmless when not armed; a callback already running is not waited for."""
+        """See `vmm.outside.Timer`."""
         self.order = None

@@ -16,6 +16,7 @@ backend's.
 | `registers`, `config` | the VP registers of VSM itself |
 | `tlb_locks`, `deliverability` | TLB locks; what a VTL hears of lower ones |
 | `scope` | which registers VTLs share: what a switch carries over |
+| `intercept_calls`, `intercept_table`, `intercept_messages` | ports and MSRs of which a VTL wants to be told, and how |
 | `protections`, `ranges`, `rights` | what each VTL may do with each page of memory |
 | `memory`, `device_memory` | guest memory with a VTL's rights: all that the VMM reads and writes for a guest |
 | `offer`, `profile` | what a machine offers; where sources disagree |
@@ -47,10 +48,11 @@ VTL call and return are hypercalls: at `Outcome.VTL_SWITCH` the backend moves RI
 `caller.switch` and asks `next_step` before the target runs, since a return may bring the VP straight back (VSM-055).
 At `Outcome.INVALID_OPCODE` it injects #UD with RIP at the trap instruction.
 
-To carry out a `SwitchVtl`: take the shared registers (`scope.switched_registers`, `SWITCHED_MSRS`) of `source`'s vCPU
-to `target`'s, then `registers` into RAX and RCX (and RDX) where given; or with `store_registers`, `source`'s RAX and
-RCX to `target`'s VP assist page. Nothing of the VTL's own (`vmm.hv.access.VtlScope.PRIVATE`) moves. `vp.active` is
-`target` already: from then on nothing of `source` may run.
+To carry out a `SwitchVtl`: take the shared registers (`scope.switched_registers`) of `source`'s vCPU to `target`'s,
+then `registers` into RAX and RCX (and RDX) where given; or with `store_registers`, `source`'s RAX and RCX to
+`target`'s VP assist page. Nothing of the VTL's own (`vmm.hv.access.VtlScope.PRIVATE`) moves. `vp.active` is `target`
+already: from then on nothing of `source` may run. Shared MSRs (`scope.SWITCHED_MSRS`) go the same way, or each write
+of one to the vCPUs of all VTLs.
 
 Other threads and VPs: `services.wake(vp)` is called, without the partition's lock, when something about a VP changed.
 Its thread leaves the guest and asks `next_step`. A wake must not be lost: one that comes before the VP enters the
@@ -76,7 +78,8 @@ looked up with `refusing`: nobody, and it is made again, for the table may be an
 `outside.MemoryIntercepts` tells that VTL. The VMM itself reads and writes for a VTL by `memory.VtlMemory` only, and for
 devices by `device_memory.DeviceMemory`; overlays that are copied into RAM are in `MemoryProtections.overlays`.
 
-Other intercepts attach at `VsmOffer.config_bits`, `VsmVp.enter(vtl, SwitchReason.INTERCEPT)` for the intercept page,
-the `ABSENT` row of the CrIntercept registers in `register_homes`, and the intercept rows of `profile`. A message to
-SINT0 needs no call here: its interrupt makes the VTL enter.
+Intercepts: `partition.intercepts` says which ports and MSRs are to leave the guest, and whom to tell of an access;
+`services.ports_changed` and `msrs_changed` say when that is another answer. `intercept_messages` has the messages. One
+in the intercept page goes with `VsmVp.enter(vtl, SwitchReason.INTERCEPT)`; one to SINT0 needs no call here: its
+interrupt makes the VTL enter.
 """

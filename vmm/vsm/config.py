@@ -2,8 +2,8 @@
 """HvRegisterVsmPartitionConfig: what a write of it may change (TLFS 15.5.1).
 
 A default protection mask that lets lower VTLs read, write and execute restricts nothing, and is taken anywhere. Any
-other, and every intercept bit, needs a `Protections` that carries it out. The mask comes into force with
-EnableVtlProtection; before that it can be changed.
+other, and every bit beyond `offer.BASE_CONFIG_BITS`, needs a `Protections` that carries it out. The mask comes into
+force with EnableVtlProtection; before that it can be changed.
 
 Implements: VSM-006, VSM-008, VSM-009, VSM-012, VSM-013
 """
@@ -14,6 +14,7 @@ from typing import Final
 
 from vmm.hv.register_bits import HV_REGISTER_VSM_PARTITION_CONFIG
 from vmm.hv.status import HvStatus
+from vmm.vsm.offer import BASE_CONFIG_BITS
 from vmm.vsm.outside import Protections
 from vmm.vsm.rights import ALL, READ, WRITE, map_flags_of, rights_of, tells_modes_apart
 
@@ -21,13 +22,6 @@ Config = HV_REGISTER_VSM_PARTITION_CONFIG
 
 CONFIG_AT_RESET: Final = Config.make(DefaultVtlProtectionMask=map_flags_of(ALL), ZeroMemoryOnReset=1)
 _NEEDED: Final = READ | WRITE
-_HARMLESS: Final = (
-    Config.EnableVtlProtection.mask
-    | Config.DefaultVtlProtectionMask.mask
-    | Config.ZeroMemoryOnReset.mask
-    | Config.DenyLowerVtlStartup.mask
-    | Config.InterceptPage.mask
-)
 
 
 def changed_config(
@@ -51,7 +45,7 @@ def changed_config(
     if rights is None or rights & _NEEDED != _NEEDED or (mbec and tells_modes_apart(mask)):
         return HvStatus.INVALID_REGISTER_VALUE
     if protections is None:
-        harmless = rights == ALL and not new & ~_HARMLESS
+        harmless = rights == ALL and not new & ~BASE_CONFIG_BITS
         return new if harmless else HvStatus.INVALID_REGISTER_VALUE
     status = protections.configure(vtl, old, new)
     return new if status == HvStatus.SUCCESS else status

@@ -18,7 +18,7 @@ BASE_CONFIG_BITS = (
     | Config.DenyLowerVtlStartup.mask
     | Config.InterceptPage.mask
 )
-"""What is carried out without any help; of the default protection mask only the one that restricts nothing."""
+"""What every machine carries out; a default protection mask that restricts VTLs only with a `Protections`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class VsmOffer:
     deliverability: bool = False
     """Whether the backend calls `VsmVp.deliverable` (OHCL-009); else that register is unknown to guests."""
     config_bits: int = BASE_CONFIG_BITS
-    """Bits of HvRegisterVsmPartitionConfig that may be set; those beyond the base need a `Protections`."""
+    """Bits of HvRegisterVsmPartitionConfig that may be set; those beyond the base only with a `Protections`."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.maximum_vtl <= 15:

@@ -10,8 +10,9 @@
 | `init`, `sipi` | VTL0 of a VP without higher VTLs, unless a higher VTL denies it | its VTL0 waits, or starts |
 | `reset` | the machine | only VTL0 is left |
 
-Everything that more than one VP can change, changes under one lock, which is held only while sets of VTLs are computed
-and the backend adds or starts a VTL.
+What more than one VP can change, changes under one lock, which is held only while sets of VTLs are computed and the
+backend adds a VTL, brings rights to memory into force, or has other MSRs leave the guest. TLB locks and rights have
+locks of their own.
 """
 
 from __future__ import annotations

@@ -73,5 +73,6 @@ def switched_registers(*, dr6_shared: bool) -> tuple[HvRegisterName, ...]:
 SWITCHED_MSRS: Final = tuple(
     msr for msr in X64Msr if msr.vtl_scope is VtlScope.SHARED and msr.access.writable
 )
-"""Processor MSRs that a VTL switch carries over: the MTRRs, which are VP registers too, and MCG_STATUS. A switch need
-look at them only when the VTL that stops may have written one."""
+"""Processor MSRs that the VTLs of a VP share and that can be written: the MTRRs, which are VP registers too, and
+MCG_STATUS. Guests write them so seldom that a backend need not look at them at each switch: it can do each write to the
+vCPUs of all VTLs."""

@@ -227,7 +227,7 @@ class VsmVp:
     def deliverable(
         self, vtl: int, *, nmi: bool, priority: int | None, sints: int
     ) -> NotifyDeliverable | None:
-        """The message that is due because of what `vtl` can take now (`vmm.vsm.events.deliverable`)."""
+        """The message that is due because of what `vtl` can take now (`vmm.vsm.deliverability`)."""
         state = self.vtls[vtl]
         if not state.deliverability:
             return None

@@ -7,8 +7,9 @@
 | the processor writes; patched KVM | EFAULT, KVM_EXIT_MEMORY_FAULT with the address | at the instruction |
 | the processor writes; upstream KVM | EFAULT without an address | at the instruction |
 
-The address is not told in the last case. The host refuses a guest nothing else than these pages, so while one is shown
-the access is taken for one to it; without one, EFAULT ends the run as ever.
+The address is not told in the last case. While such a page is shown the access is taken for one to it; without one,
+EFAULT ends the run as ever. Where a VTL's mapping refuses more than these pages,
+`vmm.backend.protection.mapping_faults` looks first whether it is a write to one.
 """
 
 from __future__ import annotations

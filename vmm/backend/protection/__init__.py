@@ -3,6 +3,7 @@
 
 | module | what it holds |
 |---|---|
+| `choose`, `host` | which of the two ways a machine takes; `HostProtection`, what both offer to it |
 | `attributes` | enforcement by KVM_SET_MEMORY_ATTRIBUTES, where a kernel has R, W and X |
 | `faults` | the exits of such a kernel |
 | `covers` | pages that an overlay hides: their rights wait until they are seen again |

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`Vtls`: the VTLs of one machine on KVM: their VMs, the vCPUs of each VP, and who runs.
 
-It is what `vmm.vsm.partition` asks of a backend (`vmm.vsm.outside.VsmServices`) and what each VP's scheduler needs
-(`scheduler.Around`).
+It is what `vmm.vsm.partition` asks of a backend (`vmm.vsm.outside.VsmServices`), what each VP's scheduler needs
+(`scheduler.Around`), and what interrupts (`vmm.backend.hyperv.services.HigherVtls`) and address spaces
+(`vmm.backend.hyperv.address_spaces.VtlVcpus`) have to know of VTLs above 0.
 
 Life: made with VTL0's vCPUs, VPs not started; `reset` with all VPs frozen; `close` when no VP runs any more.
 """
