@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILT = ROOT / "build" / "bench"
+SOURCES = ROOT / "bench" / "c"
 
 _TURNS = 200_000
 _TURNS_S = (
@@ -25,11 +26,11 @@ class BenchError(Exception):
 
 
 def c_program(name: str) -> Path:
-    """`bench/c/NAME.c` as an executable in `build/bench/`, built when it is older than its source.
+    """`bench/c/NAME.c` as an executable in `build/bench/`, built when it is older than its source or a header.
 
     Where that cannot be written, as in the lab, it is built in a directory for temporary files.
     """
-    source = ROOT / "bench" / "c" / f"{name}.c"
+    source = SOURCES / f"{name}.c"
     target = BUILT / name
     if not _is_newer(target, source):
         target = _writable_directory() / name
@@ -45,7 +46,9 @@ def c_program(name: str) -> Path:
 
 
 def _is_newer(target: Path, source: Path) -> bool:
-    return target.exists() and target.stat().st_mtime >= source.stat().st_mtime
+    """Than its source, and than each header."""
+    newest = max(file.stat().st_mtime for file in (source, *source.parent.glob("*.h")))
+    return target.exists() and target.stat().st_mtime >= newest
 
 
 def _writable_directory() -> Path:

@@ -7,14 +7,9 @@
  * Guest code (real mode, at 0x7c00): 1: mov 0x8000, %al; out %al, %dx; jmp 1b
  */
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/kvm.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <x86intrin.h>
+
+#include "setup.h"
 
 #define CODE_GPA 0x7c00
 #define PAGE_GPA 0x8000
@@ -24,14 +19,8 @@
 
 static const unsigned char code[] = {0xa0, PAGE_GPA & 0xff, PAGE_GPA >> 8, 0xee, 0xeb, 0xfa};
 
-static void die(const char *what)
-{
-	perror(what);
-	exit(2);
-}
-
 /* Until the guest writes the port. How often it missed the page. */
-static long run_turn(int vcpu, struct kvm_run *run, char *page)
+static long run_turn(int vcpu, struct kvm_run *run, void *page)
 {
 	for (long missed = 0;;) {
 		int result = ioctl(vcpu, KVM_RUN, 0);
@@ -57,39 +46,20 @@ int main(int argc, char **argv)
 {
 	struct kvm_regs regs = {.rip = CODE_GPA, .rflags = 2, .rdx = PORT};
 	long turns = argc == 2 ? atol(argv[1]) : 0, missed = 0;
-	int kvm, vm, vcpu, mmap_size;
 	unsigned long long begin;
-	struct kvm_sregs sregs;
 	struct kvm_run *run;
-	char *ram;
+	unsigned char *ram;
+	int kvm, vcpu;
 
 	if (turns < 1) {
 		fprintf(stderr, "usage: fault_loop TURNS\n");
 		return 2;
 	}
-	kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	if (kvm < 0)
-		die("/dev/kvm");
-	vm = ioctl(kvm, KVM_CREATE_VM, 0);
-	mmap_size = ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
-	ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (vm < 0 || mmap_size < 0 || ram == MAP_FAILED)
-		die("creating the VM");
-	struct kvm_userspace_memory_region slot = {
-		.memory_size = RAM_BYTES, .userspace_addr = (unsigned long)ram,
-	};
-	if (ioctl(vm, KVM_SET_TSS_ADDR, 0xfeffd000UL) < 0 || ioctl(vm, KVM_SET_USER_MEMORY_REGION, &slot) < 0)
-		die("setting up the VM");
+	kvm = open_kvm();
+	ram = make_ram(RAM_BYTES);
 	memcpy(ram + CODE_GPA, code, sizeof(code));
-	vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
-	if (vcpu < 0)
-		die("KVM_CREATE_VCPU");
-	run = mmap(NULL, mmap_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
-	if (run == MAP_FAILED || ioctl(vcpu, KVM_GET_SREGS, &sregs) < 0)
-		die("vCPU");
-	sregs.cs.base = sregs.cs.selector = 0;
-	if (ioctl(vcpu, KVM_SET_SREGS, &sregs) < 0 || ioctl(vcpu, KVM_SET_REGS, &regs) < 0)
-		die("vCPU state");
+	vcpu = make_vcpu(kvm, make_vm(kvm, ram, RAM_BYTES), 0, &run);
+	set_real_mode(vcpu, &regs);
 
 	run_turn(vcpu, run, ram + PAGE_GPA);
 	begin = __rdtsc();

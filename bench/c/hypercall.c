@@ -15,15 +15,9 @@
  *                              1: call *%rsi;     dec %rbx; jnz 1b; out %al, $0xf4
  * %rsi: out %al, $0x80; ret, or the hypercall page: out %al, $0xec; ret
  */
-#include <fcntl.h>
-#include <linux/kvm.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <x86intrin.h>
+
+#include "setup.h"
 
 #define RAM_BYTES 0x200000
 #define PML4_GPA 0x1000
@@ -41,7 +35,6 @@
 #define XMM0 (160 / 4) /* in the XSAVE area, in 32-bit words */
 #define XSTATE_BV (512 / 4)
 #define SSE 2
-#define CR4_OSFXSR (1 << 9)
 #define REGISTER_VP_INDEX 0x00090003
 #define RESULT (1ull << 32) /* one rep done */
 
@@ -60,18 +53,6 @@ static int vcpu;
 static struct kvm_run *run;
 static struct kvm_regs initial;
 static struct kvm_xsave xsave;
-
-static void die(const char *what)
-{
-	perror(what);
-	exit(2);
-}
-
-static void call(int fd, unsigned long request, void *argument, const char *name)
-{
-	if (ioctl(fd, request, argument) < 0)
-		die(name);
-}
 
 static void refuse(const char *what, unsigned long long value)
 {
@@ -147,12 +128,9 @@ static unsigned long long measure(enum kind kind, long calls)
 
 static void fill_ram(void)
 {
-	uint64_t *tables = (uint64_t *)(ram + PML4_GPA);
 	uint32_t *input = (uint32_t *)(ram + INPUT_GPA);
 
-	tables[0] = (PML4_GPA + 0x1000) | 3;
-	tables[512] = (PML4_GPA + 0x2000) | 3;
-	tables[1024] = 0 | 0x83; /* 2 MiB at 0 */
+	fill_page_tables(ram, PML4_GPA);
 	memcpy(ram + CODE_GPA, writing, sizeof(writing));
 	memcpy(ram + CALLING_GPA, calling, sizeof(calling));
 	memcpy(ram + CALLED_GPA, called, sizeof(called));
@@ -160,29 +138,12 @@ static void fill_ram(void)
 	input[4] = REGISTER_VP_INDEX;
 }
 
-static void make_vcpu(int vm, size_t mmap_size)
+static void set_up_vcpu(int kvm, int vm)
 {
-	struct kvm_segment code = {.limit = ~0u, .selector = 8, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1};
-	struct kvm_segment data = {.limit = ~0u, .selector = 16, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1};
-	struct kvm_mp_state runnable = {.mp_state = KVM_MP_STATE_RUNNABLE};
-	struct kvm_sregs sregs;
-
-	vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
-	if (vcpu < 0)
-		die("KVM_CREATE_VCPU");
-	run = mmap(NULL, mmap_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
-	if (run == MAP_FAILED)
-		die("mapping kvm_run");
-	call(vcpu, KVM_GET_SREGS, &sregs, "KVM_GET_SREGS");
-	sregs.cs = code;
-	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
-	sregs.cr3 = PML4_GPA;
-	sregs.cr4 = 1 << 5 | CR4_OSFXSR; /* PAE */
-	sregs.cr0 = 1u << 31 | 1; /* PG, PE */
-	sregs.efer = 1 << 8 | 1 << 10; /* LME, LMA */
-	call(vcpu, KVM_SET_SREGS, &sregs, "KVM_SET_SREGS");
+	vcpu = make_vcpu(kvm, vm, 0, &run);
+	set_long_mode(vcpu, supported_cpuid(kvm), PML4_GPA);
 	initial = (struct kvm_regs){.rflags = 2, .rsp = STACK_GPA, .rdx = INPUT_GPA, .r8 = OUTPUT_GPA};
-	call(vcpu, KVM_SET_MP_STATE, &runnable, "KVM_SET_MP_STATE");
+	set_runnable(vcpu);
 	call(vcpu, KVM_GET_XSAVE, &xsave, "KVM_GET_XSAVE");
 	xsave.region[XMM0] = REGISTER_VP_INDEX;
 	xsave.region[XSTATE_BV] |= SSE;
@@ -193,29 +154,19 @@ static void make_vcpu(int vm, size_t mmap_size)
 int main(int argc, char **argv)
 {
 	long calls = argc == 2 ? atol(argv[1]) / ROUNDS + 1 : 0;
-	struct kvm_userspace_memory_region slot = {.memory_size = RAM_BYTES};
 	unsigned long long least[KINDS], now;
-	int kvm, vm, mmap_size;
+	int kvm, vm;
 
 	if (calls < 1) {
 		fprintf(stderr, "usage: hypercall CALLS\n");
 		return 2;
 	}
-	kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	if (kvm < 0)
-		die("/dev/kvm");
-	vm = ioctl(kvm, KVM_CREATE_VM, 0);
-	mmap_size = ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
-	ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (vm < 0 || mmap_size < 0 || ram == MAP_FAILED)
-		die("creating the VM");
+	kvm = open_kvm();
+	ram = make_ram(RAM_BYTES);
 	fill_ram();
-	slot.userspace_addr = (unsigned long)ram;
-	if (ioctl(vm, KVM_SET_TSS_ADDR, 0xfeffd000UL) < 0)
-		die("KVM_SET_TSS_ADDR");
+	vm = make_vm(kvm, ram, RAM_BYTES);
 	call(vm, KVM_CREATE_IRQCHIP, NULL, "KVM_CREATE_IRQCHIP");
-	call(vm, KVM_SET_USER_MEMORY_REGION, &slot, "KVM_SET_USER_MEMORY_REGION");
-	make_vcpu(vm, mmap_size);
+	set_up_vcpu(kvm, vm);
 
 	measure(PORT_WRITE, 10 * calls); /* warm */
 	for (int round = 0; round < ROUNDS; round++)

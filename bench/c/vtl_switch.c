@@ -16,16 +16,10 @@
  *                                                                       jnz 1b
  * %rsi and %rdi are the VTL call and return entries of a hypercall page: mov %rcx, %rax; mov $0x11, %ecx; out %al, $0xec; ret
  */
-#include <fcntl.h>
-#include <linux/kvm.h>
 #include <pthread.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <x86intrin.h>
+
+#include "setup.h"
 
 #define RAM_BYTES 0x200000
 #define PML4_GPA 0x1000
@@ -42,7 +36,6 @@
 #define VTL_CALL 0x11
 #define VTL_RETURN 0x12
 #define MAX_VPS 64
-#define MAX_LEAVES 256
 #define VTLS 2
 #define SYNCED (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS)
 
@@ -67,18 +60,6 @@ struct vp {
 
 static unsigned char *ram;
 static pthread_barrier_t start;
-
-static void die(const char *what)
-{
-	perror(what);
-	exit(2);
-}
-
-static void call(int fd, unsigned long request, void *argument, const char *name)
-{
-	if (ioctl(fd, request, argument) < 0)
-		die(name);
-}
 
 /* Everything but RSP, RIP and RFLAGS. */
 static void carry_general(struct kvm_regs *to, const struct kvm_regs *from)
@@ -169,24 +150,9 @@ static void *loop(void *argument)
 	return NULL;
 }
 
-/* Long mode needs a processor that has it. */
-static struct kvm_cpuid2 *supported_cpuid(int kvm)
+static void set_up_vcpu(struct vtl *vtl, int kvm, const struct kvm_cpuid2 *cpuid, int vm, int vtl_number, int vp,
+			long calls)
 {
-	struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + MAX_LEAVES * sizeof(cpuid->entries[0]));
-
-	if (!cpuid)
-		die("CPUID");
-	cpuid->nent = MAX_LEAVES;
-	call(kvm, KVM_GET_SUPPORTED_CPUID, cpuid, "KVM_GET_SUPPORTED_CPUID");
-	return cpuid;
-}
-
-static void make_vcpu(struct vtl *vtl, const struct kvm_cpuid2 *cpuid, int vm, int vtl_number, int vp, size_t mmap_size,
-		      long calls)
-{
-	struct kvm_segment code = {.limit = ~0u, .selector = 8, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1};
-	struct kvm_segment data = {.limit = ~0u, .selector = 16, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1};
-	struct kvm_mp_state runnable = {.mp_state = KVM_MP_STATE_RUNNABLE};
 	struct kvm_debugregs debug;
 	struct kvm_sregs sregs;
 	struct kvm_regs regs = {
@@ -199,23 +165,10 @@ static void make_vcpu(struct vtl *vtl, const struct kvm_cpuid2 *cpuid, int vm, i
 		.rdx = 1,
 	};
 
-	vtl->fd = ioctl(vm, KVM_CREATE_VCPU, vp);
-	if (vtl->fd < 0)
-		die("KVM_CREATE_VCPU");
-	vtl->run = mmap(NULL, mmap_size, PROT_READ | PROT_WRITE, MAP_SHARED, vtl->fd, 0);
-	if (vtl->run == MAP_FAILED)
-		die("mapping kvm_run");
-	call(vtl->fd, KVM_SET_CPUID2, (void *)cpuid, "KVM_SET_CPUID2");
-	call(vtl->fd, KVM_GET_SREGS, &sregs, "KVM_GET_SREGS");
-	sregs.cs = code;
-	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
-	sregs.cr3 = PML4_GPA;
-	sregs.cr4 = 1 << 5; /* PAE */
-	sregs.cr0 = 1u << 31 | 1; /* PG, PE */
-	sregs.efer = 1 << 8 | 1 << 10; /* LME, LMA */
-	call(vtl->fd, KVM_SET_SREGS, &sregs, "KVM_SET_SREGS");
+	vtl->fd = make_vcpu(kvm, vm, vp, &vtl->run);
+	sregs = set_long_mode(vtl->fd, cpuid, PML4_GPA);
 	call(vtl->fd, KVM_SET_REGS, &regs, "KVM_SET_REGS");
-	call(vtl->fd, KVM_SET_MP_STATE, &runnable, "KVM_SET_MP_STATE");
+	set_runnable(vtl->fd);
 	call(vtl->fd, KVM_GET_XSAVE, &vtl->xsave, "KVM_GET_XSAVE");
 	call(vtl->fd, KVM_GET_DEBUGREGS, &debug, "KVM_GET_DEBUGREGS");
 	memcpy(vtl->db, debug.db, sizeof(vtl->db));
@@ -225,29 +178,21 @@ static void make_vcpu(struct vtl *vtl, const struct kvm_cpuid2 *cpuid, int vm, i
 	vtl->run->s.regs.sregs = sregs;
 }
 
-static int make_vm(int kvm, int vtl)
+static int make_vm_of(int kvm, int vtl)
 {
-	struct kvm_userspace_memory_region slot = {.memory_size = RAM_BYTES, .userspace_addr = (unsigned long)ram};
 	struct kvm_enable_cap split = {.cap = KVM_CAP_SPLIT_IRQCHIP, .args = {24}};
-	int vm = ioctl(kvm, KVM_CREATE_VM, 0);
+	int vm = make_vm(kvm, ram, RAM_BYTES);
 
-	if (vm < 0 || ioctl(vm, KVM_SET_TSS_ADDR, 0xfeffd000UL) < 0)
-		die("KVM_CREATE_VM");
 	if (vtl)
 		call(vm, KVM_ENABLE_CAP, &split, "KVM_CAP_SPLIT_IRQCHIP");
 	else
 		call(vm, KVM_CREATE_IRQCHIP, NULL, "KVM_CREATE_IRQCHIP");
-	call(vm, KVM_SET_USER_MEMORY_REGION, &slot, "KVM_SET_USER_MEMORY_REGION");
 	return vm;
 }
 
 static void fill_ram(void)
 {
-	__u64 *tables = (__u64 *)(ram + PML4_GPA);
-
-	tables[0] = (PML4_GPA + 0x1000) | 3;
-	tables[512] = (PML4_GPA + 0x2000) | 3;
-	tables[1024] = 0 | 0x83; /* 2 MiB at 0 */
+	fill_page_tables(ram, PML4_GPA);
 	memcpy(ram + CODE_GPA, vtl0_code, sizeof(vtl0_code));
 	memcpy(ram + CODE_GPA + CODE_OF_VTL1, vtl1_code, sizeof(vtl1_code));
 	memcpy(ram + CALL_ENTRY, page_entry, sizeof(page_entry));
@@ -258,7 +203,7 @@ static void fill_ram(void)
 
 int main(int argc, char **argv)
 {
-	int count = argc == 3 ? atoi(argv[1]) : 0, kvm, mmap_size, vms[VTLS];
+	int count = argc == 3 ? atoi(argv[1]) : 0, kvm, vms[VTLS];
 	long calls = argc == 3 ? atol(argv[2]) : 0;
 	unsigned long long first = ~0ull, last = 0;
 	static struct vp vps[MAX_VPS];
@@ -269,20 +214,15 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: vtl_switch VPS CALLS\n");
 		return 2;
 	}
-	kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	if (kvm < 0)
-		die("/dev/kvm");
-	mmap_size = ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
-	ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (mmap_size < 0 || ram == MAP_FAILED)
-		die("guest memory");
+	kvm = open_kvm();
+	ram = make_ram(RAM_BYTES);
 	fill_ram();
 	cpuid = supported_cpuid(kvm);
 	for (int vtl = 0; vtl < VTLS; vtl++)
-		vms[vtl] = make_vm(kvm, vtl);
+		vms[vtl] = make_vm_of(kvm, vtl);
 	for (int i = 0; i < count; i++)
 		for (int vtl = 0; vtl < VTLS; vtl++)
-			make_vcpu(&vps[i].vtls[vtl], cpuid, vms[vtl], vtl, i, mmap_size, calls + 1);
+			set_up_vcpu(&vps[i].vtls[vtl], kvm, cpuid, vms[vtl], vtl, i, calls + 1);
 	pthread_barrier_init(&start, NULL, count);
 	for (int i = 0; i < count; i++)
 		if (pthread_create(&threads[i], NULL, loop, &vps[i]))

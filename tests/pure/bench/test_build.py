@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,22 @@ def test_a_program_older_than_its_source_is_built_again(
     stale = tmp_path / NAME
     stale.write_text("not a program")
     os.utime(stale, (0, 0))
+
+    assert "usage: exit_loop" in usage_of(build.c_program(NAME))
+
+
+def test_a_program_older_than_a_header_is_built_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = tmp_path / "c"
+    shutil.copytree(build.SOURCES, sources)
+    monkeypatch.setattr(build, "SOURCES", sources)
+    monkeypatch.setattr(build, "BUILT", tmp_path / "built")
+    program = build.c_program(NAME)
+    program.write_text("not a program")
+    header = sources / "setup.h"
+    later = program.stat().st_mtime + 1
+    os.utime(header, (later, later))
 
     assert "usage: exit_loop" in usage_of(build.c_program(NAME))
 
