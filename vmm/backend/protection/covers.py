@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pages of one VTL that an overlay of its own hides.
+"""Pages of one VTL that an overlay of its own hides: `Covers`, for memory attributes, and the runs between them.
 
 The rights that a higher VTL gave are those to the page of RAM. An overlay in its place is another page, the VTL's own:
 it can use it, and what lies below is neither seen nor changed by that. So nothing is enforced on a covered page; its
@@ -10,7 +10,7 @@ Implements: MISC-008, VSM-068
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from vmm.vsm.outside import RightsChange
 
@@ -21,10 +21,16 @@ class Covers(set[int]):
     def seen(self, changes: Sequence[RightsChange]) -> Iterator[RightsChange]:
         """The runs of `changes` that no overlay hides."""
         for change in changes:
-            gpn, end = change.gpn, change.gpn + change.pages
-            for hidden in sorted(page for page in self if gpn <= page < end):
-                if gpn < hidden:
-                    yield RightsChange(gpn, hidden - gpn, change.rights)
-                gpn = hidden + 1
-            if gpn < end:
-                yield RightsChange(gpn, end - gpn, change.rights)
+            for gpn, pages in runs_without(change.gpn, change.pages, self):
+                yield RightsChange(gpn, pages, change.rights)
+
+
+def runs_without(gpn: int, pages: int, hidden: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """The runs of `pages` pages from `gpn` on between those that are hidden."""
+    end = gpn + pages
+    for page in sorted(page for page in hidden if gpn <= page < end):
+        if gpn < page:
+            yield gpn, page - gpn
+        gpn = page + 1
+    if gpn < end:
+        yield gpn, end - gpn

@@ -26,6 +26,7 @@ from mmap import PROT_READ, PROT_WRITE
 from typing import Final, Protocol
 
 from vmm.backend.hyperv.mapped_overlays import OverlayView
+from vmm.backend.protection.covers import runs_without
 from vmm.outside import GuestMemory
 from vmm.vsm.outside import RightsChange
 from vmm.vsm.ranges import RangeMap
@@ -281,14 +282,3 @@ def _changed(rights: RangeMap, changes: Sequence[RightsChange]) -> RangeMap:
         runs = sorted((change.gpn, change.pages) for change in changes if change.rights == value)
         rights = rights.changed(runs, value)
     return rights
-
-
-def runs_without(gpn: int, pages: int, hidden: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """The runs of `pages` pages from `gpn` on between those that are hidden."""
-    end = gpn + pages
-    for page in sorted(page for page in hidden if gpn <= page < end):
-        if gpn < page:
-            yield gpn, page - gpn
-        gpn = page + 1
-    if gpn < end:
-        yield gpn, end - gpn
