@@ -25,8 +25,15 @@ FLOOD_DEBUG_CONSOLE = bytes.fromhex("bae900 b00a ee ebfb")
 
 
 def start(*arguments: str, **streams: int) -> subprocess.Popen[bytes]:
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
-    return subprocess.Popen(command("run", *arguments), **pipes)  # type: ignore[call-overload]  # streams by name
+    def stream(name: str, ordinary: int) -> int:
+        return streams.get(name, ordinary)
+
+    return subprocess.Popen(
+        command("run", *arguments),
+        stdin=stream("stdin", subprocess.DEVNULL),
+        stdout=stream("stdout", subprocess.PIPE),
+        stderr=stream("stderr", subprocess.PIPE),
+    )
 
 
 def finish(child: subprocess.Popen[bytes]) -> int:

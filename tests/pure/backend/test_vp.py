@@ -21,6 +21,8 @@ from vmm.backend.vp import VirtualProcessor
 from vmm.bus import MmioBus, PortBus, access
 
 WATCHDOG_S = 10.0
+SOON_S = 0.05
+"""What must not happen has happened by then, if it does."""
 
 
 class Recorder:
@@ -309,16 +311,24 @@ def test_interruptions_and_waiting_for_sipi_are_no_failures(rig: Rig) -> None:
 def test_a_frozen_vp_executes_nothing_until_it_is_thawed(rig: Rig) -> None:
     device = Recorder()
     rig.ports.add(0x500, 1, device, "device")
-    rig.fake.script(0, [until_kicked])
+    entered = threading.Event()
+
+    def inside(view: memoryview) -> int:
+        entered.set()
+        return until_kicked(view)
+
+    rig.fake.script(0, [inside])
     rig.vp.start()
     rig.vp.wait_frozen()
+    assert not entered.is_set()
     rig.vp.thaw()
-    time.sleep(0.01)
+    assert entered.wait(WATCHDOG_S)
     rig.vp.freeze()
     rig.vp.wait_frozen()
     rig.fake.script(0, [io_out(0x500, b"\x01"), shutdown(), until_kicked])
-    time.sleep(0.01)
+    rig.vp.kick()  # brings a VP out of the guest, and no frozen one into it
 
+    assert not rig.ended.wait(SOON_S)
     assert device.seen == []
     rig.vp.thaw()
     assert rig.ended.wait(WATCHDOG_S)
@@ -347,22 +357,31 @@ def test_a_vp_that_never_started_can_be_stopped() -> None:
 def test_kicks_race_with_the_end_of_the_thread(rig: Rig) -> None:
     """A thread's id is a pointer: a signal to one that has ended would crash the process."""
     stop = threading.Event()
+    rounds = [threading.Semaphore(0) for _ in range(2)]
 
-    def kicker() -> None:
+    def kicker(done: threading.Semaphore) -> None:
         while not stop.is_set():
-            rig.vp.kick()
+            for _ in range(100):
+                rig.vp.kick()
+            done.release()
 
-    kickers = [threading.Thread(target=kicker) for _ in range(2)]
-    rig.fake.script(0, [until_kicked] * 100_000)
+    def have_kicked(times: int) -> None:
+        for done in rounds:
+            for _ in range(times):
+                assert done.acquire(timeout=WATCHDOG_S), "a kick does not return"
+
+    kickers = [threading.Thread(target=kicker, args=(done,), daemon=True) for done in rounds]
+    rig.fake.script(0, [until_kicked] * 1_000_000)
     rig.vp.start()
     rig.vp.thaw()
     for thread in kickers:
         thread.start()
-    time.sleep(0.05)
+    have_kicked(5)
     rig.vp.stop()
-    time.sleep(0.05)
+    have_kicked(2)  # the first of them may have begun before
     stop.set()
     for thread in kickers:
-        thread.join()
+        thread.join(WATCHDOG_S)
 
+    assert not any(thread.is_alive() for thread in kickers)
     assert rig.outcomes == []

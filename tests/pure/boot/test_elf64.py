@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import pytest
 
@@ -25,9 +26,10 @@ from vmm.machine.boot import BootError, BootFormat, BootRequest, EntryState, loa
 CODE = b"\x90" * 0x200
 
 
-def guest(**changes: object) -> Elf:
+def guest(**changes: Any) -> Elf:
+    """changes: fields of `Elf`."""
     fields = {"segments": [Segment(0x200000, CODE, memsz=0x1000)], "entry": 0x200010, "bits": 64}
-    return Elf(**(fields | changes))  # type: ignore[arg-type] # fields of Elf
+    return Elf(**(fields | changes))
 
 
 def boot(

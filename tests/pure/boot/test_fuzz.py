@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -75,9 +76,10 @@ def edit(low: int, high: int) -> st.SearchStrategy[tuple[int, bytes]]:
     return st.tuples(st.integers(low, high), values | st.binary(min_size=1, max_size=8))
 
 
-def boots_or_is_refused(data: bytes, **options: object) -> None:
+def boots_or_is_refused(data: bytes, **options: Any) -> None:
+    """options: fields of `BootRequest`."""
     MEMORY.writes.clear()
-    request = BootRequest(image(data), **options)  # type: ignore[arg-type] # fields of BootRequest
+    request = BootRequest(image(data), **options)
     try:
         entry = load(request, MEMORY, MEMORY.e820(), RSDP_GPA)
     except BootError as error:

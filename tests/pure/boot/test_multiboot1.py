@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import pytest
 
@@ -15,10 +16,10 @@ CODE = b"\x90" * 100
 TEXT = multiboot_header() + CODE
 
 
-def flat(bits: int = 32, **changes: object) -> bytes:
-    """Like a kvm-unit-tests `.flat`: text with the header at 4 MiB, data with bss behind it."""
+def flat(bits: int = 32, **changes: Any) -> bytes:
+    """Like a kvm-unit-tests `.flat`: text with the header at 4 MiB, data with bss behind it. changes: of `Elf`."""
     segments = [Segment(0x400000, TEXT), Segment(0x401000, b"data", memsz=0x2000)]
-    return Elf(segments, 0x40000C, bits, **changes).build()  # type: ignore[arg-type] # fields of Elf
+    return Elf(segments, 0x40000C, bits, **changes).build()
 
 
 def boot(
@@ -32,11 +33,11 @@ def boot(
     return load(BootRequest(image(data), module, cmdline, name), memory, memory.e820(), RSDP_GPA)
 
 
-def refusal(data: bytes, memory: FakeMemory | None = None, **request: object) -> str:
-    """The message of the refusal; guest memory must be untouched."""
+def refusal(data: bytes, memory: FakeMemory | None = None, **request: Any) -> str:
+    """The message of the refusal; guest memory must be untouched. request: parameters of `boot`."""
     memory = memory or FakeMemory()
     with pytest.raises(BootError) as caught:
-        boot(data, memory, **request)  # type: ignore[arg-type] # parameters of boot
+        boot(data, memory, **request)
     assert memory.writes == []
     message = str(caught.value)
     assert "\n" not in message

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.pure.boot.fake_memory import DIRTY, GIB, MIB, RSDP_GPA, FakeMemory
@@ -12,12 +14,13 @@ from vmm.machine.boot import BootError, BootRequest, EntryState, load
 SECTOR = bytes(range(256)) * 2
 
 
-def boot(address: int | None, memory: FakeMemory, data: bytes = SECTOR, **options: object) -> EntryState:
-    request = BootRequest(image(data), raw_address=address, **options)  # type: ignore[arg-type] # its fields
+def boot(address: int | None, memory: FakeMemory, data: bytes = SECTOR, **options: Any) -> EntryState:
+    """options: fields of `BootRequest`."""
+    request = BootRequest(image(data), raw_address=address, **options)
     return load(request, memory, memory.e820(), RSDP_GPA)
 
 
-def refusal(address: int | None, data: bytes = SECTOR, **options: object) -> str:
+def refusal(address: int | None, data: bytes = SECTOR, **options: Any) -> str:
     memory = FakeMemory()
     with pytest.raises(BootError) as caught:
         boot(address, memory, data, **options)

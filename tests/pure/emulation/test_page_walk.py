@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -179,10 +180,11 @@ def test_accessed_bits_on_the_way_and_dirty_only_where_written(mapping: Mapping,
     assert [bits for bits, _ in sorted(changed, key=lambda item: item[1])] == expected
 
 
-def long_mapping(**changes: object) -> Mapping:
+def long_mapping(**changes: Any) -> Mapping:
+    """changes: fields of `Mapping`."""
     rights = ((True, True, False),) * 4
     made = Mapping("4-level", 12, rights, 0, replace(MODES["4-level"][0], cr0=r.CR0_PG | r.CR0_WP))
-    return replace(made, **changes)  # type: ignore[arg-type]  # the caller names real fields
+    return replace(made, **changes)
 
 
 def leaf_entry(level: int) -> int:

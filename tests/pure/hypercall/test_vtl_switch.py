@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.pure.hypercall.fakes import Caller, Context, without
+from vmm.hv.bits import BitField
 from vmm.hv.call_codes import HypercallCode
 from vmm.hv.cpuid import HV_PARTITION_PRIVILEGE_MASK
 from vmm.hv.status import HvStatus
@@ -116,10 +117,10 @@ def test_illegal_mode_is_invalid_opcode(code: int) -> None:
     ],
     ids=lambda bit: bit.name,
 )
-def test_partition_without_vsm_gets_invalid_opcode(privilege: object) -> None:
+def test_partition_without_vsm_gets_invalid_opcode(privilege: BitField[bool]) -> None:
     switcher = Switcher()
     caller = Caller({CALL: switcher})
-    caller.context.privileges = without(privilege.mask)  # type: ignore[attr-defined]  # a bit description
+    caller.context.privileges = without(privilege.mask)
     caller.registers.rcx, caller.registers.rax = CALL, 0
 
     assert caller.again() is Outcome.INVALID_OPCODE

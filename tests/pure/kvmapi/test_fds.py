@@ -25,14 +25,14 @@ def fake() -> Iterator[FakeKvm]:
     assert fake.leaks() == []
 
 
-def test_closing_the_parent_closes_the_children_first(fake: FakeKvm) -> None:
+def test_closing_the_parent_closes_the_children_first(fake: FakeKvm, monkeypatch: pytest.MonkeyPatch) -> None:
     kvm = Kvm.open(seam=fake)
     vm = kvm.create_vm()
     vcpu = vm.create_vcpu(0)
     device = vm.create_device(4)
     closed: list[int] = []
     real_close = fake.close
-    fake.close = lambda fd: (closed.append(fd), real_close(fd))[1]  # type: ignore[method-assign]  # a spy
+    monkeypatch.setattr(fake, "close", lambda fd: (closed.append(fd), real_close(fd))[1])
     order = [vcpu.fileno(), vm.fileno(), kvm.fileno()]
 
     kvm.close()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,13 +23,14 @@ from scripts.lab_vm.channel import (
 )
 
 
-def job(**changes: object) -> Job:
-    settings: dict[str, object] = {
+def job(**changes: Any) -> Job:
+    """changes: fields of `Job`."""
+    settings: dict[str, Any] = {
         "arguments": ["sh", "-c", "true"],
         "directory": "/d",
         "environment": {"A": "1"},
     }
-    return Job(**(settings | changes))  # type: ignore[arg-type]  # a test's keyword bag
+    return Job(**(settings | changes))
 
 
 @given(

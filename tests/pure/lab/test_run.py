@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,10 +31,10 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     kernel.write_bytes(b"")
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
 
-    def start(mode: str, **settings: object) -> Lab:
+    def start(mode: str, **settings: Any) -> Lab:
         monkeypatch.setenv("FAKE_QEMU", mode)
-        options: dict[str, object] = {"log": tmp_path / "kernel.log", "time_limit": 30.0}
-        return Lab(kernel, **(options | settings))  # type: ignore[arg-type]  # a test's keyword bag
+        options: dict[str, Any] = {"log": tmp_path / "kernel.log", "time_limit": 30.0}
+        return Lab(kernel, **(options | settings))
 
     return start
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tests.pure.synic.partition import PAGE, FakePartition, FakeTsc
 from vmm.hv.messages import HV_TIMER_MESSAGE_PAYLOAD, HvMessageType
 from vmm.hv.msr_bits import HV_X64_MSR_STIMER_CONFIG
-from vmm.synic.messages import PostedMessage
+from vmm.hv.status import HvStatus
+from vmm.synic.messages import Message, PostedMessage
 from vmm.synic.synic import Synic
 from vmm.timers.reference import ReferenceTime
 from vmm.timers.stimer import LAZY_GRAIN_100NS, LONGEST_SLEEP_NS, SyntheticTimers
@@ -404,19 +405,24 @@ def test_a_message_waits_for_a_disabled_synic(rig: Rig) -> None:
     assert payload.DeliveryTime == 5 * MS
 
 
-def test_a_write_between_expiry_and_posting_leaves_nothing_behind(rig: Rig) -> None:
+def test_a_write_between_expiry_and_posting_leaves_nothing_behind(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The timer thread has decided to post; the VP disables the timer before it does."""
     rig.synic.post(SINT, PostedMessage(1, b""))
     post = rig.synic.post
+    between: list[int] = []
 
-    def disable_first(sint: int, message: object) -> object:
+    def disable_first(sint: int, message: Message) -> HvStatus:
         rig.timers.write_config(0, 0)
-        return post(sint, message)  # type: ignore[arg-type]  # passed on as it came
+        between.append(sint)
+        return post(sint, message)
 
-    rig.synic.post = disable_first  # type: ignore[method-assign,assignment]  # the instant between the two
+    monkeypatch.setattr(rig.synic, "post", disable_first)
     rig.start(MESSAGE, MS)
     rig.advance(MS)
 
+    assert between == [SINT]
     assert rig.synic.waiting(SINT) == 0
 
 
@@ -431,7 +437,7 @@ def test_reset_stops_everything(rig: Rig) -> None:
     assert [(rig.timers.read_config(n), rig.timers.read_count(n)) for n in range(4)] == [(0, 0)] * 4
 
 
-def test_an_interrupt_sink_may_use_the_timers_again(rig: Rig) -> None:
+def test_an_interrupt_sink_may_use_the_timers_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """No lock is held while an interrupt is requested."""
     request = rig.services.request_interrupt
 
@@ -440,7 +446,7 @@ def test_an_interrupt_sink_may_use_the_timers_again(rig: Rig) -> None:
         if len(rig.services.interrupts) < 3:
             rig.start(DIRECT_CONFIG, rig.reference.now() + MS)
 
-    rig.services.request_interrupt = rearm  # type: ignore[method-assign]  # a guest that reacts at once
+    monkeypatch.setattr(rig.services, "request_interrupt", rearm)  # a guest that reacts at once
     rig.synic = Synic(VP, VTL, rig.overlays, rig.services)
     rig.timers = SyntheticTimers(rig.synic, rig.reference, rig.clock, rig.services)
     rig.start(DIRECT_CONFIG, MS)

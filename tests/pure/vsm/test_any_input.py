@@ -15,7 +15,7 @@ import pytest
 
 from tests.pure.hv.tables import Announce
 from tests.pure.vsm.protected import HOLE, RAM, Told
-from tests.pure.vsm.test_exploration import Explorer, check_state
+from tests.pure.vsm.test_exploration import check_state, state_of
 from tests.pure.vsm.world import CONTEXT, SELF, VpCaller, World, input_vtl
 from vmm.hv.call_codes import HypercallCode as Code
 from vmm.hv.constants import HV_ANY_VP, HV_VP_INDEX_SELF
@@ -147,7 +147,7 @@ class Guest:
         """What is true at any time."""
         partition = self.partition
         assert self.world.dispatcher.internal_errors == 0
-        check_state(Explorer.state(self))  # type: ignore[arg-type]  # it needs a partition, and that is there
+        check_state(state_of(partition))
         for vp in partition.vps:
             assert vp.active == max((vtl for vtl in range(VTLS) if vp.entered >> vtl & 1), default=0)
             assert vp.vtls.keys() == {vtl for vtl in range(VTLS) if vp.enabled >> vtl & 1}

@@ -26,6 +26,7 @@ from vmm.hv.registers import HvRegisterName
 from vmm.hv.status import HvStatus
 from vmm.vsm.actions import Run, SwitchReason, SwitchVtl, WaitForStartup
 from vmm.vsm.config import CONFIG_AT_RESET
+from vmm.vsm.partition import VsmPartition
 from vmm.vsm.registers import VSM_REGISTERS, RefusedRegisterError, Target
 from vmm.vsm.vp import VsmVp
 from vmm.vsm.vtl import VpVtl
@@ -66,6 +67,15 @@ class State(NamedTuple):
     vps: tuple[Vp, ...]
 
 
+def state_of(partition: VsmPartition) -> State:
+    """The state that a partition is in."""
+    vps = tuple([_new_vp((vp.enabled, vp.entered, vp.startable, vp.started)) for vp in partition.vps])
+    denying = 0
+    for vtl, config in partition.configs.items():
+        denying |= bool(config & _DENY_BIT) << vtl
+    return State(partition.enabled, denying, vps)
+
+
 @functools.cache
 def members(mask: int) -> frozenset[int]:
     """A mask as a set."""
@@ -95,20 +105,10 @@ class Explorer:
             for enabled in range(1 << vtls)
         }
         self._context = World(vps=1).caller()
-        self.power_on = self.state()
+        self.power_on = state_of(self.partition)
         self.seen = {self.power_on}
         self.steps: Counter[str] = Counter()
         self.accepted: Counter[str] = Counter()
-
-    def state(self) -> State:
-        """The partition's state."""
-        vps = tuple(
-            [_new_vp((vp.enabled, vp.entered, vp.startable, vp.started)) for vp in self.partition.vps]
-        )
-        denying = 0
-        for vtl, config in self.partition.configs.items():
-            denying |= bool(config & _DENY_BIT) << vtl
-        return State(self.partition.enabled, denying, vps)
 
     def put(self, state: State) -> None:
         """Bring the partition into a state."""
@@ -146,10 +146,10 @@ class Explorer:
         """Compare a call's success with the rule; the state behind it."""
         assert done == expected, f"{name}: {'accepted' if done else 'refused'} in {before}"
         if not done:
-            assert self.state() == before, f"{name}: refused, but changed {before}"
+            assert state_of(self.partition) == before, f"{name}: refused, but changed {before}"
             return before
         self.accepted[name] += 1
-        after = self.state()
+        after = state_of(self.partition)
         self.put(before)
         return after
 
@@ -259,7 +259,7 @@ class Explorer:
         was = before.vps[vp]
         for pending in range(1 << len(self.vtls)):
             step = own.next_step(pending, 0)
-            after = self.state()
+            after = state_of(self.partition)
             above = [vtl for vtl in members(pending & was.enabled) if vtl > was.active]
             if above and was.started:
                 assert step == SwitchVtl(vp, was.active, max(above), SwitchReason.INTERRUPT)

@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from kvmapi import Vcpu
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi.x86 import GP_VECTOR, KVM_VCPUEVENT_VALID_SHADOW
-from vmm.backend.hyperv.mapped_overlays import MappedOverlays
 from vmm.backend.vp import REFUSED_ACCESS, VirtualProcessor
 from vmm.hv.constants import HV_PAGE_SHIFT
 
@@ -30,6 +29,14 @@ _MMIO_GPA_U64: Final = 32 // 8
 _MMIO_IS_WRITE_U8: Final = 52
 _FAULT_GPA_U64: Final = 40 // 8
 _EXIT_REASON_U32: Final = 8 // 4
+
+
+class Refusing(Protocol):
+    """`vmm.backend.hyperv.mapped_overlays.MappedOverlays`, as far as it is looked at here."""
+
+    @property
+    def refused(self) -> frozenset[tuple[int, int]]:
+        """`(VTL, guest page number)` of what is shown now and may only be read."""
 
 
 class RefusedWrites:
@@ -41,7 +48,7 @@ class RefusedWrites:
         vcpu: Vcpu,
         handlers: dict[int, Callable[[], None]],
         vtl: int,
-        overlays: MappedOverlays,
+        overlays: Refusing,
     ) -> None:
         """vcpu, handlers: those of the VTL."""
         self._processor = processor

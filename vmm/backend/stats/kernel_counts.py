@@ -6,7 +6,8 @@ KVM does not count interrupts that the processor delivers without it (APICv, AVI
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from typing import Final, NamedTuple, Protocol
 
 from kvmapi import KvmUnsupportedError, Vcpu
 from kvmapi.stats import Stats
@@ -14,6 +15,13 @@ from kvmapi.stats import Stats
 _HALTED: Final = ("halt_wait_ns", "halt_poll_success_ns", "halt_poll_fail_ns")
 _INTERRUPTS: Final = "irq_injections"
 _NMIS: Final = "nmi_injections"
+
+
+class Counted(Protocol):
+    """`kvmapi.stats.Stats`, as far as it is asked here."""
+
+    def read(self) -> Mapping[str, tuple[int, ...]]:
+        """Values by name. Errors: `KvmError`."""
 
 
 class KernelCounts(NamedTuple):
@@ -42,7 +50,7 @@ def open_stats(vcpu: Vcpu) -> Stats | None:
         return None
 
 
-def read(stats: Stats | None) -> KernelCounts:
+def read(stats: Counted | None) -> KernelCounts:
     """The counts now. Errors: `KvmError`."""
     if stats is None:
         return UNKNOWN

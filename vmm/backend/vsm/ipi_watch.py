@@ -11,15 +11,14 @@ import threading
 from collections.abc import Sequence
 
 from kvmapi import Vcpu
-from vmm.backend.vsm.waits import TICK_NS, Kick
+from vmm.backend.vsm.waits import TICK_NS, Kick, WatchedVp
 from vmm.outside import Clock
-from vmm.vsm.vp import VsmVp
 
 
 class IpiWatch:
     """A machine's (`vmm.backend.vsm.waits.VtlWaits`)."""
 
-    def __init__(self, vps: Sequence[VsmVp], kicks: Sequence[Kick], clock: Clock) -> None:
+    def __init__(self, vps: Sequence[WatchedVp], kicks: Sequence[Kick], clock: Clock) -> None:
         """kicks: by VP, what makes its thread look."""
         self._vps = vps
         self._kicks = kicks

@@ -17,9 +17,8 @@ from typing import Final
 
 from kvmapi import Vcpu
 from vmm.backend.vsm.sentry import Sentry
-from vmm.backend.vsm.waits import TICK_NS, Kick
+from vmm.backend.vsm.waits import TICK_NS, Kick, WatchedVp
 from vmm.outside import Clock
-from vmm.vsm.vp import VsmVp
 
 POST_AFTER_NS: Final = TICK_NS // 2
 WORTH: Final = 10
@@ -30,7 +29,7 @@ class KernelWait:
 
     def __init__(
         self,
-        vps: Sequence[VsmVp],
+        vps: Sequence[WatchedVp],
         kicks: Sequence[Kick],
         stay_out: Sequence[Callable[[Vcpu, bool], None]],
         clock: Clock,

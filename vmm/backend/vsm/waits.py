@@ -16,7 +16,7 @@ The VMM makes or times everything else itself: timers, messages, IPIs by hyperca
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from kvmapi import Vcpu
@@ -28,6 +28,30 @@ TICK_NS: Final = 1_000_000
 NEEDED_FEATURES: Final = KVM_X86_VSM_INACTIVE_VTL | KVM_X86_VSM_ANY_THREAD
 
 Kick = Callable[[], None]
+
+
+class WatchedVtl(Protocol):
+    """`vmm.vsm.vtl.VpVtl`, as far as it is looked at here."""
+
+    @property
+    def vina_enabled(self) -> bool:
+        """Whether it wants to hear of interrupts for lower VTLs."""
+
+
+class WatchedVp(Protocol):
+    """`vmm.vsm.vp.VsmVp`, as far as it is looked at here."""
+
+    @property
+    def index(self) -> int:
+        """Its VP index."""
+
+    @property
+    def enabled(self) -> int:
+        """Bit N: it has VTL N."""
+
+    @property
+    def vtls(self) -> Mapping[int, WatchedVtl]:
+        """By number."""
 
 
 class VtlWaits(Protocol):

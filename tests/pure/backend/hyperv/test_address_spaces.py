@@ -36,7 +36,7 @@ GVA_PAGE = 3  # the fourth entry of the table
 
 
 @pytest.fixture
-def rig() -> Iterator[Rig]:
+def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     """Both VPs in long mode with one table of pages, all rights in the upper levels."""
     with a_rig() as made:
         for level in range(3):
@@ -49,7 +49,7 @@ def rig() -> Iterator[Rig]:
             vp.vcpu.set_sregs(sregs)
             # PA0 WB, PA1 WT, PA2 UC-, PA3 UC, PA4 WC: as Linux sets it, but for one.
             vp.vcpu.set_msrs([(MSR_PAT, 0x0000_0001_0007_0406)])
-        made.vps[1].kick = made.vps[1].after_kick  # type: ignore[method-assign]  # no thread runs it here
+        monkeypatch.setattr(made.vps[1], "kick", made.vps[1].after_kick)  # no thread runs it here
         map_page(made, DATA | PRESENT | WRITABLE)
         yield made
 

@@ -167,8 +167,7 @@ def a_rig(transport: Transport = PORT_WRITE) -> Iterator[Rig]:
         rig = Rig(fake, kvm, transport)
         yield rig
         rig.hyperv.close()
-        rig.caller = None  # type: ignore[assignment]  # its views of kvm_run go before the mapping
-        rig.hyperv = None  # type: ignore[assignment]  # and the others'
+        del rig.caller, rig.hyperv  # their views of kvm_run go before the mapping
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ class Rig:
         self.vp = VirtualProcessor(0, vcpu, PortBus(), MmioBus(), self.ended.append)
         self.vp.handlers[k.KVM_EXIT_MMIO] = lambda: self.other.append("mmio")
         self.pages = Pages()
-        RefusedWrites(self.vp, vcpu, self.vp.handlers, 0, self.pages).attach()  # type: ignore[arg-type]  # a stand-in
+        RefusedWrites(self.vp, vcpu, self.vp.handlers, 0, self.pages).attach()
 
     def mmio(self, gpa: int, write: bool) -> None:
         self.vp.vcpu.run.u8[32:53] = struct.pack("<QQIB", gpa, 0, 1, write)

@@ -33,8 +33,9 @@ def start(rig: Rig, initial: HV_INITIAL_VP_CONTEXT, vp: int = 1) -> int:
 
 
 def start_at_once(rig: Rig, initial: HV_INITIAL_VP_CONTEXT) -> int:
-    rig.vps[1].kick = rig.vps[1].after_kick  # type: ignore[method-assign]  # no thread runs it here
-    return start(rig, initial)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rig.vps[1], "kick", rig.vps[1].after_kick)  # no thread runs it here
+        return start(rig, initial)
 
 
 @pytest.mark.tlfs("VP-002", "VP-005")

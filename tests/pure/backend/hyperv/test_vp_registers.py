@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from types import MethodType
 
 import pytest
 
@@ -30,15 +31,16 @@ def rig() -> Iterator[Rig]:
 
 
 @pytest.fixture
-def attentive(rig: Rig) -> Rig:
+def attentive(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Rig:
     """A rig whose second VP does at once what it is kicked for."""
-    rig.vps[1].kick = rig.vps[1].after_kick  # type: ignore[method-assign]  # no thread runs it here
+    monkeypatch.setattr(rig.vps[1], "kick", rig.vps[1].after_kick)  # no thread runs it here
     return rig
 
 
 def offered(rig: Rig) -> RegisterCalls:
-    calls: RegisterCalls = rig.hyperv.dispatcher._handled[Code.HvCallGetVpRegisters].handler.__self__  # type: ignore[attr-defined]
-    return calls
+    handler = rig.hyperv.dispatcher._handled[Code.HvCallGetVpRegisters].handler
+    assert isinstance(handler, MethodType) and isinstance(handler.__self__, RegisterCalls)
+    return handler.__self__
 
 
 def value(rig: Rig, register: int, vp: int = SELF_VP) -> int:

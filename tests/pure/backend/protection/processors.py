@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import Any, cast
 
+from kvmapi import Vcpu
 from kvmapi.uapi import x86
 from vmm.backend.emulation.processor import Cpuid, Processor
 from vmm.hypercall.outside import UnprotectedMemory
@@ -65,4 +66,5 @@ def processor(
         sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer = 0x80010033, PML4, 0x620, 0xD00
     else:
         sregs.cr0 = 1 if bits == 32 else 0
-    return Processor(vcpu or FakeVcpu(regs, sregs), UnprotectedMemory(ram), Cpuid([]))  # type: ignore[arg-type]
+    own = cast(Vcpu, FakeVcpu(regs, sregs))  # as far as a processor is asked here
+    return Processor(own if vcpu is None else vcpu, UnprotectedMemory(ram), Cpuid([]))

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import cast
 
 import pytest
 
-from tests.pure.backend.protection.processors import CODE, page_tables, processor
+from tests.pure.backend.protection.processors import CODE, XMM, FakeVcpu, page_tables, processor
 from vmm.backend.protection.write_origin import Origin, find
 from vmm.machine.ram import MIB, GuestRam
 
@@ -100,7 +101,8 @@ def search(ram: GuestRam, write: Write, rip: int | None = None) -> tuple[Origin 
     ram.write(DATA, write.memory)
     after = {"rip": CODE + len(raw) if rip is None else rip, "rsp": 0x20000, **write.after}
     cpu = processor(ram, **after)
-    cpu.vcpu.xsave[160:176] = bytes(range(16))  # type: ignore[attr-defined]  # XMM0
+    vcpu = cast(FakeVcpu, cpu.vcpu)
+    vcpu.xsave[XMM : XMM + 16] = bytes(range(16))  # XMM0
     untouched = bytes(cpu.regs)
     found = find(cpu, ram, write.gpa, write.data)
     assert bytes(cpu.regs) == untouched

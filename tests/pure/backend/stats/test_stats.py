@@ -161,7 +161,7 @@ def test_halts_are_sleep_and_polling_together() -> None:
                 "exits": (1000,),
             }
 
-    assert kernel_counts.read(Stats()) == (123, 7, None)  # type: ignore[arg-type]  # only `read` is asked
+    assert kernel_counts.read(Stats()) == (123, 7, None)
 
 
 def test_switches_are_counted_by_direction_and_cause() -> None:

@@ -61,7 +61,7 @@ class Rig:
             for index, mask in enumerate(enabled)
         ]
         kicks = [lambda index=index: self.kicked.append(index) for index in range(len(vps))]
-        self.watch = IpiWatch(vps, kicks, self.clock)  # type: ignore[arg-type]  # what it looks at of a VsmVp
+        self.watch = IpiWatch(vps, kicks, self.clock)
 
 
 def test_others_look_every_tick_while_a_vp_runs_a_higher_vtl() -> None:

@@ -41,7 +41,7 @@ class Rig:
         count = len(self.vps)
         kicks = [lambda vp=vp: self.note(vp) for vp in range(count)]
         stay_out = [self.stay_out] * count
-        self.wait = KernelWait(self.vps, kicks, stay_out, self.clock)  # type: ignore[arg-type]  # as far as it looks
+        self.wait = KernelWait(self.vps, kicks, stay_out, self.clock)
 
     def note(self, vp: int) -> None:
         self.kicked.append(vp)
@@ -215,7 +215,7 @@ def test_where_a_recall_takes_long_a_sentry_is_posted_later() -> None:
             rig.clock.now += recall_ns if wanted else 0
 
         entered, leave = threading.Event(), threading.Event()
-        rig.wait = KernelWait(rig.vps, [rig.woken.set] * 2, [slow] * 2, rig.clock)  # type: ignore[arg-type]
+        rig.wait = KernelWait(rig.vps, [rig.woken.set] * 2, [slow] * 2, rig.clock)
         rig.fake.script(VTL1, [held(entered, leave, errno.EINTR), EVENT])
         rig.wait.post(0, rig.vcpus[0])
         assert entered.wait(LONG_S)

@@ -7,6 +7,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import TypeVar
 
 import pytest
@@ -123,7 +124,8 @@ class Rig:
     def caller(self, vp: int) -> Caller:
         """Who gets the hypercalls of what the VP runs now."""
         hypercall = self.vps[vp].handlers[access(True, 1, page_code.PORT)]
-        caller = hypercall.__self__  # type: ignore[attr-defined]  # a method, as all handlers are
+        assert isinstance(hypercall, MethodType)  # as all handlers are
+        caller = hypercall.__self__
         assert isinstance(caller, Caller) and caller.vcpu is self.vps[vp].vcpu
         return caller
 
@@ -280,7 +282,9 @@ def test_events_come_with_the_exits_of_higher_vtls(rig: Rig) -> None:
 
 
 @pytest.mark.tlfs("VSM-132")
-def test_the_lower_vtls_local_apic_is_looked_at_for_vina_alone(rig: Rig) -> None:
+def test_the_lower_vtls_local_apic_is_looked_at_for_vina_alone(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rig.with_vtl1()
     rig.vcpu(0, 0).run.regs.rflags = 1 << 9  # IF: it would take it
     rig.switch(0, Code.HvCallVtlCall)
@@ -289,7 +293,7 @@ def test_the_lower_vtls_local_apic_is_looked_at_for_vina_alone(rig: Rig) -> None
     rig.vcpu(0, 0).set_lapic(lapic)
     rig.interrupt(0, 0)
     raised: list[int] = []
-    rig.vtls.raise_vina = lambda vp, vtl, vector, auto_eoi: raised.append(vector)  # type: ignore[method-assign]
+    monkeypatch.setattr(rig.vtls, "raise_vina", lambda vp, vtl, vector, auto_eoi: raised.append(vector))
 
     rig.vps[0].after_kick()
     assert raised == []
