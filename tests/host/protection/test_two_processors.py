@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from kvmapi import Kvm, Vcpu
-from tests.host.protection.world import DATA, STACK, World
+from tests.host.protection.world import DATA, PAGE, STACK, Port, World
 from vmm.backend import kick
 from vmm.backend.outcome import Outcome
 from vmm.backend.protection.alone import Alone
@@ -18,7 +18,8 @@ from vmm.backend.protection.mapping_faults import MappingFaults
 from vmm.backend.protection.stepping import Stepper
 from vmm.backend.vp import VirtualProcessor
 from vmm.bus import MmioBus, PortBus
-from vmm.vsm.rights import READ, WRITE
+from vmm.vsm.outside import MemoryAccess
+from vmm.vsm.rights import NONE, READ, WRITE
 
 pytestmark = pytest.mark.host
 
@@ -43,7 +44,11 @@ class TwoProcessors(World):
     def __post_init__(self) -> None:
         kick.install()
         super().__post_init__()
-        self.done = threading.Semaphore(0)
+        self.changed = threading.Condition()
+        self.left = 2
+        """VPs that have not come to their end."""
+        self.heard: list[tuple[int, MemoryAccess]] = []
+        """What VTL1 was told of: `(VP, access)`."""
         second = self.vm.create_vcpu(1)
         second.set_cpuid2(self.kvm.supported_cpuid())
         self.vcpus: list[Vcpu] = [self.vcpu, second]
@@ -60,18 +65,48 @@ class TwoProcessors(World):
 
     def _ports(self) -> PortBus:
         ports = PortBus()
-        ports.add(DONE_PORT, 1, self, "done")  # type: ignore[arg-type]
+        ports.add(DONE_PORT, 1, Port(lambda value: self._is_done(1)), "done")
         return ports
 
-    def read(self, offset: int, size: int) -> int:
-        return 0
-
-    def write(self, offset: int, size: int, value: int) -> None:
-        self.done.release()
+    def _is_done(self, processors: int) -> None:
+        with self.changed:
+            self.left -= processors
+            self.changed.notify_all()
 
     def _end_run(self, outcome: Outcome) -> None:
         self.outcome = outcome
-        self.done.release(2)
+        self._is_done(2)
+
+    def memory(self, vp: int, vtl: int, owner: int, access: MemoryAccess) -> None:
+        """Rights stay as they are: the access is made again, and told again, until the test gives them back."""
+        with self.changed:
+            self.heard.append((vp, access))
+            self.changed.notify_all()
+
+    def wait_for(self, what: Callable[[], bool]) -> bool:
+        """Whether it comes true before a VP must have come to its end."""
+        with self.changed:
+            return self.changed.wait_for(what, LIMIT_SECONDS)
+
+    def counts(self) -> list[int]:
+        """What both have added together, and each by itself."""
+        return [int.from_bytes(self.ram.read(COUNT + 8 * index, 8), "little") for index in range(3)]
+
+    def take_away(self) -> bool:
+        """No rights to DATA until VTL1 is told of an access, or a VP has come to its end. Whether it was told."""
+        heard, left = len(self.heard), self.left
+        self.restrict(DATA, NONE)
+        assert self.wait_for(lambda: len(self.heard) > heard or self.left < left), "nobody is told"
+        self.restrict(DATA, READ | WRITE)
+        return len(self.heard) > heard
+
+    def wait_for_progress(self) -> None:
+        """Until each VP has gone round its loop, or come to its end."""
+        wanted = [min(count + 2, ROUNDS) for count in self.counts()[1:]]
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while any(count < least for count, least in zip(self.counts()[1:], wanted, strict=True)):
+            assert time.monotonic() < deadline, "a VP does not go on"
+            time.sleep(0.001)
 
     def prepare(self, ring: int) -> None:
         first = self.vcpu
@@ -126,7 +161,7 @@ def test_both_step_and_are_frozen_now_and_then(world: TwoProcessors, ring: int) 
                 processor.freeze()
             for processor in world.processors:
                 processor.wait_frozen()
-            assert world.view.lacks(DATA // 4096, READ)
+            assert world.view.lacks(DATA // PAGE, READ)
             for processor in world.processors:
                 processor.thaw()
 
@@ -134,33 +169,32 @@ def test_both_step_and_are_frozen_now_and_then(world: TwoProcessors, ring: int) 
     world.go()
     control.start()
     try:
-        for _ in range(2):
-            assert world.done.acquire(timeout=LIMIT_SECONDS), "a VP did not come to its end"
+        assert world.wait_for(lambda: world.left <= 0), "a VP did not come to its end"
     finally:
         ended.set()
         control.join(LIMIT_SECONDS)
 
     assert world.outcome is None and not control.is_alive()
-    counts = [int.from_bytes(world.ram.read(COUNT + 8 * index, 8), "little") for index in range(3)]
-    assert counts == [2 * ROUNDS, ROUNDS, ROUNDS]
-    assert world.told == []
+    assert world.counts() == [2 * ROUNDS, ROUNDS, ROUNDS]
+    assert world.heard == []
 
 
 @pytest.mark.tlfs("VSM-078")
 def test_rights_that_change_while_both_use_them(world: TwoProcessors) -> None:
-    """From RW to none: told once at least, and never after it was given back."""
+    """From RW to none and back: told of whoever has none, and of nobody from then on that the rights are back."""
     world.prepare(0)
     started(world)
     world.restrict(DATA, READ | WRITE)
     world.go()
-    deadline = time.monotonic() + LIMIT_SECONDS
-    left = 2
-    while left and time.monotonic() < deadline:
-        world.restrict(DATA, 0)
-        time.sleep(0.002)
-        world.restrict(DATA, READ | WRITE)
-        left -= world.done.acquire(blocking=False)
+    turns = 0
+    while world.left > 0:
+        turns += world.take_away()
+        world.wait_for_progress()  # whoever was about to tell has done so
+        heard = len(world.heard)
+        world.wait_for_progress()
+        assert len(world.heard) == heard, "told of an access that is allowed"
 
-    assert not left and world.outcome is None
-    counts = [int.from_bytes(world.ram.read(COUNT + 8 * index, 8), "little") for index in range(3)]
-    assert counts == [2 * ROUNDS, ROUNDS, ROUNDS]
+    assert world.outcome is None and turns > 0
+    assert world.counts() == [2 * ROUNDS, ROUNDS, ROUNDS]
+    assert {access.wanted for _, access in world.heard} == {WRITE}
+    assert all(access.gpa // PAGE == DATA // PAGE for _, access in world.heard)

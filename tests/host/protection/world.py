@@ -149,8 +149,8 @@ class World:
         self.vcpu = self.vm.create_vcpu(0)
         self.vcpu.set_cpuid2(self.kvm.supported_cpuid())
         ports = PortBus()
-        ports.add(EXCEPTION_PORT, 1, _Port(self._exception), "exception")
-        ports.add(END_PORT, 1, _Port(lambda value: self._end(None)), "end")
+        ports.add(EXCEPTION_PORT, 1, Port(self._exception), "exception")
+        ports.add(END_PORT, 1, Port(lambda value: self._end(None)), "end")
         self.processor = VirtualProcessor(0, self.vcpu, ports, MmioBus(), self._end_run)
         self.processor.emulator = Emulator(self.vcpu, UnprotectedMemory(self.ram))
         self.alone = Alone([self.processor])
@@ -327,7 +327,9 @@ class World:
         self.ram.close()
 
 
-class _Port:
+class Port:
+    """A port of which only what is written matters."""
+
     def __init__(self, written: Callable[[int], None]) -> None:
         self._written = written
 
