@@ -11,6 +11,7 @@
 | `readiness`, `apic_timer`, `poke` | whether the local APIC of an inactive VTL wants its VP, and when its timer will |
 | `waits`, `ipi_watch`, `kernel_wait`, `sentry` | the two ways to hear of interrupts of inactive VTLs |
 | `intercepts`, `vp_state` | a VTL is told of what a lower one was about to do, and of the VP's state then |
+| `watched_accesses` | which port and MSR accesses leave the guest for that |
 | `port_exits`, `port_code`, `msr_exits`, `undo_exit` | exits of intercepted ports and MSRs, taken back |
 | `guest_code`, `guest_address` | the instruction at which a VP stopped, and the address that it was looking at |
 """

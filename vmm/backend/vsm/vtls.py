@@ -26,12 +26,11 @@ from vmm.backend.hyperv.errands import Errands
 from vmm.backend.hyperv.local_apic import KvmLocalApic, msi_address, signal
 from vmm.backend.partition import VtlVm
 from vmm.backend.vp import Handler, VirtualProcessor
-from vmm.backend.vsm import msr_exits, startup_signals
+from vmm.backend.vsm import startup_signals
 from vmm.backend.vsm.apic_timer import ApicTimer
 from vmm.backend.vsm.intercepts import Intercepts
 from vmm.backend.vsm.ipi_watch import IpiWatch
 from vmm.backend.vsm.kernel_wait import KernelWait
-from vmm.backend.vsm.msr_exits import MsrExits
 from vmm.backend.vsm.port_exits import VtlPorts
 from vmm.backend.vsm.scheduler import VpScheduler, VtlVcpu
 from vmm.backend.vsm.shared_msrs import SharedMsrs
@@ -40,6 +39,7 @@ from vmm.backend.vsm.startup import Startup
 from vmm.backend.vsm.startup_signals import StartupSignals
 from vmm.backend.vsm.vp_registers import OwnRegisters
 from vmm.backend.vsm.waits import VtlWaits
+from vmm.backend.vsm.watched_accesses import WatchedAccesses
 from vmm.hv.register_bits import HV_REGISTER_VSM_CODE_PAGE_OFFSETS
 from vmm.hv.status import HvStatus
 from vmm.hv.vp_context import HV_INITIAL_VP_CONTEXT
@@ -111,10 +111,7 @@ class Vtls:
         self.shared_msrs = [SharedMsrs(processor) for processor in parts.processors]
         self.schedulers: list[VpScheduler] = []
         self.intercepts = Intercepts(self.partition, parts.state, parts.memory)
-        self._msr_exits: dict[Caller, MsrExits] = {}
-        self._ports_wanted: list[bytes | None] = []
-        self._ports_told: dict[int, set[int]] = {}
-        """VP that is changing intercepted ports -> the VPs that know of `_ports_wanted`."""
+        self._watched = WatchedAccesses(self.partition.intercepts, parts.errands, offer.maximum_vtl)
 
     def attach(self, callers: Sequence[Caller]) -> None:
         """callers: VTL0's, by VP. Before the VPs start."""
@@ -146,11 +143,7 @@ class Vtls:
     def _adopt(self, caller: Caller) -> None:
         vp, vtl = caller.vp, caller.vtl
         caller.on_refused_parameter = partial(self.intercepts.hypercall_parameter, vp, vtl)
-        exits = MsrExits(
-            vp, vtl, caller.vcpu, self.partition.intercepts, partial(self.intercepts.msr, vp, vtl)
-        )
-        self._msr_exits[caller] = exits
-        caller.msr_hook = exits.hook if exits.wanted() else None
+        self._watched.adopt(caller, partial(self.intercepts.msr, vp, vtl))
         caller.on_switch = self.schedulers[caller.vp].switch
         caller.write_processor_msr = partial(self._write_shared_msr, caller.vp)
 
@@ -188,12 +181,9 @@ class Vtls:
     def reset(self) -> bool:
         """Only VTL0 is left. All VPs are frozen. True: guest memory is to be zeroed."""
         plan = self.partition.reset()
-        self._ports_told.clear()
-        self._ports_wanted = []
         for scheduler in self.schedulers:
             scheduler.drop_all()
             scheduler.vtls[VTL0].ports.want(None)
-        self._msr_exits = {caller: exits for caller, exits in self._msr_exits.items() if not caller.vtl}
         self._startup.reset()
         self._waits.reset()
         self.intercepts.reset()
@@ -206,9 +196,7 @@ class Vtls:
         vms, self._vms = self._vms, {}
         for vm in vms.values():
             vm.close()
-        self.msrs_changed()
-        for caller in self._msr_exits:
-            caller.msr_hook = None
+        self._watched.reset(self._parts.vm)
         return plan.zero_memory
 
     def close(self) -> None:
@@ -255,9 +243,7 @@ class Vtls:
                 vm = self._vms.get(vtl)
                 if vm is None:
                     vm = self._vms[vtl] = parts.make_vm(vtl)
-                table = self.partition.intercepts
-                wanted = table.msr_accesses(vtl) or table.unknown_msr_accesses(vtl)
-                if wanted and not msr_exits.apply(vm.vm, table, vtl):
+                if not self._watched.filter_msrs(vm.vm, vtl):
                     self._startup.abandon(vp)
                     return HvStatus.INSUFFICIENT_MEMORY
                 vcpu = next((each for each in vm.vcpus if each.vcpu_id == parts.apic_ids[vp]), None)
@@ -353,42 +339,14 @@ class Vtls:
         return not any(self._parts.hides_port(port) for port in range(first, last + 1))
 
     def ports_changed(self, caller_vp: int) -> bool:
-        """See there. A VP's loop looks at its ports anew when it has been brought out of the guest."""
-        table, maximum = self.partition.intercepts, self._offer.maximum_vtl
-        with (
-            self._lock
-        ):  # or one VP overtakes another with a look at the table that lacks what that one has set
-            wanted = [table.ports(vtl) for vtl in range(maximum)]
-            for scheduler in self.schedulers:
-                for vtl in scheduler.vtls.values():
-                    if vtl.vtl < maximum:
-                        vtl.ports.want(wanted[vtl.vtl])
-            if wanted != self._ports_wanted:
-                self._ports_wanted = wanted
-                self._ports_told.clear()  # also of who has not come back: nobody knows this
-            told = self._ports_told.setdefault(caller_vp, {caller_vp})
-        for vp in range(len(self.schedulers)):
-            if vp not in told:
-                if self._parts.errands.ask(caller_vp, vp, "ports", lambda: True) is None:
-                    return False
-                told.add(vp)
-        self._ports_told.pop(caller_vp, None)
-        return True
+        """See there."""
+        return self._watched.ports_changed(caller_vp, self.schedulers)
 
     def msrs_changed(self) -> HvStatus:
         """See there."""
-        table = self.partition.intercepts
-        vms = {VTL0: self._parts.vm, **{vtl: vm.vm for vtl, vm in self._vms.items()}}
-        # Before the filter, which brings their exits; and they stay, for an exit may be on its way.
-        for caller, exits in list(self._msr_exits.items()):
-            caller.msr_hook = exits.hook if exits.wanted() else caller.msr_hook
-        try:
-            for vtl, vm in vms.items():
-                if not msr_exits.apply(vm, table, vtl):
-                    return HvStatus.INSUFFICIENT_MEMORY
-        except KvmError:
-            return HvStatus.INSUFFICIENT_MEMORY
-        return HvStatus.SUCCESS
+        return self._watched.msrs_changed(
+            {VTL0: self._parts.vm, **{vtl: vm.vm for vtl, vm in self._vms.items()}}
+        )
 
     # ---- vmm.backend.hyperv.services.HigherVtls ------------------------------------------------------
 
