@@ -14,8 +14,8 @@ from kvmapi.fake_exits import Step, io_in, io_out, rdmsr, wrmsr
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi import kvm_run as uapi
 from kvmapi.uapi import x86
+from tests.pure.backend.vsm.rig import VTL1, a_rig
 from tests.pure.backend.vsm.test_intercepts import CODE, DATA, InterceptRig
-from tests.pure.backend.vsm.test_vtls import VTL1, a_rig
 from vmm.backend.vsm import msr_exits
 from vmm.bus import access
 from vmm.hv.messages import HV_X64_IO_PORT_INTERCEPT_MESSAGE, HV_X64_MSR_INTERCEPT_MESSAGE

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from tests.pure.backend.vsm.test_vtls import IRR, PAGE_GPA, VTL1, Rig, a_rig
+from tests.pure.backend.vsm.rig import IRR, PAGE_GPA, VTL1, Rig, a_rig
 from vmm.backend.stats.counts import VpCounts
 from vmm.backend.vsm import vtls as vtls_module
 from vmm.backend.vsm.intercepts import NOT_TOLD

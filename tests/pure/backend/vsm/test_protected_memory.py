@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 
 from kvmapi import Vcpu, Vm
+from tests.pure.backend.vsm.rig import AGAIN, INPUT, IRR, PAGE_GPA, SELF, VTL1, a_rig
 from tests.pure.backend.vsm.test_intercepts import CODE, HV_ASSIST, SIMP, InterceptRig
-from tests.pure.backend.vsm.test_vtls import AGAIN, INPUT, IRR, PAGE_GPA, SELF, VTL1, a_rig
 from tests.pure.vsm.protected import Told
 from vmm.backend.hyperv import page_code
 from vmm.backend.hyperv.mapped_overlays import OverlayView

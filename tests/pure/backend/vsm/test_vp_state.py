@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.pure.backend.vsm.test_vtls import Rig, a_rig
+from tests.pure.backend.vsm.rig import Rig, a_rig
 from vmm.backend.hyperv.register_access import segment_value
 from vmm.backend.vsm import vp_state
 from vmm.hvcalls.register_values import segment_number

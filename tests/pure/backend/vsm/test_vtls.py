@@ -1,198 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VTLs over a scripted KVM: what enabling, calls, returns, interrupts, starts and a reset do to VMs and vCPUs."""
+"""VTLs over a scripted KVM: what enabling, calls, returns, interrupts and a reset do to VMs and vCPUs."""
 
 from __future__ import annotations
 
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from types import MethodType
-from typing import TypeVar
 
 import pytest
 
-from kvmapi import Kvm, Vcpu
 from kvmapi import run as run_page
-from kvmapi.fake import FakeKvm
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi import x86
 from kvmapi.uapi.kvm_vcpu import kvm_enable_cap
-from kvmapi.uapi.vsm import KVM_CAP_X86_VSM, KVM_X86_VSM_BLOCK_INIT
-from tests.pure.backend.hyperv.test_caller import Control, Ram
-from tests.pure.devices.fakes import FakeClock
+from tests.pure.backend.vsm.rig import INPUT, PAGE_GPA, SELF, SPIV, VTL1, Rig, a_rig
 from tests.pure.vsm.world import CONTEXT
-from vmm.backend import kick
-from vmm.backend.emulation.emulator import Emulator
-from vmm.backend.hyperv import flags, interface, page_code
-from vmm.backend.hyperv.caller import Caller
-from vmm.backend.hyperv.mapped_overlays import OverlayView
-from vmm.backend.hyperv.offer import offer
-from vmm.backend.outcome import Outcome
-from vmm.backend.partition import VmOptions, VtlVm
-from vmm.backend.protection.host import HostProtection
+from vmm.backend.hyperv import page_code
 from vmm.backend.stats.counts import VpCounts
-from vmm.backend.vp import VirtualProcessor
-from vmm.backend.vsm.startup_signals import BlockedByKvm, CarriedOutByKvm, StartupSignals
-from vmm.backend.vsm.vtls import Vtls
-from vmm.bus import MmioBus, PortBus, access
 from vmm.hv.call_codes import HypercallCode as Code
 from vmm.hv.register_bits import HV_REGISTER_VSM_VINA
 from vmm.hv.status import HvStatus
-from vmm.hypercall.outside import UnprotectedMemory
-from vmm.vsm.config import CONFIG_AT_RESET
-from vmm.vsm.device_memory import DeviceMemory
 
-PAGE_GPA, INPUT = 0x5000, 0x6000
-GUEST_OS_ID, HYPERCALL = 0x4000_0000, 0x4000_0001
 MTRR_DEF_TYPE = 0x2FF
-MSR_ERROR_U8, MSR_INDEX_U32, MSR_DATA_U64 = 32, 11, 6
-FAST = 1 << 16
-SELF, VTL1 = (1 << 64) - 1, 1
-IRR, SPIV = 0x200, 0xF0
-VECTOR = 0x31
-AGAIN = 0x1234  # RAX keeps the caller's value
-
-
-class Mapping:
-    address = 0x10000
-
-
-class Rig:
-    """Two VPs of a machine with VTLs; their hypercalls are made as their exits would come."""
-
-    def __init__(self, fake: FakeKvm, kvm: Kvm) -> None:
-        self.fake, self.kvm, self.ram = fake, kvm, Ram()
-        self.vm = kvm.create_vm()
-        self.vps = [
-            VirtualProcessor(number, self.vm.create_vcpu(number), PortBus(), MmioBus(), self.ended)
-            for number in range(2)
-        ]
-        for vp in self.vps:
-            vp.emulator = Emulator(vp.vcpu, UnprotectedMemory(self.ram))
-        self.vms: list[VtlVm] = []
-        machine = interface.Machine(
-            vm=self.vm,
-            processors=self.vps,
-            apic_ids=[0, 1],
-            memory=self.ram,
-            clock=FakeClock(),
-            control=Control(),
-            ports=PortBus(),
-            notice=self.unexpected,
-            higher=interface.HigherVms(self.make_vm, self.add_vcpu, has_xcr0=True, signals=self.signals()),
-            protection=self.protection(),
-            device_memory=DeviceMemory(self.ram),
-        )
-        self.machine = machine
-        wanted = flags.wanted({flags.PASSTHROUGH: "on", flags.VSM: "on"})
-        assert wanted is not None
-        said = offer(wanted, cpus=2, gpa_bits=40, tsc_hz=2_000_000_000, tsc_known=True)
-        self.hyperv = interface.HypervInterface(machine, said)
-        assert self.hyperv.vtls is not None
-        self.vtls: Vtls = self.hyperv.vtls
-        for vp in self.vps:
-            self.ring_0(vp.vcpu)
-        self.place_page(0)
-
-    def protection(self) -> HostProtection | None:
-        """What this machine enforces rights to memory by."""
-        return None
-
-    def signals(self) -> StartupSignals:
-        return CarriedOutByKvm()
-
-    def make_vm(self, vtl: int) -> tuple[VtlVm, OverlayView | None]:
-        vm = VtlVm(self.kvm, vtl, Mapping(), [], VmOptions(split_irqchip=True, pit=False))
-        self.vms.append(vm)
-        return vm, None
-
-    def add_vcpu(self, vm: VtlVm, vp: int) -> Vcpu:
-        return vm.add_vcpu(vp, [], [], None, 0)
-
-    def ended(self, outcome: Outcome) -> None:
-        raise AssertionError(outcome)
-
-    def unexpected(self, line: str) -> None:
-        raise AssertionError(line)
-
-    def ring_0(self, vcpu: Vcpu) -> None:
-        sregs = vcpu.run.sregs
-        sregs.cs.l, sregs.efer, sregs.cr0 = 1, 1 << 10, 1
-        vcpu.set_sregs(sregs)
-
-    def caller(self, vp: int) -> Caller:
-        """Who gets the hypercalls of what the VP runs now."""
-        hypercall = self.vps[vp].handlers[access(True, 1, page_code.PORT)]
-        assert isinstance(hypercall, MethodType)  # as all handlers are
-        caller = hypercall.__self__
-        assert isinstance(caller, Caller) and caller.vcpu is self.vps[vp].vcpu
-        return caller
-
-    def write_msr(self, vp: int, msr: int, value: int) -> bool:
-        run = self.vps[vp].vcpu.run
-        run.u8[MSR_ERROR_U8], run.u32[MSR_INDEX_U32], run.u64[MSR_DATA_U64] = 0, msr, value
-        self.caller(vp).write_msr()
-        return not run.u8[MSR_ERROR_U8]
-
-    def place_page(self, vp: int) -> None:
-        assert self.write_msr(vp, GUEST_OS_ID, 1) and self.write_msr(vp, HYPERCALL, PAGE_GPA | 1)
-
-    def call(self, vp: int, control: int, first: int = 0, second: int = 0) -> int:
-        """RAX after a hypercall of what the VP runs."""
-        caller, regs = self.caller(vp), self.vps[vp].vcpu.run.regs
-        regs.rax, regs.rcx, regs.rdx, regs.r8, regs.rip = AGAIN, control, first, second, PAGE_GPA
-        caller.hypercall()
-        return int(regs.rax)
-
-    def enable(self, vp: int, *, caller: int = 0) -> int:
-        """HvCallEnableVpVtl of VTL1."""
-        self.ram.write(INPUT, struct.pack("<QIB3x", SELF, vp, VTL1) + CONTEXT.pack())
-        return self.call(caller, Code.HvCallEnableVpVtl, INPUT)
-
-    def with_vtl1(self) -> None:
-        assert self.call(0, Code.HvCallEnablePartitionVtl | FAST, SELF, VTL1) == 0
-        assert self.enable(0) == 0
-
-    def vcpu(self, vp: int, vtl: int) -> Vcpu:
-        return self.vtls.schedulers[vp].vtls[vtl].vcpu
-
-    def switch(self, vp: int, code: Code, control: int = 0) -> None:
-        run = self.vps[vp].vcpu.run
-        run.regs.rax, run.regs.rcx, run.regs.rip = control, int(code), PAGE_GPA
-        self.caller(vp).hypercall()
-
-    def interrupt(self, vp: int, vtl: int) -> None:
-        """An interrupt comes to the local APIC."""
-        lapic = self.vcpu(vp, vtl).get_lapic()
-        lapic.regs[IRR + VECTOR // 32 * 16 + VECTOR % 32 // 8] |= 1 << VECTOR % 8
-        self.vcpu(vp, vtl).set_lapic(lapic)
-
-
-class BlockingRig(Rig):
-    """On a KVM that can block INIT."""
-
-    def signals(self) -> StartupSignals:
-        return BlockedByKvm()
-
-
-def blocked(rig: Rig) -> list[int]:
-    """What the switch of INIT was set to, in order, of whatever vCPU."""
-    calls = [kvm_enable_cap.from_buffer_copy(call.argument) for call in rig.fake.called("KVM_ENABLE_CAP")]
-    return [argument.args[0] for argument in calls if argument.cap == KVM_CAP_X86_VSM]
-
-
-R = TypeVar("R", bound=Rig)
-
-
-@contextmanager
-def a_rig(kind: type[R]) -> Iterator[R]:
-    kick.install()
-    fake = FakeKvm()
-    with Kvm.open(seam=fake) as kvm:
-        rig = kind(fake, kvm)
-        yield rig
-        rig.hyperv.close()
 
 
 @pytest.fixture
@@ -332,119 +161,6 @@ def test_an_interrupt_for_the_lower_vtl_waits(rig: Rig) -> None:
     rig.vps[0].after_kick()
 
     assert rig.vps[0].vcpu is rig.vcpu(0, VTL1)
-
-
-def test_enabling_on_a_vp_that_may_have_been_started_asks_its_own_thread(rig: Rig) -> None:
-    rig.with_vtl1()
-    rig.switch(0, Code.HvCallVtlCall)
-    rig.ring_0(rig.vcpu(0, VTL1))
-    rig.place_page(0)
-    rig.vcpu(1, 0).set_mp_state(k.KVM_MP_STATE_RUNNABLE)  # by INIT and SIPI, inside KVM_RUN
-
-    assert rig.enable(1) == AGAIN
-    rig.vps[1].after_kick()
-    assert rig.enable(1) == 0
-
-    assert rig.vtls.partition.vps[1].started
-
-
-def test_a_vp_with_a_higher_vtl_is_kept_from_init_and_sipi(rig: Rig) -> None:
-    rig.with_vtl1()
-    rig.switch(0, Code.HvCallVtlCall)
-    rig.ring_0(rig.vcpu(0, VTL1))
-    rig.place_page(0)
-    rig.vcpu(1, 0).set_mp_state(k.KVM_MP_STATE_UNINITIALIZED)
-    rig.enable(1)
-    rig.vps[1].after_kick()
-    assert rig.enable(1) == 0
-
-    rig.vps[1].after_kick()
-
-    assert rig.vps[1].held
-
-
-@pytest.mark.tlfs("VSM-129")
-def test_init_is_blocked_where_kvm_can_before_a_vp_has_a_higher_vtl() -> None:
-    with a_rig(BlockingRig) as rig:
-        assert rig.call(0, Code.HvCallEnablePartitionVtl | FAST, SELF, VTL1) == 0
-
-        assert rig.enable(0) == AGAIN  # its thread has to do it
-        assert blocked(rig) == []
-        rig.vps[0].after_kick()
-        assert blocked(rig) == [KVM_X86_VSM_BLOCK_INIT]  # VTL0's
-        assert rig.enable(0) == 0
-        assert blocked(rig) == [KVM_X86_VSM_BLOCK_INIT] * 2  # VTL1's
-        rig.vps[0].after_kick()
-        assert len(blocked(rig)) == 2
-
-        rig.hyperv.reset()
-        assert blocked(rig)[2:] == [0]
-
-
-@pytest.mark.tlfs("VSM-129")
-def test_a_vp_that_waits_for_sipi_goes_back_to_where_it_waits_for_init() -> None:
-    with a_rig(BlockingRig) as rig:
-        assert rig.call(0, Code.HvCallEnablePartitionVtl | FAST, SELF, VTL1) == 0
-        rig.enable(0)
-        rig.vps[0].after_kick()
-        rig.enable(0)
-        rig.switch(0, Code.HvCallVtlCall)
-        rig.ring_0(rig.vcpu(0, VTL1))
-        rig.place_page(0)
-        rig.vcpu(1, 0).set_mp_state(k.KVM_MP_STATE_INIT_RECEIVED)
-        rig.vtls.partition.configs[VTL1] = CONFIG_AT_RESET.replace(DenyLowerVtlStartup=1)
-
-        rig.vps[1].after_kick()
-
-        assert rig.vps[1].held
-        assert rig.vcpu(1, 0).get_mp_state() == k.KVM_MP_STATE_UNINITIALIZED
-
-
-@pytest.mark.tlfs("VSM-129")
-def test_a_vp_that_waits_is_held_from_before_a_vtl_is_enabled_there(rig: Rig) -> None:
-    """Else INIT and SIPI, sent right behind the call, would find it in KVM_RUN."""
-    rig.with_vtl1()
-    rig.switch(0, Code.HvCallVtlCall)
-    rig.ring_0(rig.vcpu(0, VTL1))
-    rig.place_page(0)
-    rig.vcpu(1, 0).set_mp_state(k.KVM_MP_STATE_UNINITIALIZED)
-
-    assert rig.enable(1) == AGAIN
-    rig.vps[1].after_kick()
-    assert rig.vps[1].held
-    assert rig.enable(1) == 0
-    rig.vcpu(1, 0).set_mp_state(
-        k.KVM_MP_STATE_RUNNABLE
-    )  # as if KVM had acted on them, asked for the MP state
-    rig.vps[1].after_kick()
-
-    assert rig.vps[1].held and not rig.vtls.partition.vps[1].started
-    assert rig.vcpu(1, 0).get_mp_state() == k.KVM_MP_STATE_UNINITIALIZED
-
-
-@pytest.mark.tlfs("VSM-129")
-@pytest.mark.parametrize("denied", [False, True])
-def test_a_vp_that_init_has_sent_back_to_wait_is_closed_without_an_error(denied: bool) -> None:
-    """KVM refuses to block INIT of one that waits for SIPI; the VMM has not been told of its INIT."""
-    with a_rig(BlockingRig) as rig:
-        rig.call(0, Code.HvCallEnablePartitionVtl | FAST, SELF, VTL1)
-        rig.enable(0)
-        rig.vps[0].after_kick()
-        rig.enable(0)
-        rig.switch(0, Code.HvCallVtlCall)
-        rig.ring_0(rig.vcpu(0, VTL1))
-        rig.place_page(0)
-        rig.vtls.partition.vps[1].start(0)
-        rig.vcpu(1, 0).set_mp_state(k.KVM_MP_STATE_INIT_RECEIVED)
-        if denied:
-            rig.vtls.partition.configs[VTL1] = CONFIG_AT_RESET.replace(DenyLowerVtlStartup=1)
-        else:
-            rig.enable(1)
-
-        rig.vps[1].after_kick()
-
-        assert rig.vcpu(1, 0).get_mp_state() == k.KVM_MP_STATE_UNINITIALIZED
-        assert rig.vps[1].held and not rig.vtls.partition.vps[1].started
 
 
 @pytest.mark.tlfs("VSM-063")
