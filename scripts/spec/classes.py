@@ -33,6 +33,8 @@ GROUPS: Final = {
 }
 """Groups whose items are in a class, but for those in `ITEMS`."""
 
+_MBEC: Final = "mode-based execute control, which no host here has: MbecVtlMask is 0"
+
 ITEMS: Final = {
     "DISC-017": Class(VTLS, "compares the CPUID leaves of two VTLs"),
     "HCP-008": Class(VTLS, "an overlay that one VTL sees and another does not"),
@@ -48,6 +50,10 @@ ITEMS: Final = {
     "TMR-016": Class(VTLS, "a VTL's timers while another VTL runs"),
     "TLB-004": Class(VTLS, "a flush while a target VP is in VTL1"),
     "LNX-006": Class(VTLS, "a Linux that is built to run in a VTL above 0"),
+    "VSM-086": Class(NOT_OFFERED, _MBEC),
+    "VSM-087": Class(NOT_OFFERED, _MBEC),
+    "VSM-088": Class(NOT_OFFERED, _MBEC),
+    "VSM-089": Class(NOT_OFFERED, "memory cannot be added to a machine that runs"),
     "VSM-111": Class(
         NOT_OFFERED, "what an emulating VTL may be told of TLB locks, where the hypervisor likes to"
     ),

@@ -14,8 +14,7 @@ no table explains makes the access again.
 | `configure` | all RAM, at the write that sets EnableVtlProtection | the owner, all VTLs below |
 | `modify` | a list | the owner, one VTL below or all |
 
-Implements: VSM-009, VSM-070, VSM-072, VSM-075, VSM-078, VSM-079, VSM-081, VSM-085, VSM-089, VSM-106,
-VSM-122, OHCL-006
+Implements: VSM-009, VSM-070, VSM-072, VSM-075, VSM-078, VSM-079, VSM-081, VSM-085, VSM-106, VSM-122, OHCL-006
 """
 
 from __future__ import annotations

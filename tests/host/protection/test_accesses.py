@@ -77,7 +77,7 @@ def check_told(ended: Ended, before: Registers, name: str, ring: int) -> None:
         assert first.registers == before
 
 
-@pytest.mark.tlfs("VSM-080", "MISC-006")
+@pytest.mark.tlfs("VSM-080")
 @pytest.mark.parametrize(("name", "ring"), CASES)
 def test_refused_then_granted(name: str, ring: int) -> None:
     """VTL1 is told exactly, with all as before; when it gives the page back, the instruction does as it always does."""

@@ -16,7 +16,12 @@ pytestmark = [pytest.mark.host, pytest.mark.timeout(150)]
     [
         "vtlenable",
         "vtlswitch",
-        "vtlirq",
+        pytest.param(
+            "vtlirq",
+            marks=pytest.mark.tlfs(
+                "VSM-123", "VSM-124", "VSM-125", "VSM-126", "VSM-128", "VSM-130", "VSM-131", "TMR-016"
+            ),
+        ),
         "vtlregs",
         "vtltime",
         "vtlvina",

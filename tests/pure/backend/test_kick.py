@@ -7,6 +7,8 @@ import resource
 import signal
 import threading
 
+import pytest
+
 from vmm.backend import kick
 
 
@@ -28,6 +30,8 @@ def test_a_full_queue_of_signals_is_kick_enough() -> None:
     try:
         for _ in range(10_000):
             kick.kick(thread)
+        with pytest.raises(BlockingIOError):  # there is indeed no room
+            signal.pthread_kill(thread.ident or 0, kick.KICK_SIGNAL)
     finally:
         resource.setrlimit(resource.RLIMIT_SIGPENDING, before)
         end.set()

@@ -63,7 +63,11 @@ def test_claim_may_span_blocks_without_a_hole_between_them() -> None:
         def ranges(self) -> list[tuple[int, int]]:
             return [(0, 2 * MIB), (2 * MIB, MIB)]
 
-    plan(Split()).claim("both", 2 * MIB - 1, 2)
+    it = plan(Split())
+    it.claim("both", 2 * MIB - 1, 2)
+    for gpa in (2 * MIB - 1, 2 * MIB):
+        with pytest.raises(BootError, match="but both takes"):
+            it.claim("another", gpa, 1)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +89,9 @@ def test_claims_side_by_side_are_accepted() -> None:
 
 def test_empty_claim_takes_nothing() -> None:
     it = plan()
-    it.claim("nothing", 0xA0000, 0)
+    it.claim("nothing", 0xA0000, 0)  # not even of RAM
+    it.claim("nothing", 0x1000, 0)
+    it.claim("something", 0xFFF, 2)
 
 
 @pytest.mark.parametrize(

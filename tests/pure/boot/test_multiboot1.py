@@ -249,7 +249,10 @@ def test_demands_that_cannot_be_met_are_refused_by_name(flags: int, named: str) 
 
 @pytest.mark.parametrize("flags", [1, 2, 3, 1 << 17, 1 << 31])
 def test_met_demands_and_optional_flags_are_accepted(flags: int) -> None:
-    boot(Elf([Segment(0x400000, multiboot_header(flags) + CODE)], 0x40000C).build(), FakeMemory())
+    text, memory = multiboot_header(flags) + CODE, FakeMemory()
+
+    assert boot(Elf([Segment(0x400000, text)], 0x40000C).build(), memory).rip == 0x40000C
+    assert memory.read(0x400000, len(text)) == text
 
 
 def test_header_without_addresses_in_a_file_that_is_no_elf_is_refused() -> None:

@@ -77,7 +77,7 @@ def test_default_mask_without_read_and_write_is_refused(mask: int) -> None:
     assert world.of(0, 0) == [ALL]
 
 
-@pytest.mark.tlfs("VSM-009", "VSM-089")
+@pytest.mark.tlfs("VSM-009")
 def test_a_vm_that_comes_later_gets_what_was_decided_before() -> None:
     world = Protected(vtl=2).enable(0x3)
     world.modify(R, 1, vtl=1)
@@ -369,7 +369,6 @@ def test_without_enforcement_nothing_can_be_restricted(flags: int, status: int) 
     assert world.caller().status(Code.HvCallModifyVtlProtectionMask, header + bytes(8), 1) == status
 
 
-@pytest.mark.tlfs("VSM-086")
 def test_execute_rights_per_mode_are_refused_with_mbec() -> None:
     """Nobody here tells user from kernel execution, so that a difference is not taken silently."""
     world = Protected()

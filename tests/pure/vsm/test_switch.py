@@ -173,7 +173,7 @@ def test_of_several_the_highest_vtl_is_entered_and_the_lower_is_not_told() -> No
     assert page.entry_reason == 99
 
 
-@pytest.mark.tlfs("VSM-053", "VSM-128", "VSM-131")
+@pytest.mark.tlfs("VSM-053", "VSM-128")
 def test_an_interrupt_for_a_lower_vtl_waits() -> None:
     world = World().enable(1)
     world.enter(0, 1)

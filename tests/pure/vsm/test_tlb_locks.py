@@ -31,7 +31,20 @@ def two_vps(maximum_vtl: int = 1, **offer: Any) -> World:
     return world
 
 
-@pytest.mark.tlfs("VSM-014", "VSM-140", "VSM-142")
+@pytest.mark.tlfs("VSM-014")
+def test_each_owner_has_a_register_for_each_lower_vtl_on_each_vp() -> None:
+    world = two_vps(2)
+    places = [(vp, owner, name) for vp in (0, 1) for owner, name in ((1, VTL0), (2, VTL0), (2, VTL1))]
+
+    for set_here in places:
+        vp, owner, name = set_here
+        assert world.caller().set((name, LOCKED), vp=vp, vtl=owner) == HvStatus.SUCCESS
+        locked = [place for place in places if world.caller().read(place[2], vp=place[0], vtl=place[1])]
+        assert locked == [set_here]
+        assert world.caller().set((name, 0), vp=vp, vtl=owner) == HvStatus.SUCCESS
+
+
+@pytest.mark.tlfs("VSM-140", "VSM-142")
 def test_a_lock_on_another_vp_blocks_flushes_there_and_nowhere_else() -> None:
     world = two_vps()
     locks = world.partition.tlb_locks

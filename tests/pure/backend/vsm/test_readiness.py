@@ -27,6 +27,7 @@ def lapic(registers: dict[int, int], **vectors: int) -> x86.kvm_lapic_state:
     return state
 
 
+@pytest.mark.tlfs("VSM-124", "VSM-125", "VSM-134")
 @pytest.mark.parametrize(
     ("registers", "vectors", "expected"),
     [

@@ -22,6 +22,7 @@ from vmm.hv.register_bits import HV_REGISTER_VSM_VINA
 from vmm.hv.status import HvStatus
 
 MTRR_DEF_TYPE = 0x2FF
+RFLAGS_IF = 1 << 9
 
 
 @pytest.fixture
@@ -110,12 +111,12 @@ def test_events_come_with_the_exits_of_higher_vtls(rig: Rig) -> None:
     ]
 
 
-@pytest.mark.tlfs("VSM-132")
+@pytest.mark.tlfs("VSM-132", "VSM-134")
 def test_the_lower_vtls_local_apic_is_looked_at_for_vina_alone(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig.with_vtl1()
-    rig.vcpu(0, 0).run.regs.rflags = 1 << 9  # IF: it would take it
+    rig.vcpu(0, 0).run.regs.rflags = RFLAGS_IF  # it would take it
     rig.switch(0, Code.HvCallVtlCall)
     lapic = rig.vcpu(0, 0).get_lapic()
     lapic.regs[SPIV + 1] |= 1  # software enabled
@@ -128,6 +129,11 @@ def test_the_lower_vtls_local_apic_is_looked_at_for_vina_alone(
     assert raised == []
 
     rig.vtls.partition.vps[0].vtls[VTL1].set_vina(HV_REGISTER_VSM_VINA.make(Vector=0x77, Enabled=1))
+    rig.vcpu(0, 0).run.regs.rflags = 0  # it would not
+    rig.vps[0].after_kick()
+    assert raised == []
+
+    rig.vcpu(0, 0).run.regs.rflags = RFLAGS_IF
     rig.vps[0].after_kick()
     assert raised == [0x77]
 
@@ -138,8 +144,11 @@ def test_a_call_without_a_vtl_above_is_refused(rig: Rig) -> None:
     assert rig.vcpu(0, 0).run.regs.rip == PAGE_GPA + page_code.REFUSE
 
 
+@pytest.mark.tlfs("VSM-055", "VSM-124", "VSM-126")
 def test_an_interrupt_brings_the_higher_vtl_and_is_found_again_behind_its_return(rig: Rig) -> None:
+    """RFLAGS.IF is clear in both."""
     rig.with_vtl1()
+    assert not (rig.vcpu(0, 0).run.regs.rflags | rig.vcpu(0, VTL1).get_regs().rflags) & RFLAGS_IF
     counts = rig.vtls.schedulers[0].counts = VpCounts(0)
     rig.interrupt(0, VTL1)
 
