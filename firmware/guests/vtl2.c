@@ -4,78 +4,11 @@
  *
  * reboot   afterwards the machine is reset, and everything is done once more
  */
-#include "hyperv.h"
-#include "runtime.h"
-#include "vsm.h"
+#include "vtl2/parts.h"
 
-#define VECTOR 0x41
-#define VECTOR_TIMER 0x61
-#define VECTOR_VINA 0x71
 #define SERVICE_MARK 1
-#define LIMIT_MS 20000
-#define SILENCE_US 10000
-#define PERIOD_MS 20
-#define TIMES 5
-#define MAX_VPS 16
-#define ACTIVE(status) ((status) & 15)
-#define ENABLED(status) ((status) >> 16 & 0xffff)
 #define MARK_INDEX 0x50 /* CMOS memory that nobody uses; it survives a reset */
 #define MARK 0x5a
-
-struct counts {
-    volatile uint32_t taken, ticks, notified;
-    volatile uint64_t order; /* place of the last one among all */
-};
-
-static struct counts counts[VTLS][MAX_VPS];
-static volatile uint64_t events;
-static uint64_t apic_frequency;
-
-static struct counts *mine(void)
-{
-    return &counts[this_cpu()->vtl][this_cpu()->index];
-}
-
-static void take(struct frame *frame)
-{
-    (void)frame;
-    mine()->order = __atomic_add_fetch(&events, 1, __ATOMIC_SEQ_CST);
-    mine()->taken++;
-    apic_eoi();
-}
-
-static void tick(struct frame *frame)
-{
-    (void)frame;
-    mine()->ticks++;
-    apic_eoi();
-}
-
-static void take_vina(struct frame *frame)
-{
-    (void)frame;
-    mine()->notified++;
-    apic_eoi();
-}
-
-static void forget(void)
-{
-    memset(counts, 0, sizeof counts);
-    events = 0;
-}
-
-static uint64_t entries(unsigned vtl, unsigned reason)
-{
-    return vtl_of(this_cpu()->index, vtl)->entries[reason];
-}
-
-/* Whatever waits for the VTL that runs is taken. */
-static void open_interrupts(void)
-{
-    interrupts_on();
-    wait_us(1000);
-    interrupts_off();
-}
 
 /* ---- enabling ---- */
 
@@ -96,24 +29,6 @@ static uint64_t nothing(void *argument)
     return (uint64_t)argument;
 }
 
-/* In VTL1: a function in VTL2. */
-struct errand {
-    vtl1_function function;
-    void *argument;
-};
-
-static uint64_t pass_on(void *argument)
-{
-    struct errand *errand = argument;
-    return vsm_run(errand->function, errand->argument);
-}
-
-static uint64_t in_vtl2(vtl1_function function, void *argument)
-{
-    struct errand errand = {function, argument};
-    return vsm_run(pass_on, &errand);
-}
-
 static void first_call(void *argument)
 {
     in_vtl2(nothing, argument);
@@ -123,12 +38,6 @@ static uint64_t call_entry_of_vtl1(void *argument)
 {
     (void)argument;
     return vsm_call_entry();
-}
-
-static uint64_t read_status(void *argument)
-{
-    (void)argument;
-    return hv_register(HV_SELF_VP, HV_OWN_VTL, HV_REGISTER_VSM_VP_STATUS);
 }
 
 static void check_enabling(void)
@@ -217,11 +126,6 @@ static uint64_t set_lstar(void *argument)
     return hv_set_register(HV_SELF_VP, HV_OWN_VTL, HV_REGISTER_LSTAR, (uint64_t)argument, 0) & 0xffff;
 }
 
-static uint64_t lstar_of(void *argument)
-{
-    return hv_register(HV_SELF_VP, (uint8_t)(uint64_t)argument, HV_REGISTER_LSTAR);
-}
-
 static uint64_t try_lstar_of(void *argument)
 {
     uint64_t value[2];
@@ -271,233 +175,6 @@ static void check_registers(void)
     report(vsm_run(maximum_vtl, NULL) == ~0ull, "only VTL2 knows");
 }
 
-/* ---- interrupts ---- */
-
-/* In VTL1 with interrupts off. */
-static uint64_t send_to_vtl2_and_look(void *argument)
-{
-    hv_send_ipi(HV_VTL(2), VECTOR, 1);
-    bool came = WAIT_FOR(counts[2][0].taken == 1, LIMIT_MS);
-    *(uint64_t *)argument = read_status(NULL);
-    return came;
-}
-
-/* In VTL2 with interrupts off: for all three. */
-static uint64_t send_to_all(void *argument)
-{
-    for (unsigned vtl = 0; vtl < VTLS; vtl++)
-        hv_send_ipi(HV_VTL(vtl), VECTOR, 1);
-    wait_us(SILENCE_US);
-    *(uint64_t *)argument = events;
-    interrupts_take();
-    return counts[2][0].taken;
-}
-
-static void check_interrupts(void)
-{
-    forget();
-    uint64_t first = entries(1, ENTRY_INTERRUPT), second = entries(2, ENTRY_INTERRUPT), calls = entries(1, ENTRY_CALL);
-    uint64_t result = hv_send_ipi(HV_VTL(2), VECTOR, 1);
-    report(result == 0 && WAIT_FOR(counts[2][0].taken == 1, LIMIT_MS) && entries(2, ENTRY_INTERRUPT) == second + 1,
-           "an interrupt for VTL2 enters it, VTL0's interrupts off");
-    wait_us(SILENCE_US);
-    report(entries(1, ENTRY_INTERRUPT) == first && entries(1, ENTRY_CALL) == calls, "its return passes VTL1 by");
-    report(ACTIVE(read_status(NULL)) == 0, "VTL0 goes on");
-
-    forget();
-    uint64_t status = 0;
-    report(vsm_run(send_to_vtl2_and_look, &status) && entries(2, ENTRY_INTERRUPT) == second + 2,
-           "one enters it from VTL1, whose interrupts are off");
-    report(ACTIVE(status) == 1, "and VTL1 goes on: 0x%lx", status);
-
-    forget();
-    hv_send_ipi(HV_VTL(1), VECTOR, 1);
-    report(WAIT_FOR(counts[1][0].taken == 1, LIMIT_MS) && entries(1, ENTRY_INTERRUPT) == first + 1 &&
-               entries(2, ENTRY_INTERRUPT) == second + 2,
-           "one for VTL1 enters VTL1 alone");
-
-    /* VTL2 was called by VTL1, to which it returns: VTL1's interrupt is VTL1's own business then. */
-    forget();
-    uint64_t early = 0;
-    report(in_vtl2(send_to_all, &early) == 1 && early == 0, "VTL2 takes its own when it wants: %lu", early);
-    report(WAIT_FOR(counts[1][0].taken == 1, LIMIT_MS), "VTL1's comes when VTL2 has returned");
-    open_interrupts();
-    report(counts[0][0].taken == 1 && counts[2][0].order == 1 && counts[1][0].order == 2 && counts[0][0].order == 3,
-           "the highest first: VTL2's %lu, VTL1's %lu, VTL0's %lu", counts[2][0].order, counts[1][0].order,
-           counts[0][0].order);
-}
-
-static uint64_t start_timer(void *argument)
-{
-    apic_timer_start(APIC_TIMER_PERIODIC, VECTOR_TIMER, (uint32_t)(apic_frequency * (uint64_t)argument / 1000));
-    return 0;
-}
-
-static uint64_t stop_timer(void *argument)
-{
-    (void)argument;
-    apic_timer_stop();
-    return 0;
-}
-
-static uint32_t fewest_ticks(unsigned vtl, unsigned end)
-{
-    uint32_t fewest = ~0u;
-    for (; vtl < end; vtl++)
-        if (counts[vtl][0].ticks < fewest)
-            fewest = counts[vtl][0].ticks;
-    return fewest;
-}
-
-/* In VTL1, which lets nothing but VTL2's interrupts pass. */
-static uint64_t wait_for_vtl2(void *argument)
-{
-    (void)argument;
-    counts[2][0].ticks = 0;
-    return WAIT_FOR(counts[2][0].ticks >= TIMES, LIMIT_MS);
-}
-
-static void check_timers(void)
-{
-    forget();
-    vsm_run(start_timer, (void *)PERIOD_MS);
-    in_vtl2(start_timer, (void *)PERIOD_MS);
-    bool came = WAIT_FOR(fewest_ticks(1, VTLS) >= TIMES, LIMIT_MS);
-    report(came, "timers of VTL1 and VTL2 preempt VTL0 that spins: %u, %u", counts[1][0].ticks, counts[2][0].ticks);
-    came = vsm_run(wait_for_vtl2, NULL);
-    report(came, "VTL2's preempts VTL1: %u", counts[2][0].ticks);
-    forget();
-    uint64_t end = rdtsc() + tsc_from_us(LIMIT_MS * 1000);
-    start_timer((void *)PERIOD_MS);
-    while (fewest_ticks(0, VTLS) < TIMES && rdtsc() < end)
-        halt_until_interrupt();
-    interrupts_off();
-    report(fewest_ticks(0, VTLS) >= TIMES, "all three run while VTL0 sleeps: %u, %u, %u", counts[0][0].ticks,
-           counts[1][0].ticks, counts[2][0].ticks);
-    stop_timer(NULL);
-    vsm_run(stop_timer, NULL);
-    in_vtl2(stop_timer, NULL);
-    open_interrupts();
-}
-
-/* ---- VINA ---- */
-
-static uint64_t set_vina(void *argument)
-{
-    return hv_set_register(HV_SELF_VP, HV_OWN_VTL, HV_REGISTER_VSM_VINA, (uint64_t)argument, 0) & 0xffff;
-}
-
-/* In VTL2: an interrupt for the VTL that `argument` names. */
-static uint64_t be_notified(void *argument)
-{
-    vtl1_self()->assist->vina_asserted = 0;
-    counts[2][0].notified = 0;
-    hv_send_ipi((uint8_t)(uint64_t)argument, VECTOR, 1);
-    interrupts_on();
-    WAIT_FOR(counts[2][0].notified, LIMIT_MS);
-    interrupts_off();
-    return counts[2][0].notified;
-}
-
-static uint64_t notified_with_interrupts_on(void *argument)
-{
-    struct errand errand = {be_notified, argument};
-    interrupts_on();
-    uint64_t notified = pass_on(&errand);
-    interrupts_off();
-    return notified;
-}
-
-static void check_vina(void)
-{
-    forget();
-    hv_expect(in_vtl2(set_vina, (void *)(VINA_ENABLED | VECTOR_VINA)), 0, "VTL2 wants to hear of interrupts below");
-    interrupts_on();
-    report(in_vtl2(be_notified, (void *)HV_VTL(0)) == 1, "of VTL0's");
-    interrupts_off();
-    report(vsm_run(notified_with_interrupts_on, (void *)HV_VTL(1)) == 1, "of VTL1's");
-    report(in_vtl2(set_vina, 0) == 0, "and no more");
-    open_interrupts();
-    report(counts[0][0].taken == 1 && counts[1][0].taken == 1 && counts[1][0].notified == 0,
-           "both have taken theirs: %u, %u", counts[0][0].taken, counts[1][0].taken);
-}
-
-/* ---- other processors ---- */
-
-static uint64_t send_by_apic(void *argument)
-{
-    struct vtl1 *other = argument;
-    apic_send_ipi(other->cpu.apic_id, VECTOR);
-    return 0;
-}
-
-static uint64_t send_and_wait(void *argument)
-{
-    struct vtl1 *other = argument;
-    apic_send_ipi(other->cpu.apic_id, VECTOR);
-    return WAIT_FOR(counts[2][other->cpu.index].taken == 1, LIMIT_MS);
-}
-
-static volatile bool spinning, stop;
-
-static void spin(void *argument)
-{
-    (void)argument;
-    interrupts_off();
-    spinning = true;
-    while (!stop)
-        cpu_relax();
-    spinning = false;
-    interrupts_on();
-}
-
-static uint64_t spin_in_vtl1(void *argument)
-{
-    spin(argument);
-    interrupts_off();
-    return 0;
-}
-
-static void spin_above(void *argument)
-{
-    vsm_run(spin_in_vtl1, argument);
-}
-
-static uint64_t lstar_of_other(void *argument)
-{
-    return hv_register(1, (uint8_t)(uint64_t)argument, HV_REGISTER_LSTAR);
-}
-
-static void check_processor(unsigned index, cpu_function occupation, const char *what)
-{
-    struct vtl1 *vtl2 = vtl_of(index, 2);
-    forget();
-    stop = false;
-    smp_run_async(index, occupation, NULL);
-    report(WAIT_FOR(spinning, LIMIT_MS), "processor %u: %s", index, what);
-    hv_send_ipi(HV_VTL(2), VECTOR, 1ull << vtl2->vp_index);
-    report(WAIT_FOR(counts[2][index].taken == 1, LIMIT_MS), "an IPI by hypercall for its VTL2");
-    forget();
-    in_vtl2(send_by_apic, vtl2);
-    report(WAIT_FOR(counts[2][index].taken == 1, LIMIT_MS), "one by VTL2's local APIC");
-    forget();
-    report(in_vtl2(send_and_wait, vtl2), "one that VTL2 waits for");
-    stop = true;
-    smp_wait(index);
-}
-
-static void check_processors(void)
-{
-    for (unsigned i = 1; i < smp_count(); i++) {
-        check_processor(i, spin, "VTL0 spins with interrupts off");
-        check_processor(i, spin_above, "VTL1 spins with interrupts off");
-    }
-    uint64_t status = 0;
-    hv_expect(hv_set_register(1, HV_VTL(0), HV_REGISTER_LSTAR, 0x5000, 0), 0, "a register of another processor");
-    status = in_vtl2(lstar_of_other, (void *)HV_VTL(0));
-    report(status == 0x5000, "read by VTL2: 0x%lx", status);
-}
-
 int main(int argc, char **argv)
 {
     (void)argc, (void)argv;
@@ -510,11 +187,7 @@ int main(int argc, char **argv)
     cmos_write(MARK_INDEX, 0);
     smp_start();
     interrupts_off();
-    for (unsigned vtl = 0; vtl < VTLS; vtl++) {
-        interrupt_set_handler_of(vtl, VECTOR, take);
-        interrupt_set_handler_of(vtl, VECTOR_TIMER, tick);
-        interrupt_set_handler_of(vtl, VECTOR_VINA, take_vina);
-    }
+    count_interrupts();
     apic_frequency = apic_timer_frequency();
     vsm_set_service(serve);
     vsm_start();

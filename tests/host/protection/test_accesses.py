@@ -99,9 +99,10 @@ def test_refused_for_good(name: str, ring: int) -> None:
         world.restrict(DATA, NONE)
         before = world.ram.read(DATA, PAGE)
         around = world.memory_image()
-        world.run()
+        ended = world.run()
         assert world.ram.read(DATA, PAGE) == before
         undefined = unrestricted(name, ring)[0].vector == 6  # its frame is on the stack
+        assert undefined or (ended.vector is None and len(ended.told) == 1)
         if not undefined and not program.code.startswith("f3") and "write across" not in name:
             assert world.memory_image() == around
 
