@@ -15,7 +15,6 @@ import struct
 import threading
 from typing import Final
 
-from vmm.hv.constants import HV_PAGE_SHIFT
 from vmm.overlay.pages import OverlayMap
 
 APIC_ASSIST_OFFSET: Final = 0
@@ -57,10 +56,7 @@ class VpAssistPage:
         """Place it, or take it away. Never faults: a page out of reach is just not seen."""
         with self._lock:
             self._msr = value
-            if value & _ENABLE:
-                self._page.enable(value >> HV_PAGE_SHIFT)
-            else:
-                self._page.disable()
+            self._page.follow(value)
         return True
 
     def write(self, offset: int, data: bytes) -> None:

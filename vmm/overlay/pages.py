@@ -22,9 +22,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
-from vmm.hv.constants import HV_PAGE_SIZE
+from vmm.hv.constants import HV_PAGE_SHIFT, HV_PAGE_SIZE
 
 _U32: Final = 4
+_ENABLE: Final = 1
 
 Withdraw = Callable[[int, Callable[[int], bool]], None]
 """`(vtl, loses)`: no page of `vtl` is seen any more at guest page numbers that `loses` names."""
@@ -175,6 +176,13 @@ class OverlayPage:
             if self.gpn is not None:
                 self._map.take(self, self.gpn)
                 self.gpn = None
+
+    def follow(self, msr: int) -> None:
+        """Be where the value of an MSR says: enabled by bit 0, at the guest page number in bits 63:12."""
+        if msr & _ENABLE:
+            self.enable(msr >> HV_PAGE_SHIFT)
+        else:
+            self.disable()
 
     def reset(self) -> None:
         """Disable and fill with zeros."""

@@ -24,13 +24,12 @@ from typing import Final
 
 from vmm.hv.constants import (
     HV_MESSAGE_SIZE,
-    HV_PAGE_SHIFT,
     HV_SYNIC_EVENT_FLAGS_COUNT,
     HV_SYNIC_SINT_COUNT,
 )
 from vmm.hv.msr_bits import HV_X64_MSR_SINT_CONTENTS
 from vmm.hv.status import HvStatus
-from vmm.overlay.pages import OverlayMap, OverlayPage
+from vmm.overlay.pages import OverlayMap
 from vmm.synic.interrupts import FIRST_VECTOR, InterruptSink
 from vmm.synic.messages import (
     FLAGS_OFFSET,
@@ -120,7 +119,7 @@ class Synic:
         """Place the event flags page, or take it away. Never faults: a page out of reach is just not seen."""
         with self._lock:
             self._siefp = value
-            _place(self._events, value)
+            self._events.follow(value)
         return True
 
     def read_simp(self) -> int:
@@ -131,7 +130,7 @@ class Synic:
         """Place the message page, or take it away. What waits is delivered when it is placed."""
         with self._lock:
             self._simp = value
-            _place(self._messages, value)
+            self._messages.follow(value)
         self._look_again()
         return True
 
@@ -296,10 +295,3 @@ class Synic:
         """Request a source's interrupt, without the lock. A polling source has none."""
         if not value & _NO_INTERRUPT:
             self._interrupts.request_interrupt(self.vp, self.vtl, value & _VECTOR, value & _AUTO_EOI != 0)
-
-
-def _place(page: OverlayPage, value: int) -> None:
-    if value & _ENABLE:
-        page.enable(value >> HV_PAGE_SHIFT)
-    else:
-        page.disable()

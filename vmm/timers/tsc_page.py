@@ -13,11 +13,9 @@ import struct
 import threading
 from typing import Final
 
-from vmm.hv.constants import HV_PAGE_SHIFT
 from vmm.overlay.pages import OverlayMap
 from vmm.timers.reference import SEQUENCE_INVALID, ReferenceTime, TscFormula
 
-_ENABLE: Final = 1
 # HV_REFERENCE_TSC_PAGE: u32 TscSequence @0, u32 reserved @4, u64 TscScale @8, i64 TscOffset @16.
 _SEQUENCE_OFFSET: Final = 0
 _VALUES_OFFSET: Final = 8
@@ -46,10 +44,7 @@ class ReferenceTscPage:
         """Place the page, or take it away. Never faults: a page out of reach is just not seen."""
         with self._lock:
             self._msr = value
-            if value & _ENABLE:
-                self._page.enable(value >> HV_PAGE_SHIFT)
-            else:
-                self._page.disable()
+            self._page.follow(value)
         return True
 
     def reset(self) -> None:
