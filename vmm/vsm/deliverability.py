@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HvRegisterDeliverabilityNotifications: what a higher VTL wants to hear of a lower one (hvdef).
+"""HvRegisterDeliverabilityNotifications: what a higher VTL wants to hear of a lower one (hvdef, OHCL-009).
 
-Implements: OHCL-009
+No backend sends the messages: machines do not offer the register (`VsmOffer.deliverability`).
 """
 
 from __future__ import annotations

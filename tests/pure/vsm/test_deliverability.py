@@ -22,7 +22,6 @@ def in_vtl1(**offer: Any) -> World:
     return world
 
 
-@pytest.mark.tlfs("OHCL-009")
 def test_notifications_are_unknown_where_nothing_fulfils_them() -> None:
     caller = in_vtl1().caller()
 
@@ -30,7 +29,6 @@ def test_notifications_are_unknown_where_nothing_fulfils_them() -> None:
     assert caller.get(NOTIFY, vtl=0) == HvStatus.INVALID_PARAMETER
 
 
-@pytest.mark.tlfs("OHCL-009")
 def test_each_notification_is_given_once() -> None:
     world = in_vtl1(deliverability=True)
     vp = world.partition.vps[0]
@@ -45,7 +43,6 @@ def test_each_notification_is_given_once() -> None:
     assert vp.deliverable(0, nmi=True, priority=0, sints=0b11) is None
 
 
-@pytest.mark.tlfs("OHCL-009")
 @pytest.mark.parametrize(
     ("wanted", "priority", "due"), [(0, 15, True), (3, 2, True), (3, 3, False), (3, 4, False)]
 )

@@ -40,7 +40,6 @@ from vmm.backend.vsm.startup_signals import StartupSignals
 from vmm.backend.vsm.vp_registers import OwnRegisters
 from vmm.backend.vsm.waits import VtlWaits
 from vmm.backend.vsm.watched_accesses import WatchedAccesses
-from vmm.hv.register_bits import HV_REGISTER_VSM_CODE_PAGE_OFFSETS
 from vmm.hv.status import HvStatus
 from vmm.hv.vp_context import HV_INITIAL_VP_CONTEXT
 from vmm.hvmsr.outside import LocalApic
@@ -304,12 +303,7 @@ class Vtls:
 
     def code_page_offsets(self, vtl: int, bits_64: bool) -> int:
         """See there."""
-        return int(
-            HV_REGISTER_VSM_CODE_PAGE_OFFSETS.make(
-                VtlCallOffset=page_code.VTL_CALL_64 if bits_64 else page_code.VTL_CALL_32,
-                VtlReturnOffset=page_code.VTL_RETURN_64 if bits_64 else page_code.VTL_RETURN_32,
-            )
-        )
+        return page_code.vsm_code_page_offsets(bits_64)
 
     def constant_register(self, register: int) -> int | None:
         """See there."""

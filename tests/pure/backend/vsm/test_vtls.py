@@ -43,7 +43,9 @@ def test_a_vtl_gets_a_vm_and_a_vcpu_of_its_own_with_its_context(rig: Rig) -> Non
     assert vcpu.get_mp_state() == k.KVM_MP_STATE_RUNNABLE
 
 
+@pytest.mark.tlfs("HCP-011")
 def test_a_call_and_a_return_change_what_runs_and_carry_registers(rig: Rig) -> None:
+    """Made at the start of the page, with the call code in RCX."""
     rig.with_vtl1()
     counts = rig.vtls.schedulers[0].counts = VpCounts(0)
     rig.vcpu(0, 0).run.regs.rbx = 0xB0B
