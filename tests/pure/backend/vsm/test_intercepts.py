@@ -140,10 +140,12 @@ def test_a_handler_has_only_to_empty_the_slot(rig: InterceptRig) -> None:
 
 
 @pytest.mark.tlfs("VSM-103")
-def test_a_vp_without_the_owner_tries_until_it_has_it(rig: InterceptRig) -> None:
+def test_a_vp_without_the_owner_goes_on_at_its_instruction(rig: InterceptRig) -> None:
+    rig.vcpu(1, 0).run.regs.rip = CODE
+
     rig.vtls.intercepts.memory(1, 0, VTL1, MemoryAccess(DATA, READ))
 
-    assert rig.vps[1].vcpu is rig.vcpu(1, 0)
+    assert rig.vps[1].vcpu is rig.vcpu(1, 0) and rig.vcpu(1, 0).run.regs.rip == CODE
     assert rig.vtls.intercepts.counts[1] == {(0, "read"): 1, (0, NOT_TOLD): 1}
 
 
@@ -189,10 +191,12 @@ def test_an_intercept_page_takes_the_message_in_place_of_sint0(rig: InterceptRig
 @pytest.mark.tlfs("VSM-105")
 def test_an_intercept_page_that_is_not_there_leaves_sint0(rig: InterceptRig) -> None:
     rig.vtls.partition.configs[VTL1] = CONFIG_AT_RESET.replace(InterceptPage=1)
+    counts = rig.vtls.schedulers[0].counts = VpCounts(0)
 
     rig.access()
 
     assert rig.message.MessageType == 0x8000_0001
+    assert rig.runs == VTL1 and counts.switches == {(0, VTL1, "interrupt"): 1}
 
 
 class Permissive:
