@@ -41,13 +41,6 @@ struct message {
     uint8_t rest[216];
 };
 
-struct tsc_page {
-    volatile uint32_t sequence;
-    uint32_t reserved;
-    volatile uint64_t scale;
-    volatile int64_t offset;
-};
-
 static uint8_t call_page[4096] __attribute__((aligned(4096)));
 static uint8_t message_page[4096] __attribute__((aligned(4096)));
 static uint8_t event_page[4096] __attribute__((aligned(4096)));
@@ -324,21 +317,9 @@ static void check_synic(void)
     interrupts_off();
 }
 
-static uint64_t page_time(const struct tsc_page *page)
-{
-    uint64_t product, low;
-    uint32_t sequence;
-    do {
-        sequence = page->sequence;
-        asm volatile("mulq %3" : "=d"(product), "=a"(low) : "a"(rdtsc()), "m"(page->scale));
-        product += (uint64_t)page->offset;
-    } while (page->sequence != sequence);
-    return product;
-}
-
 static void check_time(void)
 {
-    struct tsc_page *page = (struct tsc_page *)time_page;
+    struct hv_tsc_page *page = (struct hv_tsc_page *)time_page;
     wrmsr(HV_MSR_REFERENCE_TSC, (uint64_t)(uintptr_t)time_page | 1);
     if (!page->sequence) {
         report_skip("no reference TSC page on this host");
@@ -346,14 +327,14 @@ static void check_time(void)
     }
     uint32_t outside = 0;
     for (unsigned i = 0; i < 200; i++) {
-        uint64_t first = page_time(page), counter = rdmsr(HV_MSR_TIME_REF_COUNT), last = page_time(page);
+        uint64_t first = hv_page_time(page), counter = rdmsr(HV_MSR_TIME_REF_COUNT), last = hv_page_time(page);
         outside += counter < first || counter > last;
     }
     report(outside == 0, "the counter lies between two reads of the page: %u times not", outside);
     /* The host may take the processor away between any two reads, so each is bounded by those around it. */
-    uint64_t before_first = rdtsc(), first = page_time(page), after_first = rdtsc();
+    uint64_t before_first = rdtsc(), first = hv_page_time(page), after_first = rdtsc();
     wait_us(20000);
-    uint64_t before_last = rdtsc(), elapsed = page_time(page) - first, after_last = rdtsc();
+    uint64_t before_last = rdtsc(), elapsed = hv_page_time(page) - first, after_last = rdtsc();
     uint64_t least = tsc_to_ns(before_last - after_first) / 100, most = tsc_to_ns(after_last - before_first) / 100;
     report(elapsed + least / 20 + 100 > least && elapsed < most + most / 20 + 100, "100 ns units: %lu, by the TSC %lu to %lu",
            elapsed, least, most);
@@ -544,62 +525,14 @@ static void reset_once(void)
     abort_run("the reset did not come");
 }
 
-/* Ring 3 with IOPL 3, so that nothing but the VMM stands between it and the hypercall page's port. A KVM that runs
- * ring 3 on the host's own takes IOPL away: #GP at the port write then.
- */
-static volatile uint64_t user_cs, user_vector;
-static uint8_t user_stack[4096] __attribute__((aligned(16)));
-static uint8_t handler_stack[4096] __attribute__((aligned(16)));
-static uint64_t kernel_stack;
-
-static void refused_in_user_mode(struct frame *frame)
-{
-    user_cs = frame->cs, user_vector = frame->vector;
-    frame->cs = SELECTOR_CODE64, frame->ss = SELECTOR_DATA;
-    frame->rip = *(uint64_t *)frame->rsp; /* behind the call */
-    frame->rsp = kernel_stack;
-}
-
-static void allow_user_mode(void)
-{
-    uint64_t *level = (uint64_t *)(read_cr3() & PTE_ADDRESS);
-    level[0] |= PTE_USER;
-    level = (uint64_t *)(level[0] & PTE_ADDRESS);
-    level[0] |= PTE_USER;
-    level = (uint64_t *)(level[0] & PTE_ADDRESS);
-    for (unsigned i = 0; i < 512; i++)
-        level[i] |= PTE_USER;
-    tlb_flush();
-}
-
 static void call_from_user_mode(void)
 {
     wrmsr(HV_MSR_GUEST_OS_ID, OS_ID);
     wrmsr(HV_MSR_HYPERCALL, (uint64_t)(uintptr_t)call_page | 1);
-    interrupt_set_handler(VECTOR_UD, refused_in_user_mode);
-    interrupt_set_handler(VECTOR_GP, refused_in_user_mode);
-    allow_user_mode();
-    this_cpu()->tss.rsp[0] = (uintptr_t)handler_stack + sizeof handler_stack; /* this one is in use */
-    uint64_t rax = 0x1234;
-    asm volatile("push %%rbx\n\t"
-                 "push %%rbp\n\t"
-                 "mov %%rsp, %[kernel]\n\t"
-                 "push %[ss]\n\t"
-                 "push %[stack]\n\t"
-                 "push $0x3002\n\t" /* IOPL 3 */
-                 "push %[cs]\n\t"
-                 "push $1f\n\t"
-                 "iretq\n"
-                 "1: call *%[page]\n\t" /* #UD comes back to the next instruction, in ring 0 */
-                 "pop %%rbp\n\t"
-                 "pop %%rbx"
-                 : "+a"(rax), [kernel] "=m"(kernel_stack)
-                 : "c"(HV_CALL_SPIN_WAIT | HV_FAST), "d"(0), [ss] "i"(SELECTOR_USER_DATA | 3),
-                 [cs] "i"(SELECTOR_USER_CODE64 | 3),
-                   [stack] "r"(user_stack + sizeof user_stack), [page] "r"(page_entry_point)
-                 : "memory", "cc");
-    report(user_cs == (SELECTOR_USER_CODE64 | 3) && rax == 0x1234, "a call from ring 3 is refused, exception %lu",
-           user_vector);
+    struct user_call call = {.rax = 0x1234, .rcx = HV_CALL_SPIN_WAIT | HV_FAST};
+    user_mode_call(page_entry_point, &call);
+    report(call.cs == (SELECTOR_USER_CODE64 | 3) && call.rax == 0x1234, "a call from ring 3 is refused, exception %lu",
+           call.vector);
 }
 
 int main(int argc, char **argv)

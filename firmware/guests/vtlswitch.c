@@ -209,63 +209,14 @@ static void check_interrupted(void)
 
 /* ---- ring 3 ---- */
 
-/* IOPL 3, so that nothing but the VMM stands between it and the hypercall page's instruction; a KVM that runs ring 3 on the
- * host's own takes IOPL away, and answers #GP.
- */
-static volatile uint64_t user_cs, user_vector;
-static uint8_t user_stack[4096] __attribute__((aligned(16)));
-static uint8_t handler_stack[4096] __attribute__((aligned(16)));
-static uint64_t kernel_stack;
-
-static void refused_in_user_mode(struct frame *frame)
-{
-    user_cs = frame->cs, user_vector = frame->vector;
-    frame->cs = SELECTOR_CODE64, frame->ss = SELECTOR_DATA;
-    frame->rip = *(uint64_t *)frame->rsp; /* behind the call */
-    frame->rsp = kernel_stack;
-}
-
-static void allow_user_mode(void)
-{
-    uint64_t *level = (uint64_t *)(read_cr3() & PTE_ADDRESS);
-    level[0] |= PTE_USER;
-    level = (uint64_t *)(level[0] & PTE_ADDRESS);
-    level[0] |= PTE_USER;
-    level = (uint64_t *)(level[0] & PTE_ADDRESS);
-    for (unsigned i = 0; i < 512; i++)
-        level[i] |= PTE_USER;
-    tlb_flush();
-}
-
 static void check_user_mode(void)
 {
-    uint64_t before = vtl1_of(0)->entries[ENTRY_CALL], rsp0 = this_cpu()->tss.rsp[0];
-    interrupt_set_handler(VECTOR_UD, refused_in_user_mode);
-    interrupt_set_handler(VECTOR_GP, refused_in_user_mode);
-    allow_user_mode();
-    this_cpu()->tss.rsp[0] = (uint64_t)handler_stack + sizeof handler_stack; /* this one is in use */
-    uint64_t rcx = 0;
-    asm volatile("push %%rbx\n\t"
-                 "push %%rbp\n\t"
-                 "mov %%rsp, %[kernel]\n\t"
-                 "push %[ss]\n\t"
-                 "push %[stack]\n\t"
-                 "push $0x3002\n\t" /* IOPL 3 */
-                 "push %[cs]\n\t"
-                 "push $1f\n\t"
-                 "iretq\n"
-                 "1: call *%[entry]\n\t" /* the exception comes back to the next instruction, in ring 0 */
-                 "pop %%rbp\n\t"
-                 "pop %%rbx"
-                 : "+c"(rcx), [kernel] "=m"(kernel_stack)
-                 : [ss] "i"(SELECTOR_USER_DATA | 3), [cs] "i"(SELECTOR_USER_CODE64 | 3),
-                   [stack] "r"(user_stack + sizeof user_stack), [entry] "r"(vsm_call_entry())
-                 : "rax", "memory", "cc");
-    this_cpu()->tss.rsp[0] = rsp0;
+    uint64_t before = vtl1_of(0)->entries[ENTRY_CALL];
+    struct user_call call = {0};
+    user_mode_call((const void *)vsm_call_entry(), &call);
     interrupt_set_handler(VECTOR_UD, refused);
-    interrupt_set_handler(VECTOR_GP, NULL);
-    report(user_cs == (SELECTOR_USER_CODE64 | 3) && vtl1_of(0)->entries[ENTRY_CALL] == before,
-           "a VTL call from ring 3, by exception %lu", user_vector);
+    report(call.cs == (SELECTOR_USER_CODE64 | 3) && vtl1_of(0)->entries[ENTRY_CALL] == before,
+           "a VTL call from ring 3, by exception %lu", call.vector);
 }
 
 static void count_calls(void *argument)

@@ -11,27 +11,8 @@
 #define VECTOR_TIMER 0x61
 #define PERIOD_MS 3
 
-struct tsc_page {
-    volatile uint32_t sequence;
-    uint32_t reserved;
-    volatile uint64_t scale;
-    volatile int64_t offset;
-};
-
 static uint8_t time_pages[VTLS][4096] __attribute__((aligned(4096)));
 static uint64_t rounds;
-
-static uint64_t page_time(const struct tsc_page *page)
-{
-    uint64_t product, low;
-    uint32_t sequence;
-    do {
-        sequence = page->sequence;
-        asm volatile("mulq %3" : "=d"(product), "=a"(low) : "a"(rdtsc()), "m"(page->scale));
-        product += (uint64_t)page->offset;
-    } while (page->sequence != sequence);
-    return product;
-}
 
 static uint64_t read_tsc(void *argument)
 {
@@ -48,7 +29,7 @@ static uint64_t read_counter(void *argument)
 static uint64_t read_page(void *argument)
 {
     (void)argument;
-    return page_time((const struct tsc_page *)time_pages[this_cpu()->vtl]);
+    return hv_page_time((const struct hv_tsc_page *)time_pages[this_cpu()->vtl]);
 }
 
 static const struct {
@@ -101,13 +82,13 @@ static uint64_t set_page(void *argument)
 
 static uint64_t copy_page(void *argument)
 {
-    memcpy(argument, time_pages[this_cpu()->vtl], sizeof(struct tsc_page));
+    memcpy(argument, time_pages[this_cpu()->vtl], sizeof(struct hv_tsc_page));
     return 0;
 }
 
 static bool check_page(void)
 {
-    struct tsc_page vtl0, vtl1;
+    struct hv_tsc_page vtl0, vtl1;
     set_page((void *)1);
     vsm_run(set_page, (void *)1);
     copy_page(&vtl0);
@@ -120,9 +101,9 @@ static bool check_page(void)
 static uint64_t compare_clocks(void *argument)
 {
     uint64_t *outside = argument;
-    const struct tsc_page *page = (const struct tsc_page *)time_pages[this_cpu()->vtl];
+    const struct hv_tsc_page *page = (const struct hv_tsc_page *)time_pages[this_cpu()->vtl];
     for (uint64_t i = 0; i < rounds; i++) {
-        uint64_t first = page_time(page), counter = rdmsr(HV_MSR_TIME_REF_COUNT), last = page_time(page);
+        uint64_t first = hv_page_time(page), counter = rdmsr(HV_MSR_TIME_REF_COUNT), last = hv_page_time(page);
         *outside += counter < first || counter > last;
     }
     return 0;

@@ -4,6 +4,8 @@
 
 #include <stdint.h>
 
+#include "cpu.h"
+
 #define HV_LEAF_VENDOR 0x40000000
 #define HV_LEAF_INTERFACE 0x40000001
 #define HV_LEAF_FEATURES 0x40000003
@@ -102,3 +104,23 @@ void hv_init(void);
 uint64_t hv_page(void);
 /* Calls the hypercall page; the result. Parameters are GPAs, or the input itself with HV_FAST. */
 uint64_t hv_call(uint64_t control, uint64_t first, uint64_t second);
+
+/* HV_REFERENCE_TSC_PAGE, and the reference time that it gives now, in 100 ns. */
+struct hv_tsc_page {
+    volatile uint32_t sequence; /* 0: use the counter's MSR */
+    uint32_t reserved;
+    volatile uint64_t scale;
+    volatile int64_t offset;
+};
+
+static inline uint64_t hv_page_time(const struct hv_tsc_page *page)
+{
+    uint64_t product, low;
+    uint32_t sequence;
+    do {
+        sequence = page->sequence;
+        asm volatile("mulq %3" : "=d"(product), "=a"(low) : "a"(rdtsc()), "m"(page->scale));
+        product += (uint64_t)page->offset;
+    } while (page->sequence != sequence);
+    return product;
+}

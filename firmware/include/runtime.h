@@ -21,6 +21,7 @@
 #include "smp.h"
 #include "string.h"
 #include "timers.h"
+#include "user.h"
 
 int main(int argc, char **argv);
 

@@ -9,6 +9,7 @@
 #include "paging.h"
 #include "smp.h"
 #include "string.h"
+#include "user.h"
 
 #define CR4_OSFXSR (1u << 9)
 #define CONFIG_MASK_SHIFT 1
@@ -307,14 +308,8 @@ enum outcome attempt_in_user_mode(attempted function, void *target, void *scratc
 {
     static uint64_t user_stack[USER_STACK_BYTES / 8], kernel_stack[USER_STACK_BYTES / 8] __attribute__((aligned(16)));
     struct warden *self = warden();
-    uint64_t *level = (uint64_t *)(read_cr3() & PTE_ADDRESS), stack = this_cpu()->tss.rsp[0];
-    for (unsigned above = 0; above < 2; above++) {
-        level[0] |= PTE_USER;
-        level = (uint64_t *)(level[0] & PTE_ADDRESS);
-    }
-    for (unsigned i = 0; i < 512; i++)
-        level[i] |= PTE_USER;
-    tlb_flush();
+    uint64_t stack = this_cpu()->tss.rsp[0];
+    user_mode_allow();
     uint64_t *top = user_stack + USER_STACK_BYTES / 8 - 1;
     *top = (uint64_t)attempt_user_end;
     this_cpu()->tss.rsp[0] = (uint64_t)kernel_stack + USER_STACK_BYTES; /* VTL0's own is in use */
