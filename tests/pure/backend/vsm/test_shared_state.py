@@ -12,7 +12,11 @@ from kvmapi import Kvm, Vcpu
 from kvmapi import run as run_page
 from kvmapi.fake import FakeKvm
 from kvmapi.uapi import x86
+from vmm.backend.hyperv.register_access import RegisterValueError
 from vmm.backend.vsm.shared_state import SharedState
+from vmm.backend.vsm.vp_registers import HARDWARE
+from vmm.hv.registers import HvRegisterName
+from vmm.vsm.scope import switched_registers
 
 GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", *(f"r{number}" for number in range(8, 16)))
 OWN = ("rsp", "rip", "rflags")
@@ -119,6 +123,36 @@ def test_xcr0_moves_and_is_read_only_where_the_guest_can_have_written_it() -> No
         target.run.sregs.cr4 = CR4_OSXSAVE
         shared.carry(target, source)
         assert source.get_xcrs().xcrs[0].value == 3
+
+
+@pytest.mark.tlfs("VSM-060", "VSM-061", "VSM-062", "VSM-065", "VSM-066")
+@pytest.mark.parametrize("dr6_shared", [False, True])
+def test_every_register_is_carried_over_or_left_as_the_table_of_scopes_says(dr6_shared: bool) -> None:
+    """One by one: `vmm.vsm.scope` has what VTLs share, this module how it is carried. MTRRs go another way."""
+    mtrrs = {int(name) for name in HvRegisterName if "Mtrr" in name.name}
+    expected = {int(name) for name in switched_registers(dr6_shared=dr6_shared)} - mtrrs
+    carried, tried = set(), set()
+    for register, (read, write) in HARDWARE.items():
+        if write is None or register in mtrrs:
+            continue
+        with two_vcpus() as (_, source, target):
+            before = read(target)
+            try:
+                write(source, 1 if before != 1 else 3)
+            except RegisterValueError:
+                write(source, 0)
+            if read(source) == before:
+                continue
+            tried.add(register)
+
+            SharedState(dr6_shared=dr6_shared, has_xcr0=True).carry(source, target)
+
+            if read(target) != before:
+                assert read(target) == read(source)
+                carried.add(register)
+
+    assert carried == expected
+    assert len(tried - expected) > 60  # and as many others stay
 
 
 def test_a_vcpu_with_a_new_state_is_written_anew() -> None:
