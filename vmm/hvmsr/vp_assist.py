@@ -17,7 +17,6 @@ from typing import Final
 
 from vmm.overlay.pages import OverlayMap
 
-APIC_ASSIST_OFFSET: Final = 0
 ENTRY_REASON_OFFSET: Final = 8
 VINA_STATUS_OFFSET: Final = 12
 VTL_RETURN_RAX_OFFSET: Final = 16

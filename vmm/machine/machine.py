@@ -26,6 +26,7 @@ from vmm.backend.vp import VirtualProcessor
 from vmm.bus import MmioBus, PortBus
 from vmm.hypercall.outside import UnprotectedMemory
 from vmm.machine import boot_state, chip_setup, entry_registers, vcpu_setup
+from vmm.machine.acpi.fadt import FACS_WAKING_VECTOR_OFFSET
 from vmm.machine.board import Board, BoardEnds, Surroundings
 from vmm.machine.boot import BootRequest, Image, load, open_image
 from vmm.machine.clock import GuestClock
@@ -49,7 +50,6 @@ LOOK_UP_S = 0.1
 LAST_OUTPUT_S = 1.0  # how long the end of a run waits for whoever reads the guest's output
 VTL0 = 0
 VPS_TOLD = 8  # of how many a report says what they wait for when a time limit ends the run
-FACS_WAKING_VECTOR = 12  # offset in the FACS, u32 (ACPI 6.5, table 5.15)
 
 
 @dataclass(frozen=True)
@@ -382,7 +382,7 @@ class Machine:
     def _wake(self) -> None:
         """Leave S3: VTL0's processors as after a reset, the boot processor at the FACS' waking vector."""
         self._suspended = False
-        vector = int.from_bytes(self.ram.read(self.board.facs_gpa + FACS_WAKING_VECTOR, 4), "little")
+        vector = int.from_bytes(self.ram.read(self.board.facs_gpa + FACS_WAKING_VECTOR_OFFSET, 4), "little")
         self._reset_processors()
         entry_registers.put_real_mode(self.boot_processor, vector & 0xFFFFF)
         for vcpu in self._vtl0.vcpus:

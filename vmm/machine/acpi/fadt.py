@@ -7,16 +7,14 @@ from typing import Final
 
 from vmm.machine.acpi.header import BYTE_ACCESS, DWORD_ACCESS, WORD_ACCESS, io_address, pack, table
 from vmm.machine.devices import acpi_pm
+from vmm.machine.devices.reset_port import RESET_PORT, RESET_VALUE
 
 FADT_REVISION: Final = 6
 FADT_MINOR_REVISION: Final = 3
-FADT_SIZE: Final = 276
 FACS_SIZE: Final = 64
 FACS_ALIGNMENT: Final = 64
 FACS_VERSION: Final = 2
 
-RESET_PORT: Final = 0xCF9
-RESET_VALUE: Final = 6  # RST_CPU and SYS_RST of the PIIX reset control register
 RTC_CENTURY_INDEX: Final = 0x32
 
 # IA-PC boot architecture flags (table 5-10).
@@ -107,6 +105,7 @@ _FACS_FIELDS: Final = (
     ("Reserved40", "24s"),
 )
 FACS_WAKING_VECTOR_OFFSET: Final = 12
+"""Of the field FirmwareWakingVector, 4 bytes."""
 
 
 def build_fadt(facs_gpa: int, dsdt_gpa: int, i8042: bool) -> bytes:
