@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def test_patience_grows_with_the_machines_slowness(
     monkeypatch: pytest.MonkeyPatch, seconds: float, factor: float
 ) -> None:
     times = iter((100.0, 100.0 + seconds))
-    monkeypatch.setattr(build.time, "perf_counter", lambda: next(times))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(times))
 
     assert build.patience() == pytest.approx(factor)
     assert build.time_limit_s(3.0) == pytest.approx(3.0 * factor)

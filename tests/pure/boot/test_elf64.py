@@ -28,7 +28,11 @@ CODE = b"\x90" * 0x200
 
 def guest(**changes: Any) -> Elf:
     """changes: fields of `Elf`."""
-    fields = {"segments": [Segment(0x200000, CODE, memsz=0x1000)], "entry": 0x200010, "bits": 64}
+    fields: dict[str, Any] = {
+        "segments": [Segment(0x200000, CODE, memsz=0x1000)],
+        "entry": 0x200010,
+        "bits": 64,
+    }
     return Elf(**(fields | changes))
 
 

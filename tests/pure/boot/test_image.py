@@ -59,7 +59,12 @@ def test_a_file_beyond_the_limit_is_refused_unread(tmp_path: Path) -> None:
 def test_pipe_is_read_to_its_end() -> None:
     reader, writer = os.pipe()
     data = bytes(100_000)  # more than a pipe holds
-    thread = threading.Thread(target=lambda: (os.write(writer, data), os.close(writer)))
+
+    def write() -> None:
+        os.write(writer, data)
+        os.close(writer)
+
+    thread = threading.Thread(target=write)
     thread.start()
     try:
         assert open_image(f"/dev/fd/{reader}").size == len(data)

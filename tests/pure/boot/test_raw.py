@@ -86,7 +86,7 @@ def test_addresses_beyond_32_bits_are_refused(address: int) -> None:
 
 
 @pytest.mark.parametrize("options", [{"initrd": image(b"x")}, {"cmdline": "x"}])
-def test_real_mode_takes_no_initrd_and_no_command_line(options: dict[str, object]) -> None:
+def test_real_mode_takes_no_initrd_and_no_command_line(options: dict[str, Any]) -> None:
     assert "takes no initrd and no command line" in refusal(0x7C00, **options)
 
 

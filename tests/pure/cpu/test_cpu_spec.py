@@ -20,7 +20,7 @@ def test_model_alone() -> None:
 
 def test_plus_and_minus() -> None:
     spec = parse_cpu("qemu64,+x2apic,-vmx")
-    assert (spec.on, spec.off) == ({"x2apic"}, {"vmx"})
+    assert (set(spec.on), set(spec.off)) == ({"x2apic"}, {"vmx"})
 
 
 @pytest.mark.parametrize("text", ["qemu64,sse3=off", "qemu64,-sse3", "qemu64,pni=no", "qemu64,-pni"])
@@ -49,7 +49,7 @@ def test_kvmclock_stands_for_both_clock_bits() -> None:
 )
 def test_precedence_is_minus_plus_assignment(text: str, on: set[str], off: set[str]) -> None:
     spec = parse_cpu(text)
-    assert (spec.on, spec.off) == (on, off)
+    assert (set(spec.on), set(spec.off)) == (on, off)
 
 
 def test_properties() -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hypothesis import strategies as st
 
 from vmm.outside import Region
@@ -20,7 +22,7 @@ ACCESSES = st.lists(
 )
 
 
-def carry_out(access: tuple[int, int, int | None, int], ports: list[tuple[Region, int]]) -> None:
+def carry_out(access: tuple[int, int, int | None, int], ports: Sequence[tuple[Region, int]]) -> None:
     """One access to one of `ports` (region, offset); a value read must be an unsigned integer of its size."""
     which, size, value, _ = access
     region, offset = ports[which % len(ports)]

@@ -8,6 +8,7 @@ from hypothesis import given
 
 from vmm.machine.devices import acpi_pm as pm
 from vmm.machine.devices.acpi_pm import AcpiPm, Gpe0, SmiCommand
+from vmm.outside import Region
 
 from .fakes import SECOND_NS, FakeClock, FakeControl, FakeLine
 from .fuzz import ACCESSES, carry_out
@@ -416,7 +417,7 @@ def test_a_byte_write_leaves_the_other_byte() -> None:
 @given(ACCESSES)
 def test_any_accesses_are_survived(accesses: list[tuple[int, int, int | None, int]]) -> None:
     board = Board()
-    ports = [(board.device, offset) for offset in range(pm.PM_PORT_COUNT)]
+    ports: list[tuple[Region, int]] = [(board.device, offset) for offset in range(pm.PM_PORT_COUNT)]
     ports += [(board.gpe0, 0), (board.gpe0, 3), (board.smi, 0), (board.smi, 1)]
     for access in accesses:
         board.clock.advance(access[3])

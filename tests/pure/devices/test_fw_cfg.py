@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmm.machine.devices.fw_cfg import MAX_FILES, FwCfg, FwCfgDma
+from vmm.outside import Region
 
 from .fakes import FakeMemory
 from .fuzz import ACCESSES, carry_out
@@ -251,6 +252,7 @@ def test_any_accesses_are_survived(
     board = Board()
     board.device.add_file("etc/file", b"payload")
     board.memory.write(0, descriptor)
-    ports = [(board.device, 0), (board.device, 1), *((board.dma_port, offset) for offset in range(8))]
+    ports: list[tuple[Region, int]] = [(board.device, 0), (board.device, 1)]
+    ports += [(board.dma_port, offset) for offset in range(8)]
     for access in accesses:
         carry_out(access, ports)

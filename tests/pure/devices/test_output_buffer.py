@@ -69,7 +69,12 @@ def test_a_full_buffer_waits_for_the_sink() -> None:
     first = threading.Thread(target=buffer.append, args=(0x0A,))
     first.start()
     assert in_sink.wait(10)
-    second = threading.Thread(target=lambda: [buffer.append(0x41) for _ in range(3 * LIMIT_BYTES)])
+
+    def append_many() -> None:
+        for _ in range(3 * LIMIT_BYTES):
+            buffer.append(0x41)
+
+    second = threading.Thread(target=append_many)
     second.start()
     second.join(0.5)  # ample time for 192 KiB when nothing held it back
 

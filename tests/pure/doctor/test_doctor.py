@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmapi import KvmUnavailableError
+from kvmapi import Kvm, KvmUnavailableError
 from tests.pure.doctor.fake_hosts import (
     EMULATED,
     FACTS,
@@ -28,7 +28,7 @@ from vmm.backend.ring0 import Ring0
 from vmm.cli import doctor
 from vmm.cli.doctor import Report, as_json, examine, examined, table
 from vmm.cli.doctor_findings import Finding, Severity, unavailable
-from vmm.cli.doctor_host import DeviceFacts, HostFacts, device_facts, host_facts, huge_pages
+from vmm.cli.doctor_host import DEVICE, DeviceFacts, HostFacts, device_facts, host_facts, huge_pages
 from vmm.cli.main import main
 
 
@@ -252,7 +252,7 @@ def test_a_device_whose_permissions_are_fine_is_not_a_matter_of_groups(
     def refuse(path: str) -> None:
         raise KvmUnavailableError(number, "open", {"path": path})
 
-    monkeypatch.setattr(doctor.Kvm, "open", staticmethod(refuse))
+    monkeypatch.setattr(Kvm, "open", staticmethod(refuse))
     monkeypatch.setattr(
         doctor, "host_facts", lambda path: replace(FACTS, device=device_facts(path), user="root")
     )
@@ -324,7 +324,7 @@ def test_the_report_ends_with_the_summary(
 ) -> None:
     report = examined(FACTS, bare(), EMULATED)
     monkeypatch.setattr(doctor, "examine", lambda device, measure: report)
-    assert doctor.run(argparse.Namespace(device=doctor.DEVICE, quick=False, json=False)) == 0
+    assert doctor.run(argparse.Namespace(device=DEVICE, quick=False, json=False)) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "guests can run, with 4 limitations"
 
 

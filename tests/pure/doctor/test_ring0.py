@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from kvmapi import Kvm
 from vmm.backend import ring0
 from vmm.backend.ring0 import INSTRUCTIONS, RATE, Outcome, Ring0, measure_ring0
 
@@ -102,6 +103,6 @@ def test_the_child_reports_a_missing_device_as_json(
     def no_kvm() -> None:
         raise FileNotFoundError(2, "No such file or directory", "/dev/kvm")
 
-    monkeypatch.setattr(ring0.Kvm, "open", staticmethod(no_kvm))
+    monkeypatch.setattr(Kvm, "open", staticmethod(no_kvm))
     assert ring0.main([RATE]) == 1
     assert "/dev/kvm" in json.loads(capsys.readouterr().out)["error"]

@@ -89,8 +89,8 @@ def ours() -> dict[str, str]:
                 answers[f"member {name}.{path}"] = f"{offset} {size}"
     for header, (array, element) in FLEXIBLE.items():
         sized = public()[f"make_{header.__name__}"](1)
-        size = "-" if header.__name__ in ELEMENT_NOT_IN_C else str(ctypes.sizeof(element))
-        answers[f"array {header.__name__}.{array}"] = f"{getattr(sized, array).offset} {size}"
+        element_size = "-" if header.__name__ in ELEMENT_NOT_IN_C else str(ctypes.sizeof(element))
+        answers[f"array {header.__name__}.{array}"] = f"{getattr(sized, array).offset} {element_size}"
     return answers
 
 

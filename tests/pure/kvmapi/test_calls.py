@@ -288,12 +288,12 @@ def test_no_signal_mask_passes_a_null_pointer(fake: FakeKvm, vcpu: Vcpu) -> None
 
 def test_tsc_offset_may_be_negative(fake: FakeKvm, vcpu: Vcpu, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    monkeypatch.setattr(
-        FakeKvm,
-        "_do_set_device_attr",
-        lambda self, entry, argument: seen.append(ctypes.c_uint64.from_address(argument.addr).value) or 0,
-        raising=False,
-    )
+
+    def look(self: FakeKvm, entry: Any, argument: Any) -> int:
+        seen.append(ctypes.c_uint64.from_address(argument.addr).value)
+        return 0
+
+    monkeypatch.setattr(FakeKvm, "_do_set_device_attr", look, raising=False)
 
     vcpu.set_tsc_offset(-1)
 

@@ -32,7 +32,12 @@ def test_closing_the_parent_closes_the_children_first(fake: FakeKvm, monkeypatch
     device = vm.create_device(4)
     closed: list[int] = []
     real_close = fake.close
-    monkeypatch.setattr(fake, "close", lambda fd: (closed.append(fd), real_close(fd))[1])
+
+    def close(fd: int) -> None:
+        closed.append(fd)
+        real_close(fd)
+
+    monkeypatch.setattr(fake, "close", close)
     order = [vcpu.fileno(), vm.fileno(), kvm.fileno()]
 
     kvm.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import kvmapi
-from kvmapi.uapi import layout, vsm
+from kvmapi.uapi import kvm, layout, vsm
 from scripts import uapi_headers
 from tests.pure.kvmapi import header_probe
 
@@ -70,7 +70,7 @@ def test_every_structure_offset_and_constant_is_that_of_the_headers(
 def test_the_comparison_notices_a_wrong_number(
     headers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(header_probe.kvm, "KVM_CAP_SYNC_REGS", 75)
+    monkeypatch.setattr(kvm, "KVM_CAP_SYNC_REGS", 75)
 
     theirs = header_probe.c_answers(headers, tmp_path)
 
@@ -100,7 +100,7 @@ def test_every_public_name_is_compared() -> None:
     rest = {
         name
         for name, value in header_probe.public().items()
-        if name not in compared and not name.startswith("make_kvm_") and value not in header_probe.UNNAMED
+        if name not in compared and not name.startswith("make_kvm_") and value not in layout.UNNAMED
     }
 
     # A byte string and a function: `test_layout` checks them.
@@ -119,7 +119,7 @@ def test_every_unnamed_member_type_is_reached_through_its_structure() -> None:
                 reached.add(kind)
                 todo += [field[1] for field in kind._fields_]
 
-    ours = {cls for cls in header_probe.UNNAMED if cls.__module__ != "kvmapi.uapi.vsm"}
+    ours = {cls for cls in layout.UNNAMED if cls.__module__ != "kvmapi.uapi.vsm"}
 
     assert ours - reached == set()
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ def test_equal_results_are_no_difference_be_they_good_or_bad() -> None:
 
 
 @pytest.mark.parametrize("change", [{"verdict": "TIMEOUT"}, {"tests": 6}, {"failures": 2}, {"skipped": 0}])
-def test_whatever_a_guest_says_differently_is_a_difference(change: Mapping[str, Any]) -> None:
+def test_whatever_a_guest_says_differently_is_a_difference(change: dict[str, Any]) -> None:
     assert differences([GOOD, BAD], [GOOD | change, BAD]) == ["memory"]
 
 

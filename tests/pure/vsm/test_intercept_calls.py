@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.pure.vsm.world import SELF, VpCaller, World
 from vmm.hv.call_codes import HypercallCode as Code
 from vmm.hv.inputs import HV_INPUT_INSTALL_INTERCEPT
+from vmm.hv.memory_bits import HV_INTERCEPT_ACCESS_MASK
 from vmm.hv.memory_bits import HvInterceptType as Type
 from vmm.hv.register_bits import HV_REGISTER_CR_INTERCEPT_CONTROL
 from vmm.hv.registers import HvRegisterName as Name
@@ -25,7 +28,7 @@ IO_PORT, PORT_RANGE = Type.HvInterceptTypeX64IoPort, Type.HvInterceptTypeX64IoPo
 MSR, MSR_INDEX = Type.HvInterceptTypeX64Msr, Type.HvInterceptTypeX64MsrIndex
 
 
-def in_vtl1(vps: tuple[int, ...] = (0,), **offer: int) -> World:
+def in_vtl1(vps: tuple[int, ...] = (0,), **offer: Any) -> World:
     """VTL1 runs on VP 0."""
     world = World(**offer).enable(1, vps=vps)
     world.enter(0, 1)
@@ -35,7 +38,7 @@ def in_vtl1(vps: tuple[int, ...] = (0,), **offer: int) -> World:
 def install(
     caller: VpCaller, kind: int, parameter: int, accesses: int = READ | WRITE, partition: int = SELF
 ) -> int:
-    block = HV_INPUT_INSTALL_INTERCEPT(partition, accesses, kind, parameter)
+    block = HV_INPUT_INSTALL_INTERCEPT(partition, HV_INTERCEPT_ACCESS_MASK(accesses), kind, parameter)
     return caller.status(Code.HvCallInstallIntercept, block.pack())
 
 

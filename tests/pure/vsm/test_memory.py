@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -76,7 +77,7 @@ def scene() -> Scene:
 @pytest.mark.parametrize("direct", [True, False])
 def test_each_access_needs_its_right(scene: Scene, direct: bool) -> None:
     memory = scene.memory(direct=direct)
-    accesses = {
+    accesses: dict[str, Callable[[int], object]] = {
         "read": lambda gpa: memory.read(gpa, 8),
         "write": lambda gpa: memory.write(gpa, bytes(8)),
         "fetch": lambda gpa: memory.fetch(gpa, 8),
@@ -200,7 +201,12 @@ def test_a_change_waits_for_an_access_that_has_begun(scene: Scene) -> None:
 
     memory = VtlMemory(Slow(), scene.rights, 0)
     reader = threading.Thread(target=memory.read, args=(20 * PAGE, 8))
-    owner = threading.Thread(target=lambda: (scene.protect(0, 20), changed.set()))
+
+    def protect() -> None:
+        scene.protect(0, 20)
+        changed.set()
+
+    owner = threading.Thread(target=protect)
     reader.start()
     assert begun.wait(60)
 

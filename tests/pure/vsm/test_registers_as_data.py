@@ -31,6 +31,17 @@ def register_rows() -> dict[int, dict[str, str]]:
     return found
 
 
+def of(code: int) -> Name:
+    """A register by its code, which is one."""
+    name = Name.of(code)
+    assert isinstance(name, Name)
+    return name
+
+
+def name_of(code: int) -> str:
+    return of(code).name
+
+
 # ---- homes ---------------------------------------------------------------------------------------------
 
 
@@ -58,8 +69,8 @@ def test_registers_that_the_tlfs_supports_can_be_read_and_written() -> None:
     listed = {code: row for code, row in register_rows().items() if row["v6_0b_guest_getset_list"]}
     intercepts = range(0xE0000, 0xE0004)
 
-    missing = [Name(code).name for code in listed if code not in intercepts and code not in READABLE]
-    read_only = [Name(code).name for code in listed if code not in intercepts and code not in WRITABLE]
+    missing = [name_of(code) for code in listed if code not in intercepts and code not in READABLE]
+    read_only = [name_of(code) for code in listed if code not in intercepts and code not in WRITABLE]
 
     assert missing == []
     assert read_only == ["HvRegisterVsmCodePageOffsets"]
@@ -75,7 +86,7 @@ def test_registers_that_openhcl_lets_vtl1_use_can_be_used() -> None:
     put = {code for code, row in table.items() if row["openhcl_guest_set"] and code not in intercepts}
 
     assert got - READABLE <= no_value
-    assert {Name(code).name for code in put - WRITABLE} == {"HvRegisterSversion"}  # a constant
+    assert {name_of(code) for code in put - WRITABLE} == {"HvRegisterSversion"}  # a constant
 
 
 def test_every_register_of_vsm_s_own_has_its_functions() -> None:
@@ -83,7 +94,7 @@ def test_every_register_of_vsm_s_own_has_its_functions() -> None:
 
     assert VSM_REGISTERS.keys() == own
     for code, register in VSM_REGISTERS.items():
-        assert (register.set is not None) == Name(code).access.writable, Name(code).name
+        assert (register.set is not None) == of(code).access.writable, name_of(code)
 
 
 # ---- scopes --------------------------------------------------------------------------------------------
@@ -159,7 +170,7 @@ def test_choices_are_made_only_where_no_document_speaks_and_have_a_reason() -> N
     listed = ("MsrIa32MiscEnable", "SpecCtrl", "Xss", "SCet", "UCet", "DebugCtl", "TscAdjust", "TscDeadline")
     assert {Name[f"HvX64Register{name}"] for name in listed} <= CHOSEN.keys()
     for code, (scope, reason) in CHOSEN.items():
-        assert Name(code).vtl_scope is VtlScope.UNSPECIFIED, Name(code).name
+        assert of(code).vtl_scope is VtlScope.UNSPECIFIED, name_of(code)
         assert scope is not VtlScope.UNSPECIFIED
         assert reason
 

@@ -17,7 +17,6 @@ from vmm.hv.status import HvStatus
 from vmm.hv.vp_context import HV_INITIAL_VP_CONTEXT
 from vmm.hv.vp_pages import HV_VP_ASSIST_PAGE
 from vmm.hvmsr.state import HvOffer, HvState
-from vmm.hvmsr.vp_assist import VpAssistPage
 from vmm.overlay.copying import CopyingBackend
 from vmm.vsm.actions import RaiseVina, ReturnRegisters, SwitchReason, SwitchVtl
 from vmm.vsm.offer import VsmOffer
@@ -38,7 +37,7 @@ class StateServices(Services):
         self.state.enable_vtl(vp, vtl)
         return HvStatus.SUCCESS
 
-    def assist_page(self, vp: int, vtl: int) -> VpAssistPage:
+    def assist_page(self, vp: int, vtl: int) -> Any:
         return self.state.enable_vtl(vp, vtl).vp_assist
 
     def synthetic_msrs(self, vp: int, vtl: int) -> Any:

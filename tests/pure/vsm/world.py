@@ -12,6 +12,7 @@ from vmm.hv.call_codes import HypercallCode as Code
 from vmm.hv.constants import HV_PARTITION_ID_SELF
 from vmm.hv.hypercall_words import HV_INPUT_VTL
 from vmm.hv.inputs import (
+    HV_ENABLE_PARTITION_VTL_FLAGS,
     HV_INPUT_ENABLE_PARTITION_VTL,
     HV_INPUT_ENABLE_VP_VTL,
     HV_INPUT_GET_VP_REGISTERS,
@@ -19,8 +20,13 @@ from vmm.hv.inputs import (
     HV_INPUT_START_VIRTUAL_PROCESSOR,
     HV_REGISTER_ASSOC,
 )
+from vmm.hv.register_bits import HV_X64_SEGMENT_ATTRIBUTES
 from vmm.hv.status import HvStatus
-from vmm.hv.vp_context import HV_INITIAL_VP_CONTEXT, HV_X64_SEGMENT_REGISTER, HV_X64_TABLE_REGISTER
+from vmm.hv.vp_context import (
+    HV_INITIAL_VP_CONTEXT,
+    HV_X64_SEGMENT_REGISTER,
+    HV_X64_TABLE_REGISTER,
+)
 from vmm.hypercall.call import Reply
 from vmm.hypercall.convention import CallerMode, Outcome
 from vmm.hypercall.dispatcher import Dispatcher
@@ -35,10 +41,10 @@ OFFSETS = 0x28_00F
 """VTL call at 0xF, VTL return at 0x28."""
 
 NO_TABLE = HV_X64_TABLE_REGISTER(0, 0)
-FLAT = HV_X64_SEGMENT_REGISTER(0, 0xFFFF_FFFF, 0x10, 0xC093)
-CODE = HV_X64_SEGMENT_REGISTER(0, 0xFFFF_FFFF, 8, 0xA09B)
-TASK = HV_X64_SEGMENT_REGISTER(0, 0, 0x80, 0x008B)
-NO_LDT = HV_X64_SEGMENT_REGISTER(0, 0, 0, 0)
+FLAT = HV_X64_SEGMENT_REGISTER(0, 0xFFFF_FFFF, 0x10, HV_X64_SEGMENT_ATTRIBUTES(0xC093))
+CODE = HV_X64_SEGMENT_REGISTER(0, 0xFFFF_FFFF, 8, HV_X64_SEGMENT_ATTRIBUTES(0xA09B))
+TASK = HV_X64_SEGMENT_REGISTER(0, 0, 0x80, HV_X64_SEGMENT_ATTRIBUTES(0x008B))
+NO_LDT = HV_X64_SEGMENT_REGISTER(0, 0, 0, HV_X64_SEGMENT_ATTRIBUTES(0))
 CONTEXT = HV_INITIAL_VP_CONTEXT(
     0x20_0000, 0x30_0000, 2, CODE, FLAT, FLAT, NO_LDT, NO_LDT, FLAT, TASK, NO_LDT, NO_TABLE, NO_TABLE,
     0x500, 0x8001_0001, 0x10_0000, 0x220, 0,
@@ -218,7 +224,7 @@ class VpCaller:
         return int(self.registers.result(CallerMode.BITS_64).RepsCompleted)
 
     def enable_partition_vtl(self, vtl: int, flags: int = 0, partition: int = SELF) -> int:
-        block = HV_INPUT_ENABLE_PARTITION_VTL(partition, vtl, flags)
+        block = HV_INPUT_ENABLE_PARTITION_VTL(partition, vtl, HV_ENABLE_PARTITION_VTL_FLAGS(flags))
         return self.status(Code.HvCallEnablePartitionVtl, block.pack())
 
     def enable_vp_vtl(

@@ -12,9 +12,8 @@ import pytest
 
 from kvmapi import Kvm, Vcpu
 from kvmapi.fake import FakeKvm
-from kvmapi.fake_exits import exit_with, io_out
+from kvmapi.fake_exits import Step, exit_with, io_out
 from kvmapi.uapi import kvm as k
-from vmm.backend.stats import counts as counts_module
 from vmm.backend.stats import kernel_counts
 from vmm.backend.stats.counts import MachineCounts
 from vmm.backend.stats.figures import Figures, SwitchKey, VpFigures, VtlFigures, take
@@ -58,10 +57,7 @@ def test_each_exit_and_each_error_is_counted_once(monkeypatch: pytest.MonkeyPatc
         KernelSays(monkeypatch).by_vcpu[vcpu] = KernelCounts(0, 0, 0)
         counts = MachineCounts(1)
         counts.watch(0, 0, vcpu)
-        steps = [io_out(0x80, b"\0")] * 3 + [
-            exit_with(k.KVM_EXIT_MMIO),
-            errno.EINTR,
-        ]
+        steps: list[Step | int] = [*[io_out(0x80, b"\0")] * 3, exit_with(k.KVM_EXIT_MMIO), errno.EINTR]
         fake.script(0, steps)
 
         results = [run_counted(vcpu) for _ in steps]
@@ -275,10 +271,16 @@ def test_the_json_form() -> None:
     }
 
 
-def test_a_vp_without_counters_runs_kvm_run_itself() -> None:
-    with a_vcpu() as (_, vcpu):
-        bare = vcpu.run_call
+def test_a_vp_without_counters_runs_kvm_run_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    with a_vcpu() as (fake, vcpu):
+        KernelSays(monkeypatch).by_vcpu[vcpu] = KernelCounts(0, 0, 0)
+        fake.script(0, [exit_with(k.KVM_EXIT_MMIO)] * 2)
+        bare, counts = vcpu.run_call, MachineCounts(1)
         processor = a_vp(vcpu)
 
         assert processor.vcpu.run_call is bare
-        assert counts_module.counted.__module__ not in repr(bare)
+        assert run_counted(vcpu) == 0
+        counts.watch(0, 0, vcpu)
+        assert vcpu.run_call is not bare  # with them it does not
+        assert run_counted(vcpu) == 0
+        assert take(counts, [processor]).vps[0].vtls[0].exits == {"MMIO": 1}

@@ -18,11 +18,11 @@ from vmm.backend import kick
 from vmm.backend.emulation.emulator import Emulator
 from vmm.backend.hyperv import flags, interface, page_code
 from vmm.backend.hyperv.caller import Caller
-from vmm.backend.hyperv.mapped_overlays import OverlayView
 from vmm.backend.hyperv.offer import offer
 from vmm.backend.outcome import Outcome
 from vmm.backend.partition import VmOptions, VtlVm
 from vmm.backend.protection.host import HostProtection
+from vmm.backend.protection.view import RamPages
 from vmm.backend.vp import VirtualProcessor
 from vmm.backend.vsm.startup_signals import CarriedOutByKvm, StartupSignals
 from vmm.backend.vsm.vtls import Vtls
@@ -89,7 +89,7 @@ class Rig:
     def signals(self) -> StartupSignals:
         return CarriedOutByKvm()
 
-    def make_vm(self, vtl: int) -> tuple[VtlVm, OverlayView | None]:
+    def make_vm(self, vtl: int) -> tuple[VtlVm, RamPages | None]:
         vm = VtlVm(self.kvm, vtl, Mapping(), [], VmOptions(split_irqchip=True, pit=False))
         self.vms.append(vm)
         return vm, None

@@ -85,7 +85,8 @@ class ExitRig(InterceptRig):
 
     @property
     def lower(self) -> x86.kvm_regs:
-        return self.vcpu(0, 0).run.regs
+        regs: x86.kvm_regs = self.vcpu(0, 0).run.regs
+        return regs
 
     def control(self, value: int, vp: int = 0) -> None:
         table = self.vtls.partition.intercepts

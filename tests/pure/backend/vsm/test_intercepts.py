@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,8 @@ class InterceptRig(Rig):
     def told(self) -> HV_X64_MEMORY_INTERCEPT_MESSAGE:
         return HV_X64_MEMORY_INTERCEPT_MESSAGE.unpack(self.message.Payload)
 
-    def access(self, wanted: int = READ, **fields: object) -> None:
+    def access(self, wanted: int = READ, **fields: Any) -> None:
+        """fields: of `MemoryAccess`."""
         access = MemoryAccess(DATA, wanted)._replace(**fields)
         self.vtls.intercepts.memory(0, 0, VTL1, access)
 

@@ -34,6 +34,11 @@ class Clock:
     def cancel(self) -> None:
         self.deadline = None
 
+    @property
+    def armed(self) -> int | None:
+        """For when, if it is."""
+        return self.deadline
+
     def fire(self) -> None:
         assert self.deadline is not None, "nothing is armed"
         self.now, self.deadline = self.deadline, None

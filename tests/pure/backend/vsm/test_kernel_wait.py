@@ -200,11 +200,11 @@ def test_a_vp_looks_and_posts_when_it_has_run_the_lower_vtl_for_a_while_and_then
 
         rig.wait.post(0, rig.vcpus[0])
         rig.clock.fire()
-        assert (rig.kicked, rig.clock.deadline) == ([0], None)
+        assert (rig.kicked, rig.clock.armed) == ([0], None)
 
         leave.set()
         rig.wait.recall(0)
-        assert rig.clock.deadline is not None  # and again
+        assert rig.clock.armed is not None  # and again
 
 
 def test_where_a_recall_takes_long_a_sentry_is_posted_later() -> None:
