@@ -415,6 +415,43 @@ static void check_nmi(void)
     end();
 }
 
+static uint32_t same_id_count;
+static void note_same_id(struct frame *frame)
+{
+    (void)frame;
+    apic_write(APIC_ID, this_cpu()->apic_id << 24);
+    atomic_add(&same_id_count, 1);
+    apic_eoi();
+}
+
+static void take_id(void *id)
+{
+    apic_write(APIC_ID, (uint32_t)(uintptr_t)id << 24);
+}
+
+/* A processor may write its xAPIC id; an interrupt to an id is for every APIC that has it (SDM volume 3, 11.6.2.1). A
+ * KVM that is told to use 32-bit ids, as it is where there is x2APIC, takes the first one alone. */
+static void check_same_id(void)
+{
+    if (smp_expected() < 2)
+        return;
+    begin("two processors with one id");
+    if (cpu_has_x2apic()) {
+        report_skip("x2APIC");
+        end();
+        return;
+    }
+    smp_start();
+    uint32_t first = apic_id();
+    interrupt_set_handler(VECTOR_HIGH, note_same_id);
+    smp_run(1, take_id, (void *)(uintptr_t)first);
+    apic_send_ipi(first, VECTOR_HIGH);
+    bool both = WAIT_FOR(load_acquire(&same_id_count) == 2, WINDOW_MS);
+    report(both, "an interrupt to it is for both: %u took it", load_acquire(&same_id_count));
+    interrupt_set_handler(VECTOR_HIGH, high_handler);
+    end();
+}
+
 int main(int argc, char **argv)
 {
     (void)argc, (void)argv;
@@ -436,5 +473,6 @@ int main(int argc, char **argv)
     check_priority();
     check_nesting();
     check_nmi();
+    check_same_id();
     return report_summary();
 }

@@ -45,12 +45,15 @@ class Slot:
 class VmOptions:
     """split_irqchip: only the local APICs in the kernel. pit: an in-kernel i8254 (never with split_irqchip).
 
-    cpu_pm: HLT, PAUSE and MWAIT stay in the guest, as far as this KVM can.
+    cpu_pm: HLT, PAUSE and MWAIT stay in the guest, as far as this KVM can. wide_apic_ids: APIC ids have 32 bits in
+    interrupt messages, as far as this KVM can. Not for processors without x2APIC: of several that give themselves
+    the same xAPIC id KVM then interrupts only the first, not all (`kvm_recalculate_phys_map` of Linux' lapic.c).
     """
 
     split_irqchip: bool = False
     pit: bool = True
     cpu_pm: bool = False
+    wide_apic_ids: bool = True
 
 
 _PIC_PORTS = (0x20, 0x21, 0xA0, 0xA1, 0x4D0, 0x4D1)
@@ -77,8 +80,8 @@ class VtlVm:
         try:
             self.vm.set_identity_map_addr(IDENTITY_MAP_GPA)
             self.vm.set_tss_addr(TSS_GPA)
-            if self.vm.check_extension(k.KVM_CAP_X2APIC_API) & KVM_X2APIC_API_FLAGS == KVM_X2APIC_API_FLAGS:
-                self.vm.enable_cap(k.KVM_CAP_X2APIC_API, KVM_X2APIC_API_FLAGS)
+            if options.wide_apic_ids:
+                self._take_wide_apic_ids()
             if options.cpu_pm and (exits := self.vm.check_extension(k.KVM_CAP_X86_DISABLE_EXITS)):
                 self.vm.enable_cap(k.KVM_CAP_X86_DISABLE_EXITS, exits & k.KVM_X86_DISABLE_VALID_EXITS)
             if options.split_irqchip:
@@ -106,6 +109,10 @@ class VtlVm:
     def close(self) -> None:
         """Close the vCPUs and the VM. Idempotent. No VP thread may still run."""
         self.vm.close()
+
+    def _take_wide_apic_ids(self) -> None:
+        if self.vm.check_extension(k.KVM_CAP_X2APIC_API) & KVM_X2APIC_API_FLAGS == KVM_X2APIC_API_FLAGS:
+            self.vm.enable_cap(k.KVM_CAP_X2APIC_API, KVM_X2APIC_API_FLAGS)
 
     def add_vcpu(
         self,

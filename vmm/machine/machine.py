@@ -97,7 +97,10 @@ class Machine:
         self.warnings = cpus.warnings
         self.ram = own.enter_context(GuestRam(config.memory_bytes, huge_pages=config.huge_pages))
         self._options = VmOptions(
-            split_irqchip=config.irqchip == "split", pit=config.pit, cpu_pm=config.cpu_pm
+            split_irqchip=config.irqchip == "split",
+            pit=config.pit,
+            cpu_pm=config.cpu_pm,
+            wide_apic_ids=cpus.wide_apic_ids,
         )
         slots = self._slots = [Slot(block.gpa, block.size, block.offset) for block in self.ram.blocks]
         if kvm.check_extension(k.KVM_CAP_READONLY_MEM):
@@ -236,7 +239,7 @@ class Machine:
         mapping = self._higher_mappings.get(vtl)
         if mapping is None:
             mapping = self._higher_mappings[vtl] = self.ram.map_for_kvm()
-        options = VmOptions(split_irqchip=True, pit=False, cpu_pm=self.config.cpu_pm)
+        options = replace(self._options, split_irqchip=True, pit=False)
         return VtlVm(kvm, vtl, mapping, self._slots, options), self._view(mapping)
 
     def _add_vcpu(self, vm: VtlVm, cpus: CpuPlan, vp: int) -> Vcpu:

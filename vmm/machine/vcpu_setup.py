@@ -13,6 +13,7 @@ from kvmapi.uapi import x86
 from kvmapi.vsm_support import VsmSupport
 from vmm.backend.host_profile import probe
 from vmm.machine import open_files
+from vmm.machine.acpi.madt import FIRST_X2APIC_ONLY_ID
 from vmm.machine.config import ConfigError, MachineConfig
 from vmm.machine.cpu import CpuidEntry, CpuSpec, Topology, parse_cpu, resolve_cpu
 from vmm.machine.cpu.cpuid import brand_entries
@@ -45,7 +46,7 @@ class CpuPlan:
     cpuid: entries per processor, by number. apic_ids: theirs. msrs: `(index, value)` for each of them.
     tsc_khz: what to give to `KVM_SET_TSC_KHZ`, None to leave the host's. warnings: lines for the user.
     mcg_cap: machine-check banks and features, 0 where this KVM has none. vsm: what this kernel has of VSM. hardware:
-    whether guests run on VT-x or SVM. hyperv: the Hyper-V interface, if any.
+    whether guests run on VT-x or SVM. wide_apic_ids: APIC ids have 32 bits. hyperv: the Hyper-V interface, if any.
     """
 
     apic_ids: list[int]
@@ -56,6 +57,7 @@ class CpuPlan:
     mcg_cap: int
     vsm: VsmSupport
     hardware: bool
+    wide_apic_ids: bool
     hyperv: Offer | None = None
 
 
@@ -101,6 +103,7 @@ def plan(config: MachineConfig, kvm: Kvm) -> CpuPlan:
         mcg_cap=kvm.mce_cap_supported() & MCG_CAP_FLAGS | MCE_BANKS if host.has("mce") else 0,
         vsm=host.vsm_support,
         hardware=host.modules.hardware,
+        wide_apic_ids="x2apic" in cpu.selection.names or apic_ids[-1] >= FIRST_X2APIC_ONLY_ID,
         hyperv=hyperv,
     )
 

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.host
         ("acpi", ["--cpus", "4"]),
         ("acpi", ["--cpus", "64"]),
         ("irq", ["--cpus", "2"]),
+        ("irq", ["--cpus", "2", "--cpu", "max,-x2apic"]),
         ("smp", ["--cpus", "1"]),
         ("smp", ["--cpus", "4"]),
         ("memory", []),

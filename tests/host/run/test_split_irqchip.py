@@ -46,6 +46,7 @@ def checks(output: str) -> list[str]:
     ("name", "options"),
     [
         ("irq", ["--cpus", "2"]),
+        ("irq", ["--cpus", "2", "--cpu", "max,-x2apic"]),
         ("irq", ["--append", "x2apic"]),
         ("ports", []),
         ("acpi", ["--cpus", "4"]),
