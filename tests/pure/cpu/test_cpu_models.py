@@ -12,6 +12,7 @@ from vmm.machine.cpu import CpuidEntry, CpuidTable, CpuSpecError, Topology
 from vmm.machine.cpu.cpuid import (
     KVM_FEATURES,
     KVM_SIGNATURE,
+    Register,
     brand_of,
     family_model_stepping,
     signature,
@@ -130,6 +131,14 @@ def test_kvm_extras_come_with_named_models(any_host: RecordedHost) -> None:
 def test_nested_virtualization_is_off_in_named_models(intel_host: RecordedHost) -> None:
     states = [has(intel_host.table(t), "vmx") for t in ("Haswell", "Haswell,+vmx", "max", "max,-vmx")]
     assert states == [False, True, True, False]
+
+
+def test_protection_keys_need_no_xsave(intel_host: RecordedHost) -> None:
+    cpu = intel_host.resolve("max,-xsave")
+    assert "pku" in cpu.selection.names
+    assert not {"avx", "mpx", "xsaveopt"} & cpu.selection.names
+    components = intel_host.table("max,-xsave").get(0xD)
+    assert [components.register(register) for register in Register] == [0] * 4
 
 
 def test_features_go_with_the_one_they_need(intel_host: RecordedHost) -> None:

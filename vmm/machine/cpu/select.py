@@ -34,9 +34,9 @@ ALWAYS_POSSIBLE = ("mtrr", "pat", "mce", "mca", "ht", "hypervisor", "kvm-hint-de
 PMU_FEATURES = frozenset({"pdcm", "perfctr-core", "perfctr-nb", "perfctr-llc", "perfmon-v2", "arch-lbr"})
 
 # Features on the right are senseless without the one on the left, so they go when it does.
-# Pairs stand in an order in which one pass is enough.
+# Pairs stand in an order in which one pass is enough. PKU is not among them: RDPKRU and WRPKRU need no XSAVE.
 DEPENDENCIES: tuple[tuple[str, str], ...] = (
-    ("xsave", "avx pku mpx xsaveopt xsavec xgetbv1 xsaves xfd amx-tile"),
+    ("xsave", "avx mpx xsaveopt xsavec xgetbv1 xsaves xfd amx-tile"),
     ("xsaves", "shstk ibt arch-lbr"),
     ("avx", "avx2 fma f16c fma4 xop vaes vpclmulqdq avx-vnni avx-ifma avx-vnni-int8 avx-ne-convert"),
     ("avx", "avx-vnni-int16 avx512f"),
