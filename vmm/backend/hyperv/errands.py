@@ -5,6 +5,9 @@ A vCPU's ioctls wait while it is in `KVM_RUN`, and its registers change there. S
 kicks the other one, which carries it out on its way into the guest again. While it waits, it carries out those that are
 left for itself: two VPs may ask each other. It waits up to `PATIENCE_S`, then asks its guest to make the call again,
 so that its interrupts are served; the repeated call finds the answer.
+
+Before it is repeated, an interrupt handler of the guest, or a higher VTL, may make such a call as well. So an errand is
+known by the vCPU and the stack it was asked on, and several are kept: none is done twice.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from kvmapi import Vcpu
 from vmm.backend.vp import VirtualProcessor
 
 T = TypeVar("T")
@@ -23,13 +27,17 @@ T = TypeVar("T")
 PATIENCE_S: Final = 0.001
 """How long a call may wait. Longer than a kick takes; an interrupt of the caller's may be this late."""
 
+KEPT: Final = 16
+"""Calls of a VP that are to be repeated: as many handlers as can interrupt each other, in two VTLs."""
+
+_Asker = tuple[Vcpu, int]
+"""The vCPU that a VP ran, and its stack pointer: an interrupt handler has another one than what it interrupts."""
+
 
 @dataclass(slots=True, eq=False)
 class _Errand:
     target: int
     request: Hashable
-    stack_pointer: int
-    """Of the caller: an interrupt handler that makes an equal call meanwhile has another one."""
     work: Callable[[], Any]
     done: bool = False
     result: Any = None
@@ -50,8 +58,8 @@ class Errands:
         self.before_work: Callable[[int], object] = lambda vp: None
         """Called on the VP's thread before it does something for a VP."""
         self._changed = threading.Condition()
-        self._asked: dict[int, _Errand] = {}
-        """Caller -> what it asked for and has not seen the answer of."""
+        self._asked: list[dict[_Asker, _Errand]] = [{} for _ in processors]
+        """By caller: what was asked for and nobody has seen the answer of, the oldest first."""
         self._left: list[deque[_Errand]] = [deque() for _ in processors]
 
     def ask(self, caller: int, target: int, request: Hashable, work: Callable[[], T]) -> T | None:
@@ -63,12 +71,12 @@ class Errands:
         if caller == target:
             self.before_work(caller)
             return work()
-        errand = self._find(caller, target, request, work)
+        asker, errand = self._find(caller, target, request, work)
         deadline = time.monotonic() + PATIENCE_S
         while True:
             with self._changed:
                 if errand.done:
-                    del self._asked[caller]
+                    del self._asked[caller][asker]
                     break
                 own = self._take(caller)
                 if own is None:
@@ -96,25 +104,37 @@ class Errands:
     def reset(self) -> None:
         """Forget what nobody waits for any more. All VPs are frozen."""
         with self._changed:
-            self._asked.clear()
+            for asked in self._asked:
+                asked.clear()
             for left in self._left:
                 left.clear()
 
-    def _find(self, caller: int, target: int, request: Hashable, work: Callable[[], Any]) -> _Errand:
+    def _find(
+        self, caller: int, target: int, request: Hashable, work: Callable[[], Any]
+    ) -> tuple[_Asker, _Errand]:
         """The caller's errand, asked for before or left now."""
-        stack_pointer: int = self._processors[caller].vcpu.run.regs.rsp
+        vcpu = self._processors[caller].vcpu
+        asker: _Asker = vcpu, vcpu.run.regs.rsp
+        asked = self._asked[caller]
         with self._changed:
-            errand = self._asked.get(caller)
+            errand = asked.get(asker)
             if errand is not None:
-                if (errand.target, errand.request, errand.stack_pointer) == (target, request, stack_pointer):
-                    return errand
-                if not errand.done and errand in self._left[errand.target]:
-                    self._left[errand.target].remove(errand)
-            errand = self._asked[caller] = _Errand(target, request, stack_pointer, work)
+                if (errand.target, errand.request) == (target, request):
+                    return asker, errand
+                self._give_up(caller, asker)
+            elif len(asked) >= KEPT:
+                self._give_up(caller, next(iter(asked)))
+            errand = asked[asker] = _Errand(target, request, work)
             self._left[target].append(errand)
             self._changed.notify_all()  # the target may be waiting itself
         self._processors[target].kick()
-        return errand
+        return asker, errand
+
+    def _give_up(self, caller: int, asker: _Asker) -> None:
+        """Nobody will repeat this call: what it asks for is not done, if it has not been. With the lock held."""
+        errand = self._asked[caller].pop(asker)
+        if not errand.done and errand in self._left[errand.target]:
+            self._left[errand.target].remove(errand)
 
     def _take(self, vp: int) -> _Errand | None:
         """The oldest errand left for `vp`. With the lock held."""
