@@ -57,7 +57,7 @@ def vp_msrs(vp: int, vtl: int, services: PartitionServices) -> Bindings:
     return {
         HvMsr.HV_X64_MSR_VP_INDEX: _constant(vp),
         HvMsr.HV_X64_MSR_VP_RUNTIME: MsrMethods(partial(services.vp_runtime_100ns, vp)),
-        HvMsr.HV_X64_MSR_GUEST_IDLE: MsrMethods(idle),
+        HvMsr.HV_X64_MSR_GUEST_IDLE: MsrMethods(idle, value=lambda: 0),
         HvMsr.HV_X64_MSR_RESET: MsrMethods(lambda: 0, reset),
     }
 

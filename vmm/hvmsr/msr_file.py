@@ -26,10 +26,14 @@ WriteMsr = Callable[[int], bool]
 
 @dataclass(frozen=True, slots=True)
 class MsrMethods:
-    """Who answers an MSR. None where the MSR's row forbids that access anyway."""
+    """Who answers an MSR. None where the MSR's row forbids that access anyway.
+
+    value: what HvCallGetVpRegisters gives, where RDMSR does more than to read; else it is what `read` gives.
+    """
 
     read: ReadMsr | None = None
     write: WriteMsr | None = None
+    value: ReadMsr | None = None
 
 
 Bindings = Mapping[HvMsr, MsrMethods]
@@ -47,7 +51,7 @@ def announced(
 class MsrFile:
     """The MSRs of one VP and VTL. Immutable; as thread-safe as the methods behind it."""
 
-    __slots__ = ("readers", "writers")
+    __slots__ = ("readers", "values", "writers")
 
     def __init__(
         self,
@@ -56,18 +60,26 @@ class MsrFile:
         features: HV_HYPERVISOR_FEATURES_EDX,
     ) -> None:
         self.readers: dict[int, ReadMsr] = {}
+        self.values: dict[int, ReadMsr] = {}
+        """Those of `readers`, without what a RDMSR does beside."""
         self.writers: dict[int, WriteMsr] = {}
         for msr, methods in bindings.items():
             if not announced(msr, privileges, features):
                 continue
             if methods.read is not None and msr.access.readable:
                 self.readers[int(msr)] = methods.read
+                self.values[int(msr)] = methods.value or methods.read
             if methods.write is not None and msr.access.writable:
                 self.writers[int(msr)] = methods.write
 
     def read(self, msr: int) -> int | None:
         """RDMSR: the value, None for #GP."""
         reader = self.readers.get(msr)
+        return None if reader is None else reader()
+
+    def value(self, msr: int) -> int | None:
+        """What RDMSR would give, for a hypercall; None for #GP."""
+        reader = self.values.get(msr)
         return None if reader is None else reader()
 
     def write(self, msr: int, value: int) -> bool:

@@ -156,7 +156,10 @@ def failed(status: HvStatus, reps_done: int = 0, output: Sequence[Any] = ()) -> 
 
 Handler = Callable[[C_contra, CallInput[Any, Any]], Reply]
 """Carries out a call for the context that the backend gave to `dispatch`. It never touches the guest's buffers or
-registers, and answers everything a guest can ask with a status; an exception is counted as an internal error."""
+registers, and answers everything a guest can ask with a status; an exception is counted as an internal error.
+
+One with output is asked again where a higher VTL has taken the output page away since it was found writable: to be done
+twice must have no further effect."""
 
 VtlSwitchHandler = Callable[[C_contra, int], bool]
 """Carries out HvCallVtlCall or HvCallVtlReturn: gets the context and the control value, its reserved bits being zero,

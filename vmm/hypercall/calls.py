@@ -308,7 +308,8 @@ CALLS: Final[tuple[Call, ...]] = (
         min_caller_vtl=2,
         target_vtl=TargetVtl("TargetVtl", VtlForm.PLAIN),
         items=("SYN-029",),
-        notes="output 1 when the flag was clear before, else 0",
+        notes="output 1 when the flag was clear before, else 0; so a call that is made again, since its output page "
+        "was taken away meanwhile, says 0",
     ),
     Call(
         Code.HvCallPostMessageDirect,

@@ -240,7 +240,11 @@ class _Prepared:
     def _store(
         self, context: HypercallContext, registers: CallerRegisters, second: int, output: bytes
     ) -> None:
-        """Put the output where the caller wants it: behind what earlier slices stored."""
+        """Put the output where the caller wants it: behind what earlier slices stored.
+
+        `AccessInterceptedError` where the page was taken away while the handler ran. The call is then made again, and
+        with it what the handler does (`Handler`): nothing else could be stored but an answer that is no longer true.
+        """
         if self._fast:
             write_fast_output(registers, context.xmm, self._fast_output, output)
         else:

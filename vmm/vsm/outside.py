@@ -40,8 +40,8 @@ class SyntheticMsrs(Protocol):
     def writers(self) -> Container[int]:
         """The MSRs that can be written, with a value that they take."""
 
-    def read(self, msr: int) -> int | None:
-        """RDMSR, None for #GP."""
+    def value(self, msr: int) -> int | None:
+        """What RDMSR would give, without what it does beside; None for #GP."""
 
     def write(self, msr: int, value: int) -> bool:
         """WRMSR, False for #GP."""

@@ -139,7 +139,7 @@ class RegisterCalls:
         elif home is Home.CONSTANT:
             value = self._constant(register)
         else:
-            value = target.vp.vtls[target.vtl].msrs.read(SYNTHETIC_MSRS[register])
+            value = target.vp.vtls[target.vtl].msrs.value(SYNTHETIC_MSRS[register])
             if value is None:
                 refuse(HvStatus.ACCESS_DENIED)
         if value is None:

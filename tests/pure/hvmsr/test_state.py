@@ -271,6 +271,22 @@ def test_guest_idle_puts_the_vp_to_sleep(rig: Rig) -> None:
     assert rig.services.idles == [(1, 1)]
 
 
+def test_the_value_of_guest_idle_puts_nobody_to_sleep(rig: Rig) -> None:
+    state = rig.state.vp(1, 1)
+
+    assert state is not None
+    assert state.msrs.value(HvMsr.HV_X64_MSR_GUEST_IDLE) == 0
+    assert rig.services.idles == []
+
+
+def test_the_value_of_an_msr_is_what_rdmsr_gives(rig: Rig) -> None:
+    state = rig.state.vp(1, 1)
+
+    assert state is not None
+    assert state.msrs.values.keys() == state.msrs.readers.keys()
+    assert state.msrs.value(HvMsr.HV_X64_MSR_VP_INDEX) == state.msrs.read(HvMsr.HV_X64_MSR_VP_INDEX) == 1
+
+
 @pytest.mark.tlfs("MISC-002")
 def test_a_crash_is_reported_with_its_vp_and_vtl(rig: Rig) -> None:
     rig.state.write_msr(1, 1, HvMsr.HV_X64_MSR_CRASH_CTL, 1 << 63)

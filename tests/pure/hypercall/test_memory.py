@@ -167,6 +167,26 @@ def test_output_write_protected_by_a_higher_vtl_is_an_intercept_before_the_handl
     assert (handler.calls, caller.registers.changed_since(before)) == ([], set())
 
 
+@pytest.mark.tlfs("HC-005", "HC-022")
+def test_output_page_that_is_taken_away_while_the_handler_runs_is_an_intercept() -> None:
+    """The call is made again as a whole, and finds what is true then."""
+    answers = iter([(0, 0, 1), (0, 0, 2)])
+    caller = Caller({QUERY: lambda context, call: taken_away(next(answers))})
+
+    def taken_away(reply: Reply) -> Reply:
+        caller.context.memory.unwritable = {OUTPUT} if reply[2] == 1 else set()
+        return reply
+
+    caller.registers.set_input(2, control(QUERY), 0, OUTPUT)
+    before, memory = caller.registers.snapshot(), caller.context.memory.snapshot()
+
+    assert (caller.again(), caller.context.intercepts) == (Outcome.INTERCEPT, [(OUTPUT, True)])
+    assert (caller.registers.changed_since(before), caller.context.memory.snapshot()) == (set(), memory)
+    caller.context.memory.unwritable = set()
+    assert caller.again() is Outcome.COMPLETED
+    assert caller.context.memory.read(OUTPUT, 8) == (2).to_bytes(8, "little")
+
+
 @pytest.mark.tlfs("HC-005")
 def test_call_goes_through_once_the_higher_vtl_gives_way() -> None:
     caller = Caller({POST: Recorder()})

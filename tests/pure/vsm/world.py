@@ -95,7 +95,7 @@ class Msrs:
     def writers(self) -> Container[int]:
         return set(range(0x4000_0000, 0x4000_0200)) - self.faults
 
-    def read(self, msr: int) -> int | None:
+    def value(self, msr: int) -> int | None:
         return None if msr in self.faults else self.values.get(msr, 0)
 
     def write(self, msr: int, value: int) -> bool:

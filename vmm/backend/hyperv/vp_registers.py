@@ -338,7 +338,7 @@ def _msr_getter(state: HvState, msr: int) -> _Get:
 
     def get(vp: int, vtl: int, vcpu: Vcpu) -> int:
         found = find(vp, vtl)
-        read = None if found is None else found.msrs.readers.get(msr)
+        read = None if found is None else found.msrs.values.get(msr)
         if read is None:
             raise RegisterError(HvStatus.ACCESS_DENIED)
         return read()

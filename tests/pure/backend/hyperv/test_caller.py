@@ -27,6 +27,7 @@ from vmm.bus import MmioBus, PortBus, access
 from vmm.hv.call_codes import HypercallCode as Code
 from vmm.hv.registers import HvRegisterName as Register
 from vmm.hv.status import HvStatus
+from vmm.hvcpuid import HvFeature
 from vmm.hypercall.call import AGAIN
 from vmm.outside import Buffer, GuestMemoryError
 
@@ -83,7 +84,13 @@ class Control:
 class Rig:
     """Two VPs with the whole interface; the first is at the hypercall page's trap, in 64-bit ring 0."""
 
-    def __init__(self, fake: FakeKvm, kvm: Kvm, transport: Transport = PORT_WRITE) -> None:
+    def __init__(
+        self,
+        fake: FakeKvm,
+        kvm: Kvm,
+        transport: Transport = PORT_WRITE,
+        also: frozenset[HvFeature] = frozenset(),
+    ) -> None:
         self.fake, self.ram = fake, Ram()
         self.vm = kvm.create_vm()
         self.vps = [
@@ -102,7 +109,7 @@ class Rig:
             notice=self.unexpected,
         )
         said = offer(
-            replace(EVERYTHING, exits=transport.exits),
+            replace(EVERYTHING, exits=transport.exits, features=EVERYTHING.features | also),
             cpus=2,
             gpa_bits=40,
             tsc_hz=2_000_000_000,
@@ -160,11 +167,12 @@ class Rig:
 
 
 @contextmanager
-def a_rig(transport: Transport = PORT_WRITE) -> Iterator[Rig]:
+def a_rig(transport: Transport = PORT_WRITE, also: frozenset[HvFeature] = frozenset()) -> Iterator[Rig]:
+    """also: features beside those that are there by default."""
     kick.install()
     fake = FakeKvm()
     with Kvm.open(seam=fake) as kvm:
-        rig = Rig(fake, kvm, transport)
+        rig = Rig(fake, kvm, transport, also)
         yield rig
         rig.hyperv.close()
         del rig.caller, rig.hyperv  # their views of kvm_run go before the mapping

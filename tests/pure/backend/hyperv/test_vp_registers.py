@@ -17,6 +17,7 @@ from vmm.backend.hyperv.vp_registers import NOT_OFFERED, RegisterCalls
 from vmm.hv.call_codes import HypercallCode as Code
 from vmm.hv.registers import HvRegisterName as Register
 from vmm.hv.status import HvStatus
+from vmm.hvcpuid import HvFeature
 
 PE = 1
 EXCEPTION, INTERRUPT, NMI = 3, 0, 2
@@ -183,6 +184,15 @@ def test_a_value_that_is_refused_changes_nothing(rig: Rig, register: Register, r
 def test_a_synthetic_msr_without_its_privilege_is_denied(rig: Rig) -> None:
     assert rig.registers(Register.HvRegisterGuestIdle)[0] == HvStatus.ACCESS_DENIED
     assert rig.set_register(Register.HvRegisterGuestIdle, 0) == HvStatus.ACCESS_DENIED
+
+
+@pytest.mark.tlfs("REG-012", "MISC-003")
+def test_reading_the_idle_register_puts_no_vp_to_sleep() -> None:
+    with a_rig(also=frozenset({HvFeature.IDLE})) as rig:
+        assert value(rig, Register.HvRegisterGuestIdle) == 0
+        assert rig.vps[0].vcpu.get_mp_state() == k.KVM_MP_STATE_RUNNABLE
+        assert rig.read_msr(0x4000_00F0) == 0
+        assert rig.vps[0].vcpu.get_mp_state() == k.KVM_MP_STATE_HALTED
 
 
 def test_an_address_is_as_wide_as_the_paging_mode(rig: Rig) -> None:
