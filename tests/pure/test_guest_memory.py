@@ -21,7 +21,7 @@ ALL_RAM = {"GuestMemory", "GuestRam", "RamMapping", "HostMemory"}
 """Types through which all of guest RAM is reached."""
 ANY_VTL = {"UnprotectedMemory", "DirectMemory"}
 """Types that let a VTL use RAM as if nobody restricted it."""
-ACCESSES = {"read", "write", "fill", "fetch", "view", "require_writable", "host_address"}
+ACCESSES = {"read", "write", "fill", "fetch", "view", "write_all", "require_writable", "host_address"}
 OPENERS = {"map_for_kvm", "host_address", "put_over", "put_back", "drop_page"}
 """What gives out host addresses of RAM, or changes what a VM finds there."""
 _MEMORY = re.compile(r"_?(\w+_)?(ram|memory)")

@@ -8,6 +8,7 @@ of a KVM_EXIT_HYPERV) fits them without a copy.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from vmm.outside import Buffer, GuestMemory
@@ -74,6 +75,9 @@ class ProcessorMemory(CallerMemory, Protocol):
     def fetch(self, gpa: int, size: int) -> bytes:
         """A copy of `size` bytes of instructions."""
 
+    def write_all(self, parts: Sequence[tuple[int, Buffer]]) -> None:
+        """Store data at each of some addresses, or change nothing: nobody can take one of them away in between."""
+
 
 class UnprotectedMemory:
     """`ProcessorMemory` for a partition without VTL protections: all RAM can be read, written and executed."""
@@ -88,6 +92,13 @@ class UnprotectedMemory:
     def require_writable(self, gpa: int, size: int) -> None:
         """Raise `GuestMemoryError` when a byte of the range is not RAM."""
         self._memory.read(gpa, size)
+
+    def write_all(self, parts: Sequence[tuple[int, Buffer]]) -> None:
+        """Store data at each of some addresses; `GuestMemoryError`, and nothing, when one is not RAM."""
+        for gpa, data in parts:
+            self._memory.read(gpa, len(data))
+        for gpa, data in parts:
+            self._memory.write(gpa, data)
 
 
 class HypercallContext(Protocol):

@@ -13,6 +13,7 @@ Implements: HC-005, HC-022, VSM-082, VSM-083
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from vmm.hv.constants import HV_PAGE_SHIFT, HV_PAGE_SIZE
@@ -109,6 +110,18 @@ class VtlMemory:
             if start <= gpa and gpa + size <= self._end:
                 self._view[gpa - start : gpa - start + size] = data
             else:
+                self._memory.write(gpa, data)
+        finally:
+            self.busy = False
+
+    def write_all(self, parts: Sequence[tuple[int, Buffer]]) -> None:
+        """Store data at each of some addresses, or nothing. A change of rights comes before all of them or after."""
+        self.busy = True
+        try:
+            for gpa, data in parts:
+                self._check(gpa, len(data), WRITE, self._writable)
+                self._memory.read(gpa, len(data))
+            for gpa, data in parts:
                 self._memory.write(gpa, data)
         finally:
             self.busy = False

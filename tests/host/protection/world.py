@@ -12,7 +12,7 @@ import errno
 import signal
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from kvmapi import Kvm, Vm
@@ -113,6 +113,12 @@ class RightfulMemory:
     def write(self, gpa: int, data: Buffer) -> None:
         self._check(gpa, len(data), WRITE)
         self._world.ram.write(gpa, data)
+
+    def write_all(self, parts: Sequence[tuple[int, Buffer]]) -> None:
+        for gpa, data in parts:
+            self._check(gpa, len(data), WRITE)
+        for gpa, data in parts:
+            self._world.ram.write(gpa, data)
 
     def require_writable(self, gpa: int, size: int) -> None:
         self._check(gpa, size, WRITE)

@@ -3,21 +3,24 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
 
 from tests.pure.emulation.guest import CODE, DATA, IDT, PT, STACK, TSS, Guest, a_guest
-from tests.pure.emulation.test_vector import ALL, prepare
+from tests.pure.emulation.test_vector import ALL, prepare, put
 from tests.pure.vsm.protected import Told
 from vmm.backend.emulation import registers as r
 from vmm.hv.status import HvStatus
+from vmm.outside import Buffer
 from vmm.vsm.memory import VtlMemory
 from vmm.vsm.outside import MemoryAccess
 from vmm.vsm.protections import MemoryProtections
 from vmm.vsm.rights import EXECUTE, READ, WRITE
 
 NONE, R, RW, RX = 0x0, 0x1, 0x3, 0x5
+XMM2 = 160 + 2 * 16  # in the XSAVE area
 LOAD, STORE = b"\xc5\xfa\x6f\x13", b"\xc5\xfa\x7f\x13"  # vmovdqu xmm2, [rbx]; [rbx], xmm2
 INT_20 = b"\xcd\x20"
 
@@ -92,6 +95,32 @@ def test_data_over_two_pages_is_all_or_nothing(protected: Protected) -> None:
 
     assert protected.carry_out(STORE) == MemoryAccess(DATA + 4096, WRITE, DATA + 4096, STORE)
     assert protected.guest.memory.number(DATA + 4096 - 8) == 0
+
+
+@pytest.mark.tlfs("VSM-081", "VSM-083")
+def test_a_page_that_is_taken_away_while_data_is_written_over_two(protected: Protected) -> None:
+    """The change of rights comes behind the whole write, not between its parts."""
+    guest = protected.guest
+    guest.set_regs(rbx=DATA + 4096 - 8)
+    put(guest, XMM2, 0x1111_2222_3333_4444_5555_6666_7777_8888)
+    write, changes = guest.memory.write, []
+
+    def taken_away_meanwhile(gpa: int, data: Buffer) -> None:
+        if gpa == DATA + 4096 - 8:
+            change = threading.Thread(target=protected.protect, args=(R, DATA + 4096))
+            change.start()
+            change.join(0.05)
+            changes.append((change, change.is_alive()))
+        write(gpa, data)
+
+    guest.memory.write = taken_away_meanwhile  # type: ignore[method-assign]
+    assert guest.carry_out(STORE) is None
+
+    ((change, waited),) = changes
+    change.join(5)
+    assert (waited, protected.told) == (True, [])
+    assert guest.memory.number(DATA + 4096 - 8) == 0x5555_6666_7777_8888
+    assert guest.memory.number(DATA + 4096) == 0x1111_2222_3333_4444
 
 
 @pytest.mark.tlfs("VSM-082")

@@ -81,9 +81,11 @@ def test_each_access_needs_its_right(scene: Scene, direct: bool) -> None:
         "read": lambda gpa: memory.read(gpa, 8),
         "write": lambda gpa: memory.write(gpa, bytes(8)),
         "fetch": lambda gpa: memory.fetch(gpa, 8),
+        "write all": lambda gpa: memory.write_all([(20 * PAGE, bytes((20,)) * 8), (gpa, bytes(8))]),
         "require": lambda gpa: memory.require_writable(gpa, 8),
         "fill": lambda gpa: memory.fill(gpa, 8),
     }
+    writes = {"write", "write all", "require", "fill"}
     before = bytes(scene.ram.bytes)
 
     def refused(page: int) -> set[str]:
@@ -94,11 +96,10 @@ def test_each_access_needs_its_right(scene: Scene, direct: bool) -> None:
                     access(page * PAGE + 16)
                 except AccessInterceptedError as error:
                     assert error.gpa == page * PAGE + 16
-                    assert error.write == (name in {"write", "require", "fill"})
+                    assert error.write == (name in writes)
                     found.add(name)
         return found
 
-    writes = {"write", "require", "fill"}
     assert refused(HIDDEN) == {"read", "fetch", *writes}
     assert refused(READ_ONLY) == {"fetch", *writes}
     assert refused(CODE) == writes

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple
 
 from vmm.backend.emulation.faults import DeclinedError, ProtectedError, page_fault
@@ -40,20 +39,28 @@ class LinearMemory:
         read = self._memory.fetch if access.fetch else self._memory.read
         found = b""
         for part in self._parts(linear_address, size, access):
-            with _refusals(part, access):
+            try:
                 found += read(part.gpa, part.size)
+            except GuestMemoryError as error:
+                raise _declined(error) from error
+            except AccessInterceptedError as error:
+                raise _protected(part, error, fetch=access.fetch) from error
         return found
 
     def write(self, linear_address: int, data: bytes, access: Access) -> None:
         """Store `data`: all of it, or nothing when one of its pages faults. `access.write` must be set."""
         parts = self._parts(linear_address, len(data), access)
+        stores, done = [], 0
         for part in parts:
-            with _refusals(part, access):
-                self._memory.require_writable(part.gpa, part.size)
-        for part in parts:
-            with _refusals(part, access):
-                self._memory.write(part.gpa, data[: part.size])
-            data = data[part.size :]
+            stores.append((part.gpa, data[done : done + part.size]))
+            done += part.size
+        try:
+            self._memory.write_all(stores)
+        except GuestMemoryError as error:
+            raise _declined(error) from error
+        except AccessInterceptedError as error:
+            part = next(part for part in parts if part.gpa <= error.gpa < part.gpa + part.size)
+            raise _protected(part, error) from error
 
     def check(self, linear_address: int, size: int, access: Access) -> None:
         """Only whether `access`, a read, is allowed; the memory may be a device's."""
@@ -63,7 +70,7 @@ class LinearMemory:
             except GuestMemoryError:
                 continue
             except AccessInterceptedError as error:
-                raise ProtectedError(error.gpa, part.linear_address) from error
+                raise _protected(part, error) from error
 
     def _parts(self, linear_address: int, size: int, access: Access) -> list[_Part]:
         """The pieces, one per page, all checked before the caller touches the first."""
@@ -86,13 +93,10 @@ class LinearMemory:
         return parts
 
 
-@contextmanager
-def _refusals(part: _Part, access: Access) -> Iterator[None]:
-    """What memory raises, as an end of the instruction."""
-    try:
-        yield
-    except GuestMemoryError as error:
-        raise DeclinedError(f"its memory operand is not RAM: {error}") from error
-    except AccessInterceptedError as error:
-        gva = part.linear_address + error.gpa - part.gpa
-        raise ProtectedError(error.gpa, gva, write=error.write, fetch=access.fetch) from error
+def _declined(error: GuestMemoryError) -> DeclinedError:
+    return DeclinedError(f"its memory operand is not RAM: {error}")
+
+
+def _protected(part: _Part, error: AccessInterceptedError, *, fetch: bool = False) -> ProtectedError:
+    gva = part.linear_address + error.gpa - part.gpa
+    return ProtectedError(error.gpa, gva, write=error.write, fetch=fetch)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from kvmapi.uapi import x86
@@ -91,6 +91,9 @@ class _Logged:
 
     def require_writable(self, gpa: int, size: int) -> None:
         raise AssertionError("a page walk asks for nothing before it writes")
+
+    def write_all(self, parts: Sequence[tuple[int, Buffer]]) -> None:
+        raise AssertionError("a page walk writes one entry at a time")
 
 
 class LoggedMemory(LinearMemory):
