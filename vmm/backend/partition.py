@@ -76,6 +76,8 @@ class VtlVm:
         self.vtl = vtl
         self.mapping = mapping
         self.vcpus: list[Vcpu] = []
+        self._made: dict[int, Vcpu] = {}
+        """By APIC id, which KVM gives to no further vCPU of the VM."""
         self.vm: Vm = kvm.create_vm()
         try:
             self.vm.set_identity_map_addr(IDENTITY_MAP_GPA)
@@ -123,9 +125,12 @@ class VtlVm:
         mcg_cap: int,
     ) -> Vcpu:
         """A vCPU with this APIC id, CPUID, MSRs `(index, value)`, TSC frequency (None: the host's) and
-        machine-check banks (0: none).
+        machine-check banks (0: none). Errors: `KvmError`; it can be tried again, as long as
+        it has not run.
         """
-        vcpu = self.vm.create_vcpu(apic_id)
+        vcpu = self._made.get(apic_id)
+        if vcpu is None:
+            vcpu = self._made[apic_id] = self.vm.create_vcpu(apic_id)
         if tsc_khz is not None:
             vcpu.set_tsc_khz(tsc_khz)
         vcpu.set_cpuid2(list(cpuid))
@@ -133,7 +138,8 @@ class VtlVm:
             vcpu.setup_mce(mcg_cap)
         if msrs:
             vcpu.set_msrs(list(msrs))
-        self.vcpus.append(vcpu)
+        if vcpu not in self.vcpus:
+            self.vcpus.append(vcpu)
         return vcpu
 
 

@@ -123,6 +123,14 @@ class HvState:
                 self._vps = {**self._vps, (vp, vtl): found}
             return found
 
+    def drop_vtl(self, vp: int, vtl: int) -> None:
+        """`vtl`, above 0, is not enabled on the VP after all; it has not run. Idempotent."""
+        with self._lock:
+            dropped = self._vps.get((vp, vtl))
+            self._vps = {key: state for key, state in self._vps.items() if key != (vp, vtl)}
+        if dropped is not None:
+            dropped.reset()
+
     def _make(self, vp: int, vtl: int) -> HvVpState:
         offer, services = self.offer, self._services
         shared = self._vtls.get(vtl)

@@ -8,6 +8,7 @@ changes the whole machine (reset, suspend, end); devices and VPs only post event
 from __future__ import annotations
 
 import contextlib
+import errno
 import queue
 import threading
 import time
@@ -33,7 +34,7 @@ from vmm.machine.clock import GuestClock
 from vmm.machine.config import ConfigError, MachineConfig
 from vmm.machine.events import Control, End, Event, Reset, Suspend, Wake
 from vmm.machine.memory_map import e820_map
-from vmm.machine.ram import PAGE_SIZE, GuestRam, RamMapping, RamView
+from vmm.machine.ram import PAGE_SIZE, GuestRam, RamError, RamMapping, RamView
 from vmm.outside import GuestMemoryError
 from vmm.vsm.device_memory import DeviceMemory
 
@@ -234,11 +235,14 @@ class Machine:
         """The KVM VM of a VTL above 0. Device interrupts are VTL0's, so it has local APICs alone.
 
         Its mapping stays for the VM that the VTL has after a reset, which leaves it as it was: nothing may grow with
-        each reset of a guest.
+        each reset of a guest. Errors: `OSError`, `RamError` too being one here: it is the guest's to hear of.
         """
         mapping = self._higher_mappings.get(vtl)
         if mapping is None:
-            mapping = self._higher_mappings[vtl] = self.ram.map_for_kvm()
+            try:
+                mapping = self._higher_mappings[vtl] = self.ram.map_for_kvm()
+            except RamError as error:
+                raise OSError(errno.ENOMEM, str(error)) from error
         options = replace(self._options, split_irqchip=True, pit=False)
         return VtlVm(kvm, vtl, mapping, self._slots, options), self._view(mapping)
 

@@ -72,8 +72,9 @@ class HigherVms:
     """How VTLs above 0 are made.
 
     make_vm: a KVM VM for a VTL, over the same memory, with local APICs only; and its view, as `Machine.view`.
-    add_vcpu: the vCPU of a VP in it. has_xcr0: whether KVM tells and takes XCR0. signals: what keeps INIT and SIPI from
-    VPs that have such VTLs. wait_in_kernel: whether KVM waits for events of VTLs that do not run.
+    add_vcpu: the vCPU of a VP in it. Both: `OSError` where the host has no room. has_xcr0: whether KVM tells and takes
+    XCR0. signals: what keeps INIT and SIPI from VPs that have such VTLs. wait_in_kernel: whether KVM waits for events
+    of VTLs that do not run.
     """
 
     make_vm: Callable[[int], tuple[VtlVm, RamPages | None]]
@@ -269,14 +270,14 @@ class HypervInterface:
 
         def make_vm(vtl: int) -> VtlVm:
             vm, view = higher.make_vm(vtl)
-            keep_msrs(vm.vm, shared_msrs.ranges())
-            if self._protections is not None and machine.protection is not None:
-                try:
+            try:
+                keep_msrs(vm.vm, shared_msrs.ranges())
+                if self._protections is not None and machine.protection is not None:
                     with self._protections.lock:  # rights do not change between the look and the VM's knowing
                         machine.protection.adopt(vtl, vm.vm, view, self._protections.restricted(vtl))
-                except OSError:
-                    vm.close()
-                    raise
+            except OSError:
+                vm.close()
+                raise
             if self._overlays is not None and view is not None:
                 self._overlays.views[vtl] = self._covering(vtl, view)
             return vm

@@ -10,6 +10,8 @@ Life: made with VTL0's vCPUs, VPs not started; `reset` with all VPs frozen; `clo
 
 from __future__ import annotations
 
+import errno
+import logging
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,6 +54,8 @@ from vmm.vsm.offer import VsmOffer
 from vmm.vsm.outside import AssistPage, SyntheticMsrs, VpRegisters
 from vmm.vsm.partition import VsmPartition
 from vmm.vsm.protections import MemoryProtections
+
+_log = logging.getLogger(__name__)
 
 VTL0: Final = 0
 _SPIV: Final = 0xF0
@@ -96,7 +100,10 @@ class Vtls:
         self._parts = parts
         self._offer = offer
         self._lock = threading.Lock()
+        self._refused: set[tuple[int, int]] = set()
         self._vms: dict[int, VtlVm] = {}
+        self._vcpus: dict[tuple[int, int], Vcpu] = {}
+        """By VP and VTL above 0: also those whose VTL is not enabled yet, since its context was refused."""
         self._auto_eois: list[dict[int, AutoEoi]] = [{} for _ in parts.processors]
         self._addresses = [msi_address(apic_id) for apic_id in parts.apic_ids]
         self.partition = VsmPartition(len(parts.processors), offer, self, protections)
@@ -193,6 +200,7 @@ class Vtls:
                 auto_eoi.reset()
             auto_eois.clear()
         vms, self._vms = self._vms, {}
+        self._vcpus.clear()
         for vm in vms.values():
             vm.close()
         self._watched.reset(self._parts.vm)
@@ -238,28 +246,20 @@ class Vtls:
         if not self._startup.ready_for_vtl(vp):
             return AGAIN
         try:
-            with self._lock:
-                vm = self._vms.get(vtl)
-                if vm is None:
-                    vm = self._vms[vtl] = parts.make_vm(vtl)
-                if not self._watched.filter_msrs(vm.vm, vtl):
-                    self._startup.abandon(vp)
-                    return HvStatus.INSUFFICIENT_MEMORY
-                vcpu = next((each for each in vm.vcpus if each.vcpu_id == parts.apic_ids[vp]), None)
-                if vcpu is None:
-                    vcpu = parts.add_vcpu(vm, vp)
-            self.shared_msrs[vp].bring(vcpu)
-            starts.load(vcpu, context)
+            vcpu = self._vcpu_for(vp, vtl)
+            try:
+                starts.load(vcpu, context)
+            except KvmError:  # KVM checks what the processor model would check
+                self._startup.abandon(vp)
+                return HvStatus.INVALID_REGISTER_VALUE
             _enable_apic(vcpu)
             vcpu.set_mp_state(k.KVM_MP_STATE_RUNNABLE)
             self._startup.close(vcpu)
-        except KvmError:
+            caller = self._connected(vp, vtl, vcpu)
+        except OSError as error:  # the host has no room for a VM, a vCPU, or for what the VTL may not do
             self._startup.abandon(vp)
-            return HvStatus.INVALID_REGISTER_VALUE
-        except OSError:  # what the VTL may not do needs more room than the host has
-            self._startup.abandon(vp)
+            self._tell_refused(vp, vtl, error)
             return HvStatus.INSUFFICIENT_MEMORY
-        caller = parts.connect(processor, vtl, vcpu)
         self._adopt(caller)
         self.schedulers[vp].add(
             VtlVcpu(
@@ -272,6 +272,39 @@ class Vtls:
             )
         )
         return HvStatus.SUCCESS
+
+    def _vcpu_for(self, vp: int, vtl: int) -> Vcpu:
+        """The vCPU that `vtl` of a VP gets, in the VTL's VM. What has been made of the two by an earlier try is used.
+
+        Errors: `OSError`.
+        """
+        parts = self._parts
+        with self._lock:
+            vm = self._vms.get(vtl)
+            if vm is None:
+                vm = self._vms[vtl] = parts.make_vm(vtl)
+            if not self._watched.filter_msrs(vm.vm, vtl):
+                raise OSError(errno.ENOSPC, f"KVM's MSR filter has too few ranges for the MSRs of VTL{vtl}")
+            vcpu = self._vcpus.get((vp, vtl))
+            if vcpu is None:
+                vcpu = self._vcpus[vp, vtl] = parts.add_vcpu(vm, vp)
+        self.shared_msrs[vp].bring(vcpu)
+        return vcpu
+
+    def _connected(self, vp: int, vtl: int, vcpu: Vcpu) -> Caller:
+        """The Hyper-V state and hypercalls of `vtl` on a VP, or nothing of them. Errors: `KvmError`."""
+        parts = self._parts
+        try:
+            return parts.connect(parts.processors[vp], vtl, vcpu)
+        except KvmError:
+            parts.state.drop_vtl(vp, vtl)
+            raise
+
+    def _tell_refused(self, vp: int, vtl: int, error: OSError) -> None:
+        """Once for each VTL of a VP: its guest may try again for ever."""
+        if (vp, vtl) not in self._refused:
+            self._refused.add((vp, vtl))
+            _log.warning("VTL%d of VP %d cannot be enabled: %s", vtl, vp, error)
 
     def start_vtl(self, caller_vp: int, vp: int, vtl: int, context: HV_INITIAL_VP_CONTEXT) -> int:
         """See there."""
@@ -360,9 +393,8 @@ class Vtls:
 
     def local_apic(self, vp: int, vtl: int) -> LocalApic:
         """See there."""
-        parts, vm = self._parts, self._vms[vtl]
-        vcpu = next(each for each in vm.vcpus if each.vcpu_id == parts.apic_ids[vp])
-        apic = KvmLocalApic(vm.vm, vcpu, parts.apic_ids)
+        parts = self._parts
+        apic = KvmLocalApic(self._vms[vtl].vm, self._vcpus[vp, vtl], parts.apic_ids)
         self._auto_eois[vp] = {**self._auto_eois[vp], vtl: AutoEoi(parts.processors[vp], apic, parts.clock)}
         return apic
 

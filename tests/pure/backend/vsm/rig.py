@@ -67,7 +67,9 @@ class Rig:
             control=Control(),
             ports=PortBus(),
             notice=self.unexpected,
-            higher=interface.HigherVms(self.make_vm, self.add_vcpu, has_xcr0=True, signals=self.signals()),
+            higher=interface.HigherVms(
+                lambda vtl: self.make_vm(vtl), self.add_vcpu, has_xcr0=True, signals=self.signals()
+            ),
             protection=self.protection(),
             device_memory=DeviceMemory(self.ram),
         )

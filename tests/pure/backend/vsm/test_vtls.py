@@ -3,19 +3,24 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 import threading
 from collections.abc import Iterator
 
 import pytest
 
+from kvmapi import KvmError
 from kvmapi import run as run_page
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi import x86
 from kvmapi.uapi.kvm_vcpu import kvm_enable_cap
-from tests.pure.backend.vsm.rig import INPUT, PAGE_GPA, SELF, SPIV, VTL1, Rig, a_rig
+from tests.pure.backend.vsm.rig import FAST, INPUT, PAGE_GPA, SELF, SPIV, VTL1, Rig, a_rig
 from tests.pure.vsm.world import CONTEXT
 from vmm.backend.hyperv import page_code
+from vmm.backend.hyperv.caller import Caller
+from vmm.backend.partition import VtlVm
+from vmm.backend.protection.view import RamPages
 from vmm.backend.stats.counts import VpCounts
 from vmm.hv.call_codes import HypercallCode as Code
 from vmm.hv.register_bits import HV_REGISTER_VSM_VINA
@@ -172,6 +177,77 @@ def test_an_interrupt_for_the_lower_vtl_waits(rig: Rig) -> None:
     rig.vps[0].after_kick()
 
     assert rig.vps[0].vcpu is rig.vcpu(0, VTL1)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "KVM_CREATE_VM",
+        "KVM_X86_SET_MSR_FILTER",
+        "KVM_CREATE_VCPU",
+        "KVM_SET_CPUID2",
+        "KVM_GET_LAPIC",
+        "KVM_SET_MP_STATE",
+    ],
+)
+@pytest.mark.tlfs("VSM-031")
+def test_a_host_without_room_for_a_vtl_leaves_the_vp_without_it(rig: Rig, call: str) -> None:
+    """The guest is told so, and can try again when there is."""
+    assert rig.call(0, Code.HvCallEnablePartitionVtl | FAST, SELF, VTL1) == 0
+    open_before = len(rig.fake.leaks())
+    rig.fake.fail(call, errno.ENOMEM)
+
+    assert rig.enable(0) == HvStatus.INSUFFICIENT_MEMORY
+
+    assert rig.hyperv.dispatcher.internal_errors == 0
+    assert rig.hyperv.state.vp(0, VTL1) is None
+    assert (rig.vtls.partition.vps[0].enabled, rig.vtls.schedulers[0].vtls.keys()) == (1, {0})
+    if call in ("KVM_CREATE_VM", "KVM_X86_SET_MSR_FILTER"):
+        assert len(rig.fake.leaks()) == open_before
+    assert rig.enable(0) == 0
+    assert len(rig.fake.called("KVM_CREATE_VCPU")) <= 4  # one for each VP's VTL0, at most one that failed
+    assert rig.vcpu(0, VTL1).get_regs().rip == CONTEXT.Rip
+
+
+@pytest.mark.tlfs("VSM-031")
+def test_a_host_without_room_for_memory_refuses_a_vtl_as_well(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its reason is told once."""
+    assert rig.call(0, Code.HvCallEnablePartitionVtl | FAST, SELF, VTL1) == 0
+
+    def full(vtl: int) -> tuple[VtlVm, RamPages | None]:
+        raise OSError(errno.ENOMEM, "guest memory of 64 MiB cannot be mapped")
+
+    rig.make_vm = full  # type: ignore[method-assign]
+    assert [rig.enable(0), rig.enable(0)] == [HvStatus.INSUFFICIENT_MEMORY] * 2
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "VTL1 of VP 0 cannot be enabled: [Errno 12] guest memory of 64 MiB cannot be mapped"
+    ]
+
+
+@pytest.mark.tlfs("VSM-031", "REG-012")
+def test_a_context_that_kvm_refuses_is_the_guest_s_mistake(rig: Rig) -> None:
+    assert rig.call(0, Code.HvCallEnablePartitionVtl | FAST, SELF, VTL1) == 0
+    rig.fake.fail("KVM_SET_SREGS", errno.EINVAL)
+
+    assert rig.enable(0) == HvStatus.INVALID_REGISTER_VALUE
+    assert rig.enable(0) == 0
+
+
+def test_what_a_vtl_has_on_a_vp_is_dropped_where_its_calls_cannot_be_had(rig: Rig) -> None:
+    assert rig.call(0, Code.HvCallEnablePartitionVtl | FAST, SELF, VTL1) == 0
+    attach = Caller.attach
+
+    def refused(caller: Caller) -> None:
+        raise KvmError(errno.ENOMEM, "KVM_ENABLE_CAP")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Caller, "attach", refused)
+        assert rig.enable(0) == HvStatus.INSUFFICIENT_MEMORY
+    assert rig.hyperv.state.vp(0, VTL1) is None
+    assert Caller.attach is attach and rig.enable(0) == 0
 
 
 @pytest.mark.tlfs("VSM-063")
