@@ -10,6 +10,8 @@
 | `mapping`, `view` | enforcement by what each VTL's VM has mapped, on any KVM |
 | `mapping_faults`, `mapping_host` | the exits of such a machine; its `HostProtection` |
 | `touches`, `operands` | which memory an instruction or an event touches, to find a refused access without an address |
+| `decoded` | what capstone says of an instruction |
+| `vector_operands`, `far_operands`, `state_operands` | operands of those that access more, or less, than it says |
 | `write_origin`, `unfinished` | instructions that KVM's emulator has half done: found, and taken back |
 | `events` | exceptions and interrupts whose delivery was refused |
 | `stepping`, `alone` | one instruction with pages in the mapping that must not be executed |

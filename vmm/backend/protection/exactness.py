@@ -55,7 +55,7 @@ TABLE = (
         _EXACT,
         _EXACT,
         _EXACT,
-        "not gathers and scatters, whose addresses are not looked for",
+        "also with masks, gathers and scatters",
     ),
     Row(
         "write across the end of a page that may be written",

@@ -25,20 +25,23 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 from kvmapi import Vcpu
 from kvmapi.uapi import kvm as k
+from kvmapi.uapi import x86
 from vmm.backend.emulation import interrupt
 from vmm.backend.emulation.faults import DeclinedError, GuestFaultError, ProtectedError
 from vmm.backend.emulation.processor import Cpuid, Processor
 from vmm.backend.emulation.registers import RFLAGS_RF
 from vmm.backend.protection import write_origin
-from vmm.backend.protection.events import Event, in_delivery, keep, lost_in_delivery
+from vmm.backend.protection.events import Event, Kind, in_delivery, keep, lost_in_delivery
 from vmm.backend.protection.faults import Alias
 from vmm.backend.protection.stepping import Stepper
 from vmm.backend.protection.touches import Touch, Touches, of_event, of_instruction, tables_of_exception
 from vmm.backend.protection.unfinished import put_registers, take_back
+from vmm.backend.protection.vector_operands import has_mask
 from vmm.backend.protection.view import PAGE_SHIFT, ProtectedView
 from vmm.backend.vp import REFUSED_ACCESS, VirtualProcessor
 from vmm.hypercall.outside import AccessInterceptedError, ProcessorMemory
@@ -50,6 +53,8 @@ _MMIO_GPA_U64: Final = 32 // 8
 _MMIO_DATA: Final = 40
 _MMIO_LENGTH_U32: Final = 48 // 4
 _MMIO_IS_WRITE: Final = 52
+
+_INVALID_OPCODE: Final = Event(Kind.EXCEPTION, x86.UD_VECTOR)
 
 REPEATS: Final = 1000
 """Exits at one instruction, one after the other, for which there is no reason. Rights that change give a few."""
@@ -138,7 +143,7 @@ class MappingFaults:
                 return
             self._retries = True
             try:
-                if self._carry_out(cpu, touches):
+                if self._carry_out(cpu, touches, self._others[k.KVM_EXIT_INTERNAL_ERROR]):
                     return
             finally:
                 self._retries = False
@@ -218,7 +223,7 @@ class MappingFaults:
             gva = None if hit is None else hit.gva + gpa - hit.gpa
             self._tell(refused.owner, MemoryAccess(gpa, wanted, gva, raw, len(raw)))
         elif hit is not None and instruction is not None and instruction.locked:
-            self._carry_out(cpu, touches)
+            self._carry_out(cpu, touches, self._others[REFUSED_ACCESS])
 
     def _take_back_read(self, cpu: Processor, touches: Touches) -> None:
         written = {
@@ -234,21 +239,37 @@ class MappingFaults:
 
     def _instruction(self, cpu: Processor, otherwise: Callable[[], None]) -> None:
         touches = of_instruction(cpu, self._view)
-        if not self._refuse(cpu, touches) and not self._carry_out(cpu, touches):
-            if any(
-                touch.wanted == WRITE and self._view.covered(self._page(touch)) for touch in touches.touches
-            ):
-                otherwise()
-            else:
-                self._repeat(cpu, otherwise)
+        if self._settled(cpu, touches):
+            return
+        decoded = touches.instruction
+        if decoded is not None and has_mask(decoded):
+            touches = of_instruction(cpu, self._view, whole=True)
+            if self._settled(cpu, touches):
+                return
+        if any(touch.wanted == WRITE and self._view.covered(self._page(touch)) for touch in touches.touches):
+            otherwise()
+        elif decoded is None and touches.fault is None:
+            self._repeat(cpu, partial(keep, self._vcpu, _INVALID_OPCODE))
+        else:
+            self._repeat(cpu, otherwise)
 
-    def _carry_out(self, cpu: Processor, touches: Touches) -> bool:
-        """Carry out the instruction if the mapping lacks something that it may use."""
+    def _settled(self, cpu: Processor, touches: Touches) -> bool:
+        """Whether the touches were a reason for the exit: somebody is told, or the instruction is carried out."""
+        return self._refuse(cpu, touches) or (self._carry_out(cpu, touches) and not self._stepper.failed)
+
+    def _carry_out(
+        self, cpu: Processor, touches: Touches, otherwise: Callable[[], None] | None = None
+    ) -> bool:
+        """Carry out the instruction if the mapping lacks something that it may use. otherwise: see `_repeat`, for one
+        that needs more than that."""
         pages, walked = self._missing(touches)
         if not pages and not walked:
             return False
-        self._repeated = 0
         self._stepper.step(cpu, touches, pages, walked, self._answer_mmio)
+        if not self._stepper.failed:
+            self._repeated = 0
+        elif otherwise is not None:
+            self._repeat(cpu, otherwise)
         raised = self._stepper.raised
         if raised is not None and not self._event(self._processor_state(), raised, requeue=True):
             keep(self._vcpu, raised)
@@ -294,7 +315,10 @@ class MappingFaults:
         return self._ram_gpa(touch.gpa) >> PAGE_SHIFT
 
     def _repeat(self, cpu: Processor, otherwise: Callable[[], None]) -> None:
-        """The instruction should have worked: rights have changed since, or it is none of ours."""
+        """The instruction should have worked: rights have changed since, or it is none of ours.
+
+        An instruction that nobody can decode is none that this processor has: #UD.
+        """
         if not self._view.restricts():
             otherwise()
             return
@@ -315,7 +339,7 @@ class MappingFaults:
         if not any(self._view.unreadable(page) for page in pages):
             return False
         touches = of_instruction(cpu, self._view)
-        return self._refuse(cpu, touches) or self._carry_out(cpu, touches)
+        return self._refuse(cpu, touches) or self._carry_out(cpu, touches, self._others[k.KVM_EXIT_SHUTDOWN])
 
     # ---- an event on its way into the guest --------------------------------------------------------------
 

@@ -35,8 +35,9 @@ from vmm.backend.emulation import registers as r
 from vmm.backend.emulation.page_walk import Access
 from vmm.backend.emulation.processor import Processor
 from vmm.backend.protection.alone import Alone
-from vmm.backend.protection.events import Event, Kind, exception_of, keep
-from vmm.backend.protection.operands import descriptor, operands, stack_width
+from vmm.backend.protection.events import Event, Kind, exception_of, in_delivery, keep
+from vmm.backend.protection.far_operands import descriptor
+from vmm.backend.protection.operands import operands, stack_width
 from vmm.backend.protection.touches import Touches, idt_pages, linear_rip, of_instruction, translate
 from vmm.backend.protection.unfinished import put_registers
 from vmm.backend.protection.view import ProtectedView
@@ -81,6 +82,8 @@ class Stepper:
         self._held: list[tuple[int, int, int]] = []  # (MSR, value meanwhile, value of the guest's)
         self.raised: Event | None = None
         """The exception that the last instruction raised, where KVM has not kept it."""
+        self.failed = False
+        """The last instruction needs something else than the pages that were let in: nothing of it has happened."""
         self._processor = processor
         self._vcpu = vcpu
         self._view = view
@@ -101,7 +104,7 @@ class Stepper:
         answer: is asked at each KVM_EXIT_MMIO on the way, and answers it if it can. If the step cannot be made now,
         nothing is done, and the instruction faults again. Errors: `KvmError`, `OSError`.
         """
-        self.raised = None
+        self.raised, self.failed = None, False
         if not self._alone.begin(self._processor):
             return
         try:
@@ -116,7 +119,7 @@ class Stepper:
     def _is_still_there(self, cpu: Processor, touches: Touches) -> bool:
         """Whether the instruction and its operands are those that were looked at, when other VPs still ran: what is let
         in is for these only."""
-        now = of_instruction(cpu, self._view)
+        now = of_instruction(cpu, self._view, whole=touches.whole)
         before, after = touches.instruction, now.instruction
         same = before is after is None or (
             before is not None and after is not None and before.raw == after.raw
@@ -154,7 +157,7 @@ class Stepper:
             self._unshield(cpu)
             self._give_back()
         if number:
-            self._take_trap(cpu, touches, debug)
+            self.failed = not self._take_trap(cpu, touches, debug)
             return None
         return self._ended(cpu, touches, debug)
 
@@ -276,8 +279,10 @@ class Stepper:
             self.raised = exception_of(events)
         return None
 
-    def _take_trap(self, cpu: Processor, touches: Touches, debug: x86.kvm_debugregs) -> None:
-        """KVM_RUN failed: nothing was done; or the step was, and its #DB is on its way, which KVM delivers itself."""
+    def _take_trap(self, cpu: Processor, touches: Touches, debug: x86.kvm_debugregs) -> bool:
+        """KVM_RUN failed. False: nothing was done. Else the step was, and its #DB or another event is on its way, which
+        KVM delivers itself.
+        """
         events = self._vcpu.get_vcpu_events()
         exception = events.exception
         if (exception.injected or exception.pending) and exception.nr == x86.DB_VECTOR and not self._hardware:
@@ -286,6 +291,8 @@ class Stepper:
             self._vcpu.set_vcpu_events(events)
             self._vcpu.set_debugregs(debug)
             self._finished(cpu, touches)
+            return True
+        return in_delivery(self._vcpu) is not None
 
     def _finished(self, cpu: Processor, touches: Touches) -> None:
         self.steps += 1

@@ -29,8 +29,10 @@ from vmm.backend.emulation.page_walk import (
     walk,
 )
 from vmm.backend.emulation.processor import Processor
+from vmm.backend.protection.decoded import Decoded, Operand, decode
 from vmm.backend.protection.events import Event, Kind
-from vmm.backend.protection.operands import Decoded, Operand, decode, descriptor, operands
+from vmm.backend.protection.far_operands import descriptor
+from vmm.backend.protection.operands import operands
 from vmm.outside import Buffer, GuestMemoryError
 from vmm.vsm.rights import EXECUTE, READ, WRITE
 
@@ -54,12 +56,13 @@ class Touch(NamedTuple):
 class Touches(NamedTuple):
     """All touches, as far as they can be known. instruction: None where it was not found or not asked for.
 
-    fault: the exception in which they end, of those that paging raises.
+    fault: the exception in which they end, of those that paging raises. whole: see `operands`.
     """
 
     touches: list[Touch]
     instruction: Decoded | None = None
     fault: GuestFaultError | None = None
+    whole: bool = False
 
 
 class Seen(Protocol):
@@ -138,24 +141,26 @@ class LoggedMemory(LinearMemory):
         return parts
 
 
-def of_instruction(cpu: Processor, memory: Seen) -> Touches:
-    """What the instruction at RIP touches."""
+def of_instruction(cpu: Processor, memory: Seen, *, whole: bool = False) -> Touches:
+    """What the instruction at RIP touches. whole: see `operands`."""
     logged = LoggedMemory(memory, lambda: cpu.paging)
     decoded: Decoded | None = None
     fault: GuestFaultError | None = None
     try:
         decoded = _fetch(cpu, logged)
         if decoded is not None:
-            for operand in operands(cpu, decoded):
+            for operand in operands(cpu, decoded, whole=whole):
                 _touch(cpu, logged, operand)
             vector = _software_interrupt(decoded)
             if vector is not None:
-                return Touches(logged.log + _delivery(cpu, memory, vector, decoded.length), decoded)
+                return Touches(
+                    logged.log + _delivery(cpu, memory, vector, decoded.length), decoded, whole=whole
+                )
     except GuestFaultError as raised:
         fault = raised
     except DeclinedError:
         pass  # a device's memory: what comes before it is what there is
-    return Touches(logged.log, decoded, fault)
+    return Touches(logged.log, decoded, fault, whole)
 
 
 def _fetch(cpu: Processor, memory: LoggedMemory) -> Decoded | None:

@@ -19,17 +19,16 @@ from typing import Any, Final
 from kvmapi.uapi import x86
 from vmm.backend.emulation.page_walk import Access
 from vmm.backend.emulation.processor import Processor
-from vmm.backend.protection.operands import (
+from vmm.backend.protection.decoded import (
     Decoded,
     Operand,
-    count_mask,
+    address_mask,
     decode,
     element_size,
-    operands,
     register_value,
     set_register,
-    stack_width,
 )
+from vmm.backend.protection.operands import operands, stack_width
 from vmm.backend.protection.touches import Seen, linear_rip, translate
 from vmm.outside import GuestMemoryError
 from vmm.vsm.rights import WRITE
@@ -152,7 +151,7 @@ def _move_stack(cpu: Processor, regs: Any, by: int) -> None:
 
 
 def _string(regs: Any, decoded: Decoded) -> None:
-    step, mask = element_size(decoded), count_mask(decoded)
+    step, mask = element_size(decoded), address_mask(decoded)
     back = step if regs.rflags & _DIRECTION else -step
     names = ("rdi", "rsi") if decoded.mnemonic == "movs" else ("rdi",)
     for name in names:

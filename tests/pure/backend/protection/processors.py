@@ -17,6 +17,8 @@ GDT, IDT, TSS = 0x6000, 0x7000, 0x9000
 CODE = 0x10000
 RAM_SIZE = 4 * MIB
 XMM = 160
+COMPONENTS = {2: (576, 256), 5: (1088, 64), 6: (1152, 512), 7: (1664, 1024)}
+"""Of the XSAVE area: AVX, mask registers, ZMM0 to ZMM15, ZMM16 to ZMM31, each with offset and bytes."""
 
 
 class FakeVcpu:
@@ -25,6 +27,7 @@ class FakeVcpu:
     def __init__(self, regs: x86.kvm_regs, sregs: x86.kvm_sregs) -> None:
         self.regs, self.sregs = regs, sregs
         self.xsave = bytearray(4096)
+        self.xcr0 = 7
 
     def get_regs(self) -> x86.kvm_regs:
         return x86.kvm_regs.from_buffer_copy(self.regs)
@@ -34,6 +37,19 @@ class FakeVcpu:
 
     def get_xsave(self) -> bytes:
         return bytes(self.xsave)
+
+    def get_xcrs(self) -> x86.kvm_xcrs:
+        xcrs = x86.kvm_xcrs(nr_xcrs=1)
+        xcrs.xcrs[0].value = self.xcr0
+        return xcrs
+
+    def get_msrs(self, msrs: list[int]) -> list[tuple[int, int]]:
+        return [(msr, 0) for msr in msrs]
+
+    def put_state(self, at: int, data: bytes) -> None:
+        """Into the XSAVE area, whose components are then all in use."""
+        self.xsave[at : at + len(data)] = data
+        self.xsave[512] = 0xE7
 
 
 def page_tables(ram: GuestRam, bits: int = 0x67) -> None:
@@ -66,5 +82,11 @@ def processor(
         sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer = 0x80010033, PML4, 0x620, 0xD00
     else:
         sregs.cr0 = 1 if bits == 32 else 0
+    cpuid = Cpuid([_component(number, *place) for number, place in COMPONENTS.items()])
     own = cast(Vcpu, FakeVcpu(regs, sregs))  # as far as a processor is asked here
-    return Processor(own if vcpu is None else vcpu, UnprotectedMemory(ram), Cpuid([]))
+    return Processor(own if vcpu is None else vcpu, UnprotectedMemory(ram), cpuid)
+
+
+def _component(number: int, offset: int, size: int) -> x86.kvm_cpuid_entry2:
+    flags = x86.KVM_CPUID_FLAG_SIGNIFCANT_INDEX
+    return x86.kvm_cpuid_entry2(function=0xD, index=number, flags=flags, eax=size, ebx=offset)
