@@ -7,6 +7,7 @@
 #include "fault.h"
 #include "hyperv.h"
 #include "listen.h"
+#include "pci.h"
 #include "runtime.h"
 #include "vsm.h"
 
@@ -262,6 +263,59 @@ static void check_by_page(void)
     report(listen_set(HV_REGISTER_VSM_PARTITION_CONFIG, config) == 0, "and back to SINT0");
 }
 
+/* ---- a port whose writes KVM counts ---- */
+
+#define TESTDEV_VENDOR 0x1b36
+#define TESTDEV_DEVICE 0x0005
+#define TESTDEV_IO 0xd000
+#define TESTDEV_MATCHED_BY_KVM 2 /* KVM takes writes of one value itself (an ioeventfd) */
+
+static uint16_t counted_port;
+
+static void give_up_counted(struct listener *self, struct vtl_frame *frame)
+{
+    (void)frame;
+    uint16_t status = listen_install_here(INTERCEPT_PORT, counted_port, ACCESS_MASK_NONE);
+    if (status && !self->status)
+        self->status = status;
+}
+
+static uint32_t start_counting(void)
+{
+    outb(TESTDEV_IO, TESTDEV_MATCHED_BY_KVM);
+    counted_port = (uint16_t)(TESTDEV_IO + inl(TESTDEV_IO + 4));
+    return inl(TESTDEV_IO + 8);
+}
+
+static void check_counted_by_kvm(void)
+{
+    pci_function function;
+    if (!pci_find(TESTDEV_VENDOR, TESTDEV_DEVICE, &function)) {
+        report_skip("no pci-testdev, whose port KVM watches");
+        return;
+    }
+    pci_write32(function, PCI_BAR0 + 4, TESTDEV_IO);
+    pci_write16(function, PCI_COMMAND, PCI_COMMAND_IO);
+    uint8_t value = (uint8_t)start_counting();
+    report(listen_install(INTERCEPT_PORT, counted_port, ACCESS_MASK_WRITE) == 0, "writes of a port that KVM counts");
+    struct listener *self = listen_for(listen_skip);
+    outb(counted_port, value);
+    report(self->count == 1 && self->message.io.port == counted_port && inl(TESTDEV_IO + 12) == 0,
+           "VTL1 hears of one, and nobody else does: %u, counted %u", self->count, inl(TESTDEV_IO + 12));
+    self = listen_for(listen_skip);
+    value = (uint8_t)start_counting();
+    outb(counted_port, value);
+    report(self->count == 1 && inl(TESTDEV_IO + 12) == 0, "also when VTL0 has KVM count behind the intercept: %u", self->count);
+    self = listen_for(give_up_counted);
+    outb(counted_port, value);
+    report(self->count == 1 && self->status == 0 && inl(TESTDEV_IO + 12) == 1, "tried again, it is counted: %u",
+           inl(TESTDEV_IO + 12));
+    outb(counted_port, value);
+    outb(counted_port, (uint8_t)~value);
+    report(self->count == 1 && inl(TESTDEV_IO + 12) == 2, "and so is the next one: %u", inl(TESTDEV_IO + 12));
+    outb(TESTDEV_IO, 0xff);
+}
+
 /* ---- all ports ---- */
 
 static void check_hypercalls_go_on(void)
@@ -331,6 +385,7 @@ int main(int argc, char **argv)
     check_injection();
     check_vtl1_itself();
     check_by_page();
+    check_counted_by_kvm();
     if (split)
         check_hypercalls_go_on();
     if (smp_count() > 1) {

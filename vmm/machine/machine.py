@@ -169,7 +169,8 @@ class Machine:
             ports=self.ports,
             notice=ends.notice,
             view=self._view(self._vtl0_mapping),
-            hides_port=self._hides_port,
+            hides_port=ports_in_kernel(self._options).__contains__,
+            watch_ports=self._ioeventfds.watch,
             protection=self._protection(cpus),
             device_memory=self._device_memory,
             higher=interface.HigherVms(
@@ -212,9 +213,6 @@ class Machine:
             return AttributeProtection(aliases, self.ram.gpa_of, tells_instruction=tells)
         blocks = [(block.gpa, block.size, block.offset) for block in self.ram.blocks]
         return MappingProtection(self.ram, blocks, aliases, self.vps, hardware=kvm_modules().hardware)
-
-    def _hides_port(self, port: int) -> bool:
-        return port in ports_in_kernel(self._options) or self._ioeventfds.catches_port(port)
 
     def _wait_in_kernel(self, support: VsmSupport) -> bool:
         from vmm.backend.vsm import waits

@@ -91,7 +91,7 @@ class Machine:
     view: where VTL0's VM has guest RAM; None where single pages of it cannot be replaced. higher: None where there is
     only VTL0. protection: how rights of VTLs to memory are enforced, None where they are not. device_memory: what
     devices read and write; None where there are none with DMA. hides_port: whether KVM decodes a
-    port itself.
+    port itself. watch_ports: told which accesses of VTL0 to ports are to leave the guest, before anybody relies on it.
     """
 
     vm: Vm
@@ -107,6 +107,7 @@ class Machine:
     protection: HostProtection | None = None
     device_memory: DeviceMemory | None = None
     hides_port: Callable[[int], bool] = lambda port: False
+    watch_ports: Callable[[bytes | None], None] = lambda accesses: None
 
 
 class HypervInterface:
@@ -301,6 +302,7 @@ class HypervInterface:
             add_vcpu=add_vcpu,
             connect=self._caller,
             hides_port=machine.hides_port,
+            watch_ports=machine.watch_ports,
             read_tsc=None if tsc is None else tsc.read,
             tsc_khz=self._offer.msrs.tsc_hz // 1000,
             has_xcr0=higher.has_xcr0,

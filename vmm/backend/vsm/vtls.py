@@ -66,7 +66,7 @@ _SPIV_ENABLED: Final = 1 << 8
 class Parts:
     """What the VTLs are built from.
 
-    vm: VTL0's. hides_port: whether its KVM decodes a port itself.
+    vm: VTL0's. hides_port: whether its KVM decodes a port itself. watch_ports: see `interface.Machine`.
     memory: with the rights of a VTL. make_vm: a further VTL's KVM VM over the same memory, with local APICs only.
     add_vcpu: the vCPU of a VP in it, as the machine's others are. connect: the Hyper-V state and hypercalls of a VTL on
     a VP. read_tsc: the guest's TSC, None where it cannot be known.
@@ -84,6 +84,7 @@ class Parts:
     add_vcpu: Callable[[VtlVm, int], Vcpu]
     connect: Callable[[VirtualProcessor, int, Vcpu], Caller]
     hides_port: Callable[[int], bool]
+    watch_ports: Callable[[bytes | None], None]
     read_tsc: Callable[[], int] | None
     tsc_khz: int
     has_xcr0: bool
@@ -117,7 +118,8 @@ class Vtls:
         self.shared_msrs = [SharedMsrs(processor) for processor in parts.processors]
         self.schedulers: list[VpScheduler] = []
         self.intercepts = Intercepts(self.partition, parts.state, parts.memory)
-        self._watched = WatchedAccesses(self.partition.intercepts, parts.errands, offer.maximum_vtl)
+        table = self.partition.intercepts
+        self._watched = WatchedAccesses(table, parts.errands, offer.maximum_vtl, parts.watch_ports)
 
     def attach(self, callers: Sequence[Caller]) -> None:
         """callers: VTL0's, by VP. Before the VPs start."""

@@ -24,8 +24,16 @@ from vmm.vsm.intercept_table import InterceptTable
 class WatchedAccesses:
     """A machine's. Thread-safe, but for `reset`, for which all VPs are frozen."""
 
-    def __init__(self, table: InterceptTable, errands: Errands, maximum_vtl: int) -> None:
+    def __init__(
+        self,
+        table: InterceptTable,
+        errands: Errands,
+        maximum_vtl: int,
+        watch_ports: Callable[[bytes | None], None],
+    ) -> None:
+        """watch_ports: told of those of VTL0 that leave the guest (`KvmIoEventFds.watch`)."""
         self._table = table
+        self._watch_ports = watch_ports
         self._errands = errands
         self._maximum_vtl = maximum_vtl
         self._lock = threading.Lock()
@@ -64,6 +72,7 @@ class WatchedAccesses:
         # With the lock: or one VP overtakes another with a look at the table that lacks what that one has set.
         with self._lock:
             wanted = [self._table.ports(vtl) for vtl in range(self._maximum_vtl)]
+            self._watch_ports(wanted[0])
             for scheduler in schedulers:
                 for vtl in scheduler.vtls.values():
                     if vtl.vtl < self._maximum_vtl:
@@ -84,6 +93,7 @@ class WatchedAccesses:
         """Nobody wants anything, and VTLs above 0 are gone."""
         self._ports_told.clear()
         self._ports_wanted = []
+        self._watch_ports(None)
         self._msr_exits = {caller: exits for caller, exits in self._msr_exits.items() if not caller.vtl}
         self.msrs_changed({0: vtl0})
         for caller in self._msr_exits:
