@@ -203,21 +203,27 @@ class Processor:
 
     # ---- how an instruction ends ---------------------------------------------------------------------
 
-    def retire(self, *, trap: bool) -> None:
+    def retire(self, *, trap: bool, resume: bool = False, holds_interrupts: bool = False) -> None:
         """The instruction took effect: store what changed. RIP is already where the guest goes on.
 
-        trap: a single-step trap may follow if RFLAGS.TF was set when the instruction began (all but `INT n`).
+        trap: a single-step trap may follow if RFLAGS.TF was set when the instruction began (all but `INT n`). resume:
+        RFLAGS.RF is what the instruction has loaded. holds_interrupts: it loads SS: no interrupt comes before the next
+        one. A processor would hold the trap back as well; here it comes at once.
         """
         stepping = trap and x86.kvm_regs.from_buffer_copy(self._regs_before).rflags & r.RFLAGS_TF
-        self.regs.rflags &= ~r.RFLAGS_RF
+        if not resume:
+            self.regs.rflags &= ~r.RFLAGS_RF
         self._store()
         if stepping:
             debug = self.vcpu.get_debugregs()
             debug.dr6 |= r.DR6_BS
             self.vcpu.set_debugregs(debug)
             self._set_event(x86.DB_VECTOR, None)
-        elif (events := self.vcpu.get_vcpu_events()).interrupt.shadow:
-            events.interrupt.shadow = 0
+            return
+        events = self.vcpu.get_vcpu_events()
+        shadow = x86.KVM_X86_SHADOW_INT_MOV_SS if holds_interrupts else 0
+        if events.interrupt.shadow != shadow:
+            events.interrupt.shadow = shadow
             self._put_events(events)
 
     def raise_fault(self, fault: GuestFaultError) -> None:

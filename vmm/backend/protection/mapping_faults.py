@@ -35,7 +35,8 @@ from vmm.backend.emulation import interrupt
 from vmm.backend.emulation.faults import DeclinedError, GuestFaultError, ProtectedError
 from vmm.backend.emulation.processor import Cpuid, Processor
 from vmm.backend.emulation.registers import RFLAGS_RF
-from vmm.backend.protection import write_origin
+from vmm.backend.protection import by_hand, write_origin
+from vmm.backend.protection.decoded import Decoded
 from vmm.backend.protection.events import Event, Kind, in_delivery, keep, lost_in_delivery
 from vmm.backend.protection.faults import Alias
 from vmm.backend.protection.stepping import Stepper
@@ -54,10 +55,12 @@ _MMIO_DATA: Final = 40
 _MMIO_LENGTH_U32: Final = 48 // 4
 _MMIO_IS_WRITE: Final = 52
 
+_USER: Final = 3
 _INVALID_OPCODE: Final = Event(Kind.EXCEPTION, x86.UD_VECTOR)
 
 REPEATS: Final = 1000
-"""Exits at one instruction, one after the other, for which there is no reason. Rights that change give a few."""
+"""Exits at one instruction, one after the other and with all registers the same, for which there is no reason. Rights
+that change give a few."""
 
 
 class Rights(Protocol):
@@ -102,7 +105,8 @@ class MappingFaults:
         self._cpuid: Cpuid | None = None
         self._others: dict[int, Callable[[], None]] = {}
         self._repeated = 0
-        self._last_rip = -1
+        self._last = b""
+        self._failed = False  # the last one that was to be carried out could not be
         self._retries = False  # an instruction that KVM gave up is being tried with all pages that it may use
 
     def attach(self, handlers: dict[int, Callable[[], None]]) -> None:
@@ -248,14 +252,14 @@ class MappingFaults:
                 return
         if any(touch.wanted == WRITE and self._view.covered(self._page(touch)) for touch in touches.touches):
             otherwise()
-        elif decoded is None and touches.fault is None:
-            self._repeat(cpu, partial(keep, self._vcpu, _INVALID_OPCODE))
-        else:
+        elif decoded is None and touches.fault is not None:
             self._repeat(cpu, otherwise)
+        else:
+            self._repeat(cpu, partial(self._give_up, cpu, decoded))
 
     def _settled(self, cpu: Processor, touches: Touches) -> bool:
         """Whether the touches were a reason for the exit: somebody is told, or the instruction is carried out."""
-        return self._refuse(cpu, touches) or (self._carry_out(cpu, touches) and not self._stepper.failed)
+        return self._refuse(cpu, touches) or (self._carry_out(cpu, touches) and not self._failed)
 
     def _carry_out(
         self, cpu: Processor, touches: Touches, otherwise: Callable[[], None] | None = None
@@ -265,8 +269,15 @@ class MappingFaults:
         pages, walked = self._missing(touches)
         if not pages and not walked:
             return False
+        decoded = touches.instruction
+        if decoded is not None and by_hand.carry_out(
+            self._processor_state(), decoded, hardware=self._hardware
+        ):
+            self._repeated, self._failed = 0, False
+            return True
         self._stepper.step(cpu, touches, pages, walked, self._answer_mmio)
-        if not self._stepper.failed:
+        self._failed = self._stepper.failed
+        if not self._failed:
             self._repeated = 0
         elif otherwise is not None:
             self._repeat(cpu, otherwise)
@@ -315,19 +326,30 @@ class MappingFaults:
         return self._ram_gpa(touch.gpa) >> PAGE_SHIFT
 
     def _repeat(self, cpu: Processor, otherwise: Callable[[], None]) -> None:
-        """The instruction should have worked: rights have changed since, or it is none of ours.
-
-        An instruction that nobody can decode is none that this processor has: #UD.
-        """
+        """The instruction should have worked: rights have changed since, or it is none of ours."""
         if not self._view.restricts():
             otherwise()
             return
-        rip = int(cpu.regs.rip)
-        if rip != self._last_rip:
-            self._last_rip, self._repeated = rip, 0
+        registers = bytes(cpu.regs)
+        if registers != self._last:
+            self._last, self._repeated = registers, 0
         self._repeated += 1
         if self._repeated > REPEATS:
             otherwise()
+
+    def _give_up(self, cpu: Processor, decoded: Decoded | None) -> None:
+        """Nobody knows why the instruction stops. In ring 3 it gets #UD: one process must not end the machine.
+
+        So does one that nobody can decode, which none of the processors has that KVM shows to guests.
+        """
+        if decoded is None or cpu.cpl == _USER:
+            keep(self._vcpu, _INVALID_OPCODE)
+            return
+        self._processor.run_failed(
+            errno.EFAULT,
+            f"VTL{self._vtl} stops at {cpu.regs.rip:#x}, {decoded.insn.mnemonic} {decoded.insn.op_str}".rstrip()
+            + f" ({decoded.raw.hex()}): no page that it accesses is a reason in the rights that VTLs have given",
+        )
 
     def _for_want_of_a_table(self, cpu: Processor, event: Event) -> bool:
         """Whether an exception came of a page table or descriptor that KVM's emulator could not read.

@@ -10,7 +10,8 @@
 | the instruction has been changed since it was looked at | it is looked at again behind `alone`, and repeated |
 | it writes to a page table that was let in for its walk, and the decoder does not know | what it wrote is undone |
 | the step does not end | SFMASK.TF and DEBUGCTL.BTF are clear meanwhile |
-| the step is seen by the guest | RFLAGS.TF is taken out of what PUSHF, SYSCALL stored; a TF of its own gets its #DB |
+| the step is seen by the guest | RFLAGS.TF is taken out of what PUSHF, SYSCALL stored; a TF of its own has its #DB |
+| the end of the step is not seen in time | not stepped at all: `by_hand` |
 
 A handler cannot be reached: on a processor the pages of the IDT are out of the mapping, so that the delivery fails with
 EFAULT and KVM keeps the exception; on a KVM that emulates ring 0 the IDT has a limit of 0, so that the delivery fails
@@ -137,6 +138,7 @@ class Stepper:
         """The reason of an exit that is still to be handled, None without one."""
         vcpu, view = self._vcpu, self._view
         debug = vcpu.get_debugregs()
+        loads = self._loaded_trap_flag(cpu, touches)
         shield = self._shield(cpu, touches, pages, walked)
         if shield is None or not view.let_in(pages, walked):
             return None
@@ -156,10 +158,32 @@ class Stepper:
             view.let_out()
             self._unshield(cpu)
             self._give_back()
+        # It is still the guest's: KVM clears it with the step's own.
+        self._put_trap_flag(bool(cpu.regs.rflags & r.RFLAGS_TF))
         if number:
-            self.failed = not self._take_trap(cpu, touches, debug)
+            self.failed = not self._take_trap(cpu, touches, debug, loads)
             return None
-        return self._ended(cpu, touches, debug)
+        return self._ended(cpu, touches, debug, loads)
+
+    def _loaded_trap_flag(self, cpu: Processor, touches: Touches) -> bool | None:
+        """The RFLAGS.TF that the instruction gives its guest; None: it does not change it."""
+        decoded = touches.instruction
+        if decoded is None:
+            return None
+        if decoded.mnemonic.startswith(("popf", "iret")):
+            which = 2 if decoded.mnemonic.startswith("iret") else 0
+            flags = list(operands(cpu, decoded))[which]
+            return bool(self._number(cpu, flags.gva, flags.size) & r.RFLAGS_TF)
+        if decoded.mnemonic == "sysret":
+            return bool(cpu.regs.r11 & r.RFLAGS_TF)
+        return None
+
+    def _put_trap_flag(self, wanted: bool) -> None:
+        """RFLAGS.TF as the guest has it. Errors: `KvmError`."""
+        regs = self._vcpu.get_regs()
+        if bool(regs.rflags & r.RFLAGS_TF) is not wanted:
+            regs.rflags ^= r.RFLAGS_TF
+            put_registers(self._vcpu, regs, self._vcpu.get_sregs())
 
     def _run_once(self) -> int:
         """KVM_RUN, again where a signal ends it: the trap may be on its way, as a triple fault that nobody can see
@@ -264,22 +288,26 @@ class Stepper:
 
     # ---- how it ended --------------------------------------------------------------------------------
 
-    def _ended(self, cpu: Processor, touches: Touches, debug: x86.kvm_debugregs) -> int | None:
+    def _ended(
+        self, cpu: Processor, touches: Touches, debug: x86.kvm_debugregs, loads: bool | None
+    ) -> int | None:
         reason = int(self._vcpu.run.exit_reason)
         if reason == k.KVM_EXIT_DEBUG:
-            self._finished(cpu, touches)
+            self._finished(cpu, touches, loads)
             return None
         if reason != k.KVM_EXIT_SHUTDOWN or self._hardware:
             return reason
         events = self._vcpu.get_vcpu_events()
         if events.exception.nr == x86.DB_VECTOR:
             self._vcpu.set_debugregs(debug)  # the step has set DR6.BS
-            self._finished(cpu, touches)
+            self._finished(cpu, touches, loads)
         else:
             self.raised = exception_of(events)
         return None
 
-    def _take_trap(self, cpu: Processor, touches: Touches, debug: x86.kvm_debugregs) -> bool:
+    def _take_trap(
+        self, cpu: Processor, touches: Touches, debug: x86.kvm_debugregs, loads: bool | None
+    ) -> bool:
         """KVM_RUN failed. False: nothing was done. Else the step was, and its #DB or another event is on its way, which
         KVM delivers itself.
         """
@@ -290,12 +318,14 @@ class Stepper:
             events.flags = x86.KVM_VCPUEVENT_VALID_SHADOW
             self._vcpu.set_vcpu_events(events)
             self._vcpu.set_debugregs(debug)
-            self._finished(cpu, touches)
+            self._finished(cpu, touches, loads)
             return True
         return in_delivery(self._vcpu) is not None
 
-    def _finished(self, cpu: Processor, touches: Touches) -> None:
+    def _finished(self, cpu: Processor, touches: Touches, loads: bool | None) -> None:
         self.steps += 1
+        if loads is not None:
+            self._put_trap_flag(loads)
         traced = bool(cpu.regs.rflags & r.RFLAGS_TF)
         decoded = touches.instruction
         if decoded is not None and decoded.mnemonic in _PUSHES_FLAGS and not traced:

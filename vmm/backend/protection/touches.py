@@ -29,6 +29,7 @@ from vmm.backend.emulation.page_walk import (
     walk,
 )
 from vmm.backend.emulation.processor import Processor
+from vmm.backend.emulation.registers import RFLAGS_OF
 from vmm.backend.protection.decoded import Decoded, Operand, decode
 from vmm.backend.protection.events import Event, Kind
 from vmm.backend.protection.far_operands import descriptor
@@ -40,7 +41,7 @@ _PAGE: Final = 4096
 _LONGEST: Final = 15
 _SELECTOR_VECTORS: Final = (x86.TS_VECTOR, x86.NP_VECTOR, x86.SS_VECTOR, x86.GP_VECTOR)
 _IDT: Final = 2  # in an error code: its index is an IDT vector
-_SOFTWARE: Final = {"int3": 3, "into": 4}
+_SOFTWARE: Final = {"int1": 1, "int3": 3, "into": 4}
 
 
 class Touch(NamedTuple):
@@ -151,7 +152,7 @@ def of_instruction(cpu: Processor, memory: Seen, *, whole: bool = False) -> Touc
         if decoded is not None:
             for operand in operands(cpu, decoded, whole=whole):
                 _touch(cpu, logged, operand)
-            vector = _software_interrupt(decoded)
+            vector = _software_interrupt(cpu, decoded)
             if vector is not None:
                 return Touches(
                     logged.log + _delivery(cpu, memory, vector, decoded.length), decoded, whole=whole
@@ -198,7 +199,9 @@ def _touch(cpu: Processor, memory: LoggedMemory, operand: Operand) -> None:
     memory.touch(operand.gva, operand.size, access, operand.wanted)
 
 
-def _software_interrupt(decoded: Decoded) -> int | None:
+def _software_interrupt(cpu: Processor, decoded: Decoded) -> int | None:
+    if decoded.mnemonic == "into" and not cpu.regs.rflags & RFLAGS_OF:
+        return None
     if decoded.mnemonic == "int":
         return int(decoded.insn.operands[0].imm) & 0xFF
     return _SOFTWARE.get(decoded.mnemonic)
