@@ -342,11 +342,12 @@ class VirtualProcessor:
         self.run_failed(error)
         return self._attend()
 
-    def run_failed(self, error: int) -> None:
+    def run_failed(self, error: int, why: str = "") -> None:
         """End the run: `KVM_RUN` returned an error number that nobody has an answer for. On the VP's thread."""
+        known = f"VP {self.index}: KVM_RUN failed with {errno.errorcode.get(error, error)}"
         self._end(
             OutcomeKind.INTERNAL_ERROR,
-            f"VP {self.index}: KVM_RUN failed with {errno.errorcode.get(error, error)}",
+            f"{known}: {why}" if why else known,
             report=vp_report.describe(self.vcpu),
         )
 

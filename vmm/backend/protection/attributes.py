@@ -99,6 +99,16 @@ class Attributes:
             view.keep(changes)
             return HvStatus.SUCCESS
 
+    def tell_again(self, vtl: int, gpn: int) -> None:
+        """Tell the kernel what `vtl` may do with a page, which it may deny as a whole for want of memory (`apply`).
+
+        Errors: `KvmError`, where there still is none.
+        """
+        with self._lock:
+            if (view := self._views.get(vtl)) is not None:
+                for part in view.covers.seen(view.kept(gpn, 1)):
+                    self._tell(view, part)
+
     def reset(self) -> None:
         """See `vmm.vsm.outside.Enforcement`. Errors: `KvmError`."""
         with self._lock:

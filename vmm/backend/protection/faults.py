@@ -9,22 +9,27 @@ The exit may be one that was on its way while a VTL gave the rights back. Then t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable, Sequence
+from ctypes import sizeof
 from struct import Struct
 from typing import Final, NamedTuple
 
-from kvmapi import Vcpu
+from kvmapi import KvmError, Vcpu
+from kvmapi import run as run_page
 from kvmapi.uapi import kvm as k
+from kvmapi.uapi import x86
 from kvmapi.uapi.vsm import (
     KVM_MEMORY_EXIT_FLAG_EXEC,
     KVM_MEMORY_EXIT_FLAG_PAGE_WALK,
     KVM_MEMORY_EXIT_FLAG_WRITE,
 )
 from vmm.backend.vp import REFUSED_ACCESS, VirtualProcessor
+from vmm.hv.constants import HV_PAGE_SHIFT
 from vmm.vsm.outside import MemoryAccess, MemoryIntercepts
 from vmm.vsm.protections import MemoryProtections
-from vmm.vsm.rights import EXECUTE, READ, WRITE
+from vmm.vsm.rights import EXECUTE, READ, WRITE, describe
 
 # struct kvm_run: u32 exit_reason @8; the exit's own part from byte 32 on
 _EXIT_REASON_U32: Final = 8 // 4
@@ -33,8 +38,16 @@ _EXIT: Final = 32
 _fault: Final = Struct("<QQQBB15s7xQ").unpack_from
 
 REPEATS: Final = 10_000
-"""Faults of one instruction, one after the other, that the table of rights has no reason for. So often cannot be a
-change of rights under way: table and kernel disagree, and the guest would repeat the instruction for ever."""
+"""Faults of one instruction, one after the other and with all registers the same, that the table of rights has no
+reason for. So often cannot be a change of rights under way: table and kernel disagree, and the guest would repeat the
+instruction for ever. No guest can bring that about by itself: the host had memory neither for a change nor for its
+undoing."""
+TOLD_AGAIN: Final = 100
+"""Such faults after which the kernel is told the page's rights once more."""
+_REGS: Final = slice(run_page.SYNC_REGS, run_page.SYNC_REGS + sizeof(x86.kvm_regs))
+
+
+_NAMES: Final = {READ: "reading", WRITE: "writing", EXECUTE: "executing"}
 
 
 class Alias(NamedTuple):
@@ -56,10 +69,12 @@ class AttributeFaults:
         protections: MemoryProtections,
         intercepts: MemoryIntercepts,
         aliases: Sequence[Alias],
+        tell_again: Callable[[int, int], None],
         *,
         tells_instruction: bool,
     ) -> None:
-        """tells_instruction: whether the exit has the exact address and the instruction (KVM_X86_VSM_FAULT_INSN)."""
+        """tell_again: tells the kernel what a VTL may do with a page of RAM (`KvmError`). tells_instruction: whether
+        the exit has the exact address and the instruction (KVM_X86_VSM_FAULT_INSN)."""
         self._processor = processor
         self._vcpu = vcpu
         self._vtl = vtl
@@ -67,8 +82,9 @@ class AttributeFaults:
         self._intercepts = intercepts
         self._aliases = aliases
         self._tells_instruction = tells_instruction
+        self._tell_again = tell_again
         self._repeated = 0
-        self._last_rip = -1
+        self._last = b""
 
     def attach(self, handlers: dict[int, Callable[[], None]]) -> None:
         """handlers: those of the VTL. The VP's thread has not started, or does not run the VTL."""
@@ -87,9 +103,9 @@ class AttributeFaults:
         gpa = exact if self._tells_instruction else page
         refused = self._protections.refusing(self._vtl, self._ram_gpa(gpa), 1, wanted)
         if refused is None:
-            self._repeat()
+            self._repeat(self._ram_gpa(gpa), wanted)
             return
-        self._last_rip = -1
+        self._last = b""
         known = self._tells_instruction and wanted != EXECUTE
         access = MemoryAccess(
             gpa,
@@ -106,11 +122,19 @@ class AttributeFaults:
                 return alias.ram_gpa + gpa - alias.gpa
         return gpa
 
-    def _repeat(self) -> None:
-        """The table allows the access: it has changed since, or is about to be found wrong."""
-        rip = self._vcpu.run.regs.rip
-        if rip != self._last_rip:
-            self._last_rip, self._repeated = rip, 0
+    def _repeat(self, gpa: int, wanted: int) -> None:
+        """The table allows the access: it has changed since, or the kernel has not heard of it."""
+        registers = bytes(self._vcpu.run.u8[_REGS])
+        if registers != self._last:
+            self._last, self._repeated = registers, 0
         self._repeated += 1
+        if self._repeated == TOLD_AGAIN:
+            with contextlib.suppress(KvmError):  # there is still no memory
+                self._tell_again(self._vtl, gpa >> HV_PAGE_SHIFT)
         if self._repeated > REPEATS:
-            self._processor.run_failed(errno.EFAULT)
+            allowed = describe(self._protections.rights(self._vtl, gpa >> HV_PAGE_SHIFT))
+            self._processor.run_failed(
+                errno.EFAULT,
+                f"KVM keeps VTL{self._vtl} from {_NAMES[wanted]} {gpa:#x}, where its rights are {allowed}: it had no "
+                "memory to take the page's attributes back",
+            )

@@ -94,6 +94,7 @@ class AttributeProtection:
             protections,
             intercepts,
             self._aliases,
+            self.enforcement.tell_again,
             tells_instruction=self._tells_instruction,
         ).attach(handlers)
 
