@@ -41,6 +41,8 @@ _IO_DATA_U32 = KVM_PIO_PAGE_OFFSET * PAGE_SIZE // 4  # where KVM has the data of
 _EXIT_U64 = slice(1, 5)  # bytes 8 to 39: exit_reason, interrupt flags, CR8, APIC base, and the I/O access
 _NO_EXIT = (1 << 64) - 1  # as the first of them: no exit has this reason
 _IMMEDIATE_EXIT = 1
+BEFORE_ENTRY = -(1 << 16)
+"""Key of a VTL's handlers for what is called once before that VTL runs on, behind `after_kick`; it removes itself."""
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -254,6 +256,8 @@ class VirtualProcessor:
     ) -> None:
         """Run another VTL's vCPU from here on. On the VP's own thread, or while it is frozen. ports: None: the bus."""
         self.vcpu, self.handlers, self.emulator, self.ports = vcpu, handlers, emulator, ports or self.bus
+        if BEFORE_ENTRY in handlers:
+            vcpu.run.u8[_IMMEDIATE_EXIT] = 1  # so that it is asked
 
     def _run_vcpu(self, vcpu: Vcpu) -> bool:
         """Run `vcpu` until another one, or another way to its ports, is to be taken (True) or the thread is to end.
@@ -367,6 +371,8 @@ class VirtualProcessor:
                 if self._stop_wanted:
                     return False
             self.after_kick()
+            if BEFORE_ENTRY in self.handlers:
+                self.handlers[BEFORE_ENTRY]()
             if not self.held:
                 return True
             with self._state:

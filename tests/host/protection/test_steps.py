@@ -82,6 +82,8 @@ CASES = [
     # A KVM that emulates ring 0 traps one instruction late behind a write that it leaves to the VMM.
     if not (traced and name == "pushf" and ring == 0 and not kvm_modules().hardware)
     if not (traced and name == "iretq in ring 3")  # see below
+    # Here the trap behind a load of SS comes at once, as it does on some processors. Others hold it back.
+    if not (traced and name.startswith("mov ss in") and kvm_modules().hardware)
 ]
 
 
@@ -100,6 +102,8 @@ def outcome(world: World, ended: Ended) -> Outcome:
     """How it ended, and what a guest can see of it."""
     found = ended.registers
     dr6 = world.vcpu.get_debugregs().dr6
+    image = bytearray(world.memory_image())
+    image[STACK - 24 + 2] &= ~1  # RF in a frame, which a processor in software emulation does not save
     return (
         ended.vector,
         found.general,
@@ -108,7 +112,7 @@ def outcome(world: World, ended: Ended) -> Outcome:
         found.rflags,
         found.selectors,
         dr6,
-        world.memory_image(),
+        bytes(image),
     )
 
 

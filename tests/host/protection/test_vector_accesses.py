@@ -95,13 +95,10 @@ def prepared(case: Case) -> Iterator[World]:
         area = bytearray(bytes(world.vcpu.get_xsave()))
         for number, value in case.vectors.items():
             area[XMM + 16 * number : XMM + 16 * (number + 1)] = value
-        if case.mask:
-            at = next(
-                entry.ebx
-                for entry in world.vcpu.get_cpuid2()
-                if (entry.function, entry.index) == (0xD, MASKS)
-            )
-            area[at + 8 : at + 16] = case.mask.to_bytes(8, "little")
+        places = {entry.index: entry.ebx for entry in world.vcpu.get_cpuid2() if entry.function == 0xD}
+        if case.mask and MASKS in places:
+            at = places[MASKS] + 8
+            area[at : at + 8] = case.mask.to_bytes(8, "little")
             area[512] |= 1 << MASKS
         world.vcpu.set_xsave(x86.kvm_xsave.from_buffer_copy(area))
         yield world

@@ -27,7 +27,7 @@ from vmm.backend.protection.mapping import Mapping
 from vmm.backend.protection.mapping_faults import MappingFaults
 from vmm.backend.protection.stepping import Stepper
 from vmm.backend.protection.view import ProtectedView
-from vmm.backend.vp import VirtualProcessor
+from vmm.backend.vp import BEFORE_ENTRY, VirtualProcessor
 from vmm.bus import MmioBus, PortBus
 from vmm.hv.status import HvStatus
 from vmm.hypercall.outside import AccessInterceptedError, UnprotectedMemory
@@ -297,6 +297,9 @@ class World:
         timer.start()
         try:
             while self.ended is None:
+                if BEFORE_ENTRY in self.processor.handlers:
+                    self.processor.handlers[BEFORE_ENTRY]()
+                    continue
                 number = self.vcpu.run_once()
                 if number == errno.EINTR:
                     assert not overdue.is_set(), f"the guest ran for {WATCHDOG_SECONDS} s without an end"

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
@@ -44,7 +45,7 @@ from vmm.backend.protection.touches import Touch, Touches, of_event, of_instruct
 from vmm.backend.protection.unfinished import put_registers, take_back
 from vmm.backend.protection.vector_operands import has_mask
 from vmm.backend.protection.view import PAGE_SHIFT, ProtectedView
-from vmm.backend.vp import REFUSED_ACCESS, VirtualProcessor
+from vmm.backend.vp import BEFORE_ENTRY, REFUSED_ACCESS, VirtualProcessor
 from vmm.hypercall.outside import AccessInterceptedError, ProcessorMemory
 from vmm.vsm.outside import MemoryAccess, MemoryIntercepts, Refused
 from vmm.vsm.rights import EXECUTE, READ, WRITE
@@ -54,6 +55,7 @@ _MMIO_GPA_U64: Final = 32 // 8
 _MMIO_DATA: Final = 40
 _MMIO_LENGTH_U32: Final = 48 // 4
 _MMIO_IS_WRITE: Final = 52
+_IMMEDIATE_EXIT: Final = 1
 
 _USER: Final = 3
 _INVALID_OPCODE: Final = Event(Kind.EXCEPTION, x86.UD_VECTOR)
@@ -70,10 +72,20 @@ class Rights(Protocol):
         """Who refuses `wanted` to `vtl`, if anybody."""
 
 
+@dataclass(slots=True)
+class _KeptWrites:
+    """Of an instruction that was carried out but for them. parts: `(gpa, data)`, those that are not made yet."""
+
+    rip: int
+    rsp: int
+    parts: list[tuple[int, bytes]]
+
+
 class MappingFaults:
     """Those of one VTL of one VP. `attach` puts the handlers in place; they run on the VP's thread.
 
-    `inexact` counts refused writes whose instruction was not found: its owner is told with RIP behind it.
+    `inexact` counts refused writes whose instruction was not found. Its owner is told with RIP behind it and without an
+    instruction; the write is kept, and done when the VTL goes on from there and may do it. Else it is told again.
     """
 
     def __init__(
@@ -104,6 +116,8 @@ class MappingFaults:
         self._hardware = hardware
         self._cpuid: Cpuid | None = None
         self._others: dict[int, Callable[[], None]] = {}
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._kept: _KeptWrites | None = None
         self._repeated = 0
         self._last = b""
         self._failed = False  # the last one that was to be carried out could not be
@@ -111,6 +125,7 @@ class MappingFaults:
 
     def attach(self, handlers: dict[int, Callable[[], None]]) -> None:
         """handlers: those of the VTL, with everybody else's in it. The VP's thread does not run the VTL."""
+        self._handlers = handlers
         for key, handler in (
             (k.KVM_EXIT_MMIO, self.mmio),
             (REFUSED_ACCESS, self.fault),
@@ -206,15 +221,15 @@ class MappingFaults:
             origin = write_origin.find(cpu, self._view, gpa, data)
             if origin is None:
                 self.inexact += 1
-                instruction, gva = None, None
-            else:
-                cpu.regs = origin.regs
-                instruction, gva = origin.instruction, origin.gva
+                parts = [(gpa, data), *take_back(self._vcpu, cpu, vector=False)]
+                self._keep(_KeptWrites(int(cpu.regs.rip), int(cpu.regs.rsp), parts))
+                return
+            cpu.regs = origin.regs
             take_back(self._vcpu, cpu, vector=False)
             refused = self._protections.refusing(self._vtl, ram_gpa, size, WRITE)
             if refused is not None:
-                raw = instruction.raw if instruction else b""
-                self._tell(refused.owner, MemoryAccess(gpa, WRITE, gva, raw, len(raw)))
+                raw = origin.instruction.raw
+                self._tell(refused.owner, MemoryAccess(gpa, WRITE, origin.gva, raw, len(raw)))
             return
         touches = of_instruction(cpu, self._view)
         hit = _hit(touches, gpa)
@@ -228,6 +243,33 @@ class MappingFaults:
             self._tell(refused.owner, MemoryAccess(gpa, wanted, gva, raw, len(raw)))
         elif hit is not None and instruction is not None and instruction.locked:
             self._carry_out(cpu, touches, self._others[REFUSED_ACCESS])
+
+    def _keep(self, kept: _KeptWrites) -> None:
+        """The instruction is over but for its writes, and cannot be made again: they are made when the VTL goes on."""
+        self._kept = kept
+        self._handlers[BEFORE_ENTRY] = self._make_kept_writes
+        gpa, data = kept.parts[0]
+        refused = self._protections.refusing(self._vtl, self._ram_gpa(gpa), len(data), WRITE)
+        if refused is not None:
+            self._tell(refused.owner, MemoryAccess(gpa, WRITE))
+
+    def _make_kept_writes(self) -> None:
+        """The VTL is about to go on. Unless a higher one has sent it elsewhere, what it wanted to write is written, or
+        refused again."""
+        del self._handlers[BEFORE_ENTRY]
+        kept, self._kept = self._kept, None
+        regs = self._vcpu.run.regs  # where a higher VTL's changes are
+        if kept is None or (int(regs.rip), int(regs.rsp)) != (kept.rip, kept.rsp):
+            return
+        while kept.parts:
+            gpa, data = kept.parts[0]
+            try:
+                self._memory.write(self._ram_gpa(gpa), data)
+            except AccessInterceptedError:
+                self._vcpu.run.u8[_IMMEDIATE_EXIT] = 1  # asked again, where nobody else runs meanwhile
+                self._keep(kept)
+                return
+            del kept.parts[0]
 
     def _take_back_read(self, cpu: Processor, touches: Touches) -> None:
         written = {

@@ -20,7 +20,12 @@ from kvmapi.uapi import x86
 from vmm.backend.emulation.processor import Processor
 
 _IMMEDIATE_EXIT: Final = 1
-_MMIO_DATA_U64: Final = 40 // 8  # struct kvm_run: mmio.data u8[8] @40
+# struct kvm_run: mmio.phys_addr u64 @32, data u8[8] @40, len u32 @48, is_write u8 @52
+_MMIO_GPA_U64: Final = 32 // 8
+_MMIO_DATA: Final = 40
+_MMIO_DATA_U64: Final = _MMIO_DATA // 8
+_MMIO_LENGTH_U32: Final = 48 // 4
+_MMIO_IS_WRITE: Final = 52
 _REGS: Final = slice(run_page.SYNC_REGS, run_page.SYNC_REGS + ctypes.sizeof(x86.kvm_regs))
 _SREGS: Final = slice(_REGS.stop, _REGS.stop + ctypes.sizeof(x86.kvm_sregs))
 
@@ -28,15 +33,17 @@ MOST_PARTS: Final = 64
 """Exits that one instruction can still make, of eight bytes or less each: KVM emulates FXSAVE, with 512."""
 
 
-def take_back(vcpu: Vcpu, cpu: Processor, *, vector: bool) -> None:
+def take_back(vcpu: Vcpu, cpu: Processor, *, vector: bool) -> list[tuple[int, bytes]]:
     """Finish the instruction at which `vcpu` stopped without effect: registers are those of `cpu`, which were read at
-    the exit. vector: it can have changed x87 or vector registers.
+    the exit. vector: it can have changed x87 or vector registers. What it wanted to write behind that exit: `(gpa,
+    data)`.
 
     The next KVM_RUN comes back at once: a kick that came meanwhile is attended to there. Errors: `KvmError`.
     """
     xsave = vcpu.get_xsave() if vector else None
     events = vcpu.get_vcpu_events()
     run = vcpu.run
+    writes: list[tuple[int, bytes]] = []
     for _ in range(MOST_PARTS):
         run.u8[_IMMEDIATE_EXIT] = 1
         number = vcpu.run_once()
@@ -44,6 +51,9 @@ def take_back(vcpu: Vcpu, cpu: Processor, *, vector: bool) -> None:
             break
         if number or run.exit_reason != k.KVM_EXIT_MMIO:
             break  # it ended in another way: what that says is of zeros, and no longer true
+        if run.u8[_MMIO_IS_WRITE]:
+            size = run.u32[_MMIO_LENGTH_U32]
+            writes.append((run.u64[_MMIO_GPA_U64], bytes(run.u8[_MMIO_DATA : _MMIO_DATA + size])))
         run.u64[_MMIO_DATA_U64] = 0
     else:
         raise KvmError(errno.EIO, "KVM_RUN", {"exits": MOST_PARTS}, f"vCPU {vcpu.vcpu_id}")
@@ -52,6 +62,7 @@ def take_back(vcpu: Vcpu, cpu: Processor, *, vector: bool) -> None:
         vcpu.set_xsave(xsave)
     put_registers(vcpu, cpu.regs, cpu.sregs)
     put_exception(vcpu, events)
+    return writes
 
 
 def put_registers(vcpu: Vcpu, regs: Any, sregs: Any) -> None:

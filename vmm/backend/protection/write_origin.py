@@ -12,6 +12,7 @@ register of XADD; the carry that ADC and SBB took. Not put back: the other flags
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,6 +21,7 @@ from kvmapi.uapi import x86
 from vmm.backend.emulation.page_walk import Access
 from vmm.backend.emulation.processor import Processor
 from vmm.backend.protection.decoded import (
+    MEMORY,
     Decoded,
     Operand,
     address_mask,
@@ -62,6 +64,8 @@ def find(cpu: Processor, memory: Seen, gpa: int, data: bytes) -> Origin | None:
         best: tuple[tuple[bool, int], Origin] | None = None
         for decoded, before in _candidates(cpu, memory, after, data):
             cpu.regs = before
+            if decoded.mnemonic == "xadd":
+                _undo_exchange(cpu, memory, decoded, gpa, data)
             for operand in operands(cpu, decoded):
                 if operand.wanted != WRITE or not _hits(cpu, memory, operand, gpa, len(data)):
                     continue
@@ -77,6 +81,17 @@ def find(cpu: Processor, memory: Seen, gpa: int, data: bytes) -> Origin | None:
         return None if best is None else best[1]
     finally:
         cpu.regs = after
+
+
+def _undo_exchange(cpu: Processor, memory: Seen, decoded: Decoded, gpa: int, data: bytes) -> None:
+    """XADD has given its register what is in memory. The address may depend on what was there before."""
+    insn = decoded.insn
+    if insn.operands[0].type != MEMORY or len(data) != insn.operands[0].size:
+        return
+    with contextlib.suppress(GuestMemoryError):
+        found = int.from_bytes(memory.read(gpa, len(data)), "little")
+        before = int.from_bytes(data, "little") - found & (1 << 8 * len(data)) - 1
+        set_register(cpu, insn, insn.operands[1].reg, before)
 
 
 def _candidates(cpu: Processor, memory: Seen, after: Any, data: bytes) -> Iterator[tuple[Decoded, Any]]:
@@ -184,7 +199,7 @@ def _gva(cpu: Processor, memory: Seen, operand: Operand, gpa: int) -> int:
 def _fits(cpu: Processor, memory: Seen, decoded: Decoded, operand: Operand, data: bytes) -> bool | None:
     """Whether the instruction writes `data`: True, False, or None for nobody knows. Completes the registers."""
     size = operand.size
-    name, insn = decoded.mnemonic, decoded.insn
+    name = decoded.mnemonic
     vector = _vector_source(cpu, decoded)
     if vector is not None:
         return data in (vector[: len(data)], vector[size - len(data) : size])
@@ -204,8 +219,7 @@ def _fits(cpu: Processor, memory: Seen, decoded: Decoded, operand: Operand, data
     if found is None:
         return None
     if name == "xadd":
-        set_register(cpu, insn, insn.operands[1].reg, written - found & mask)
-        return True
+        return True  # its register was found so that it does
     if name in ("adc", "sbb") and source is not None:
         sign = 1 if name == "adc" else -1
         carry = sign * (written - found - sign * source) & mask
