@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from kvmapi.uapi import x86
@@ -64,9 +64,13 @@ def find(cpu: Processor, memory: Seen, gpa: int, data: bytes) -> Origin | None:
         best: tuple[tuple[bool, int], Origin] | None = None
         for decoded, before in _candidates(cpu, memory, after, data):
             cpu.regs = before
+            items = 1
             if decoded.mnemonic == "xadd":
                 _undo_exchange(cpu, memory, decoded, gpa, data)
+            elif decoded.mnemonic == "ins":
+                items = _undo_read_ahead(cpu, decoded, gpa)
             for operand in operands(cpu, decoded):
+                operand = replace(operand, size=operand.size * items)
                 if operand.wanted != WRITE or not _hits(cpu, memory, operand, gpa, len(data)):
                     continue
                 fit = _fits(cpu, memory, decoded, operand, data)
@@ -92,6 +96,23 @@ def _undo_exchange(cpu: Processor, memory: Seen, decoded: Decoded, gpa: int, dat
         found = int.from_bytes(memory.read(gpa, len(data)), "little")
         before = int.from_bytes(data, "little") - found & (1 << 8 * len(data)) - 1
         set_register(cpu, insn, insn.operands[1].reg, before)
+
+
+def _undo_read_ahead(cpu: Processor, decoded: Decoded, gpa: int) -> int:
+    """REP INS upwards reads as many elements as are left in the page, and writes them at once. How many those are.
+
+    One of them has been undone.
+    """
+    regs, size, mask = cpu.regs, element_size(decoded), address_mask(decoded)
+    if not decoded.repeated or regs.rflags & _DIRECTION:
+        return 1
+    base = 0 if cpu.bits == 64 else int(cpu.sregs.es.base)
+    others, rest = divmod((base + int(regs.rdi) - gpa) % _PAGE, size)
+    if rest or not others:
+        return 1  # one, which crosses into another page or not
+    regs.rdi = regs.rdi & ~mask | regs.rdi - others * size & mask
+    regs.rcx = regs.rcx & ~mask | regs.rcx + others & mask
+    return others + 1
 
 
 def _candidates(cpu: Processor, memory: Seen, after: Any, data: bytes) -> Iterator[tuple[Decoded, Any]]:

@@ -64,6 +64,25 @@ CASES = {
     "the last of rep stos": Write(
         "f3aa", DATA, number(5, 1), {"rdi": DATA + 1, "rax": 5, "rcx": 0}, {"rdi": DATA, "rcx": 1}
     ),
+    "the only ins": Write("6c", DATA + 1, b"5", {"rdi": DATA + 2}, {"rdi": DATA + 1}),
+    "ins backwards": Write(
+        "f36d", DATA, number(5, 4), {"rdi": DATA - 4, "rcx": 0, "rflags": 0x402}, {"rdi": DATA, "rcx": 1}
+    ),
+    "the one of rep ins": Write(
+        "f36d", DATA, number(5, 4), {"rdi": DATA + 4, "rcx": 0}, {"rdi": DATA, "rcx": 1}
+    ),
+    "rep ins of all that is left": Write(
+        "f36c", DATA, bytes(8), {"rdi": DATA + 48, "rcx": 0}, {"rdi": DATA, "rcx": 48}
+    ),
+    "rep ins of less than one part": Write(
+        "f3666d", DATA + 8, bytes(6), {"rdi": DATA + 14, "rcx": 0}, {"rdi": DATA + 8, "rcx": 3}
+    ),
+    "rep ins up to the end of a page": Write(
+        "f36d", DATA + PAGE - 64, bytes(8), {"rdi": DATA + PAGE, "rcx": 0}, {"rdi": DATA + PAGE - 64, "rcx": 16}
+    ),
+    "one of rep ins into the next page": Write(
+        "f36d", DATA, bytes(2), {"rdi": DATA + 2, "rcx": 0}, {"rdi": DATA - 2, "rcx": 1}
+    ),
     "add": Write("0107", DATA, number(12, 4), {"rdi": DATA, "rax": 5}, memory=number(7, 4)),
     "sub": Write("2907", DATA, number(2, 4), {"rdi": DATA, "rax": 5}, memory=number(7, 4)),
     "and": Write("2107", DATA, number(5, 4), {"rdi": DATA, "rax": 5}, memory=number(7, 4)),
@@ -132,6 +151,16 @@ def test_a_repetition_under_way(ram: GuestRam) -> None:
     found, expected = search(ram, write, rip=CODE)
 
     assert found is not None
+    assert {register: getattr(found.regs, register) for register in expected} == expected
+
+
+def test_ins_with_repetitions_left(ram: GuestRam) -> None:
+    """As many as KVM has room for have been read."""
+    write = Write("f36c", DATA, bytes(8), {"rdi": DATA + 16, "rcx": 5}, {"rdi": DATA, "rcx": 21})
+
+    found, expected = search(ram, write, rip=CODE)
+
+    assert found is not None and found.gva == DATA
     assert {register: getattr(found.regs, register) for register in expected} == expected
 
 
