@@ -43,6 +43,8 @@ _NO_EXIT = (1 << 64) - 1  # as the first of them: no exit has this reason
 _IMMEDIATE_EXIT = 1
 BEFORE_ENTRY = -(1 << 16)
 """Key of a VTL's handlers for what is called once before that VTL runs on, behind `after_kick`; it removes itself."""
+AFTER_KICK = -(1 << 16) - 1
+"""The same for what is called each time before that VTL runs on, behind `after_kick` and unless `held`."""
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -371,6 +373,8 @@ class VirtualProcessor:
                 if self._stop_wanted:
                     return False
             self.after_kick()
+            if AFTER_KICK in self.handlers and not self.held:
+                self.handlers[AFTER_KICK]()
             if BEFORE_ENTRY in self.handlers:
                 self.handlers[BEFORE_ENTRY]()
             if not self.held:

@@ -199,7 +199,7 @@ def _vtl_memory(host: HostProfile) -> Finding:
     told = "each refused access is told exactly"
     if not host.modules.hardware:
         told = (
-            "refused reads of page tables and descriptors are not told, and few pages can be without X alone"
+            "refused reads of page tables are not told, and few pages can be without X alone"
         )
     meaning = (
         f"VTL protections are made with a mapping of guest memory per VTL; {told}; pages that can be read and not "

@@ -212,7 +212,8 @@ class Machine:
             tells = bool(cpus.vsm.features & KVM_X86_VSM_FAULT_INSN)
             return AttributeProtection(aliases, self.ram.gpa_of, tells_instruction=tells)
         blocks = [(block.gpa, block.size, block.offset) for block in self.ram.blocks]
-        return MappingProtection(self.ram, blocks, aliases, self.vps, hardware=kvm_modules().hardware)
+        hardware = kvm_modules().hardware
+        return MappingProtection(self.ram, blocks, aliases, self.vps, self.clock, hardware=hardware)
 
     def _wait_in_kernel(self, support: VsmSupport) -> bool:
         from vmm.backend.vsm import waits

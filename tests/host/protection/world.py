@@ -27,7 +27,7 @@ from vmm.backend.protection.mapping import Mapping
 from vmm.backend.protection.mapping_faults import MappingFaults
 from vmm.backend.protection.stepping import Stepper
 from vmm.backend.protection.view import ProtectedView
-from vmm.backend.vp import BEFORE_ENTRY, VirtualProcessor
+from vmm.backend.vp import AFTER_KICK, BEFORE_ENTRY, VirtualProcessor
 from vmm.bus import MmioBus, PortBus
 from vmm.hv.status import HvStatus
 from vmm.hypercall.outside import AccessInterceptedError, UnprotectedMemory
@@ -304,6 +304,8 @@ class World:
                 if number == errno.EINTR:
                     assert not overdue.is_set(), f"the guest ran for {WATCHDOG_SECONDS} s without an end"
                     run.immediate_exit = False
+                    if AFTER_KICK in self.processor.handlers:
+                        self.processor.handlers[AFTER_KICK]()
                 elif number:
                     self.processor.handlers[-number]()
                 else:

@@ -19,6 +19,7 @@ CR4_PSE = 1 << 4
 CR4_PAE = 1 << 5
 CR4_PGE = 1 << 7
 CR4_OSFXSR = 1 << 9
+CR4_UMIP = 1 << 11
 CR4_LA57 = 1 << 12
 CR4_PCIDE = 1 << 17
 CR4_OSXSAVE = 1 << 18

@@ -15,5 +15,7 @@
 | `write_origin`, `unfinished` | instructions that KVM's emulator has half done: found, and taken back |
 | `events` | exceptions and interrupts whose delivery was refused |
 | `stepping`, `alone` | one instruction with pages in the mapping that must not be executed |
+| `by_hand` | instructions that must not be carried out that way |
+| `stuck` | processors that KVM keeps at one instruction without an exit |
 | `exactness` | what a host can enforce and tell that way, and what it costs |
 """

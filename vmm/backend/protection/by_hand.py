@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Instructions that must not be carried out by a step with pages in the mapping, since its end is not seen in time.
+"""Instructions that must not be carried out by a step with pages in the mapping: its end is not seen in time.
 
 | instruction | why |
 |---|---|
 | INT n, INT3, INTO, INT1 | delivery clears RFLAGS.TF: the handler would run with the pages |
 | MOV to SS, POP SS | a processor holds the trap back for one more instruction, which may come from such a page |
 | IRET, where KVM emulates ring 0 | its way for single steps knows less, and no breakpoint stops ring 3 |
+| SIDT, LIDT | (another reason) during a step the IDT is one of the VMM's, from which no handler can be reached |
 
 They are carried out here, with the VTL's rights to each byte.
 """
@@ -71,6 +72,8 @@ def _way(decoded: Decoded, *, hardware: bool) -> _Way | None:
         return _Way(_software_interrupt, trap=False)
     if name in ("mov", "pop") and found[0].type == REGISTER and decoded.insn.reg_name(found[0].reg) == "ss":
         return _Way(_load_ss, holds_interrupts=True)
+    if name in ("sidt", "lidt"):
+        return _Way(_store_idtr if name == "sidt" else _load_idtr)
     if name.startswith("iret") and not hardware:
         return _Way(_interrupt_return, resume=True, unblocks_nmis=True)
     return None
@@ -108,6 +111,41 @@ def _load_ss(cpu: Processor, decoded: Decoded) -> None:
             selector = register(cpu, decoded.insn, source.reg) & 0xFFFF
     stack_segment.load(cpu, selector)
     cpu.advance(decoded.length)
+
+
+def _store_idtr(cpu: Processor, decoded: Decoded) -> None:
+    if cpu.cpl and cpu.sregs.cr4 & r.CR4_UMIP:
+        raise DeclinedError("ring 3 may not have it")
+    idt = cpu.sregs.idt
+    base = int(idt.base).to_bytes(8, "little")[: _base_size(cpu)]
+    data = int(idt.limit).to_bytes(2, "little") + base
+    cpu.memory.write(_table_operand(cpu, decoded), data, Access(write=True, user=cpu.cpl == 3))
+    cpu.advance(decoded.length)
+
+
+def _load_idtr(cpu: Processor, decoded: Decoded) -> None:
+    if cpu.cpl:
+        raise DeclinedError("ring 0 may do that")
+    data = cpu.memory.read(_table_operand(cpu, decoded), 2 + _base_size(cpu), Access())
+    limit, base = int.from_bytes(data[:2], "little"), int.from_bytes(data[2:], "little")
+    if cpu.bits == 64:
+        if not cpu.canonical(base):
+            raise DeclinedError("a base that is not canonical is left to the processor")
+    elif operand_size(cpu, decoded) == 2:
+        base &= 0xFF_FFFF
+    cpu.sregs.idt.limit, cpu.sregs.idt.base = limit, base
+    cpu.advance(decoded.length)
+
+
+def _base_size(cpu: Processor) -> int:
+    return 8 if cpu.bits == 64 else 4
+
+
+def _table_operand(cpu: Processor, decoded: Decoded) -> int:
+    at = linear(cpu, decoded, decoded.insn.operands[0])
+    if cpu.bits == 64 and not (cpu.canonical(at) and cpu.canonical(at + 2 + _base_size(cpu) - 1)):
+        raise DeclinedError("an address that is not canonical is left to the processor")
+    return at
 
 
 def _interrupt_return(cpu: Processor, decoded: Decoded) -> None:

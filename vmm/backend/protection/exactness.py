@@ -49,7 +49,13 @@ TABLE = (
         "emulated ring 0: arithmetic flags are the new ones; RAX of a CMPXCHG without LOCK that does not match is lost",
     ),
     Row("PUSH, CALL, POP, RET, ENTER", _EXACT, _EXACT, _EXACT),
-    Row("string instructions, repeated or not", _EXACT, _EXACT, _EXACT, "the elements before are done"),
+    Row(
+        "string instructions, repeated or not",
+        _EXACT,
+        _EXACT,
+        _EXACT,
+        "the elements before are done; INS has read its port",
+    ),
     Row(
         "vector registers",
         _EXACT,
@@ -76,11 +82,11 @@ TABLE = (
         "IDT, GDT, TSS and stack when an event is delivered", _EXACT, _EXACT, _EXACT, "the event is not lost"
     ),
     Row(
-        "GDT or LDT when a segment register is loaded; SGDT, SIDT",
-        _NOT_TOLD,
-        _NOT_TOLD,
+        "GDT or LDT when a segment register is loaded; SGDT, SIDT, LGDT, LIDT",
         _EXACT,
-        "emulated: IRET is told; at the others KVM stays until the VP is stopped",
+        _EXACT,
+        _EXACT,
+        "emulated: after 50 to 150 ms, since KVM stays at it until it is kicked",
     ),
 )
 """By kind of access. `_EXACT` of a processor: measured with SVM; the rows are those of tests/host/protection."""

@@ -18,7 +18,7 @@ Implements: VSM-077, VSM-078, VSM-079
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -46,11 +46,19 @@ def area_limit() -> int:
 class Mapping:
     """See the module. `views`: VTL to its view of memory."""
 
-    def __init__(self, areas: int | None = None, *, most_without_execute: int | None = None) -> None:
+    def __init__(
+        self,
+        areas: int | None = None,
+        *,
+        most_without_execute: int | None = None,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
         """areas: how many of them all views together may take; None: what the host allows.
 
-        most_without_execute: pages of each VTL that can be read and not executed; None: any number.
+        most_without_execute: pages of each VTL that can be read and not executed; None: any number. changed: told
+        behind each change of rights, without a lock of this object.
         """
+        self._changed = changed
         self._most_without_execute = most_without_execute
         self.views: dict[int, ProtectedView] = {}
         self._areas = area_limit() - RESERVED_AREAS if areas is None else areas
@@ -71,6 +79,11 @@ class Mapping:
 
         FEATURE_UNAVAILABLE where this host cannot deny execution of so many pages.
         """
+        status = self._apply(vtl, changes)
+        self._changed()
+        return status
+
+    def _apply(self, vtl: int, changes: Sequence[RightsChange]) -> HvStatus:
         with self._lock:
             view = self.views.get(vtl)
             if view is None:
@@ -93,3 +106,8 @@ class Mapping:
         with self._lock:
             for view in self.views.values():
                 view.reset()
+
+    def restricts(self) -> bool:
+        """Whether any VTL has fewer than all rights to any page. Any thread."""
+        with self._lock:
+            return any(view.restricts() for view in self.views.values())

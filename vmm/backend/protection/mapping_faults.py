@@ -45,7 +45,7 @@ from vmm.backend.protection.touches import Touch, Touches, of_event, of_instruct
 from vmm.backend.protection.unfinished import put_registers, take_back
 from vmm.backend.protection.vector_operands import has_mask
 from vmm.backend.protection.view import PAGE_SHIFT, ProtectedView
-from vmm.backend.vp import BEFORE_ENTRY, REFUSED_ACCESS, VirtualProcessor
+from vmm.backend.vp import AFTER_KICK, BEFORE_ENTRY, REFUSED_ACCESS, VirtualProcessor
 from vmm.hypercall.outside import AccessInterceptedError, ProcessorMemory
 from vmm.vsm.outside import MemoryAccess, MemoryIntercepts, Refused
 from vmm.vsm.rights import EXECUTE, READ, WRITE
@@ -118,6 +118,7 @@ class MappingFaults:
         self._others: dict[int, Callable[[], None]] = {}
         self._handlers: dict[int, Callable[[], None]] = {}
         self._kept: _KeptWrites | None = None
+        self._look = False  # whether the VTL is stuck is to be looked up
         self._repeated = 0
         self._last = b""
         self._failed = False  # the last one that was to be carried out could not be
@@ -134,6 +135,13 @@ class MappingFaults:
         ):
             self._others[key] = handlers.get(key) or (lambda: self._processor.run_failed(errno.EFAULT))
             handlers[key] = handler
+        if not self._hardware:
+            handlers[AFTER_KICK] = self._kicked
+
+    def look(self) -> bool:
+        """See `vmm.backend.protection.stuck.Stuck`."""
+        self._look = self._processor.vcpu is self._vcpu and self._view.restricts()
+        return self._look
 
     # ---- exits ---------------------------------------------------------------------------------------
 
@@ -178,6 +186,18 @@ class MappingFaults:
             if self._event(cpu, event, requeue=True):
                 return
         self._others[k.KVM_EXIT_SHUTDOWN]()
+
+    def _kicked(self) -> None:
+        """The VTL is about to go on: if it is stuck, where it may not do what it is about to, that is refused."""
+        if not self._look:
+            return
+        self._look = False
+        vcpu = self._vcpu
+        if vcpu.get_mp_state() != k.KVM_MP_STATE_RUNNABLE or in_delivery(vcpu) is not None:
+            return
+        cpu = self._processor_state()
+        cpu.regs.rflags &= ~RFLAGS_RF  # see `fault`
+        self._settled(cpu, of_instruction(cpu, self._view))
 
     # ---- an access whose address is known --------------------------------------------------------------
 

@@ -18,11 +18,12 @@ from vmm.backend.protection.faults import Alias
 from vmm.backend.protection.mapping import MOST_EMULATED, Mapping
 from vmm.backend.protection.mapping_faults import MappingFaults
 from vmm.backend.protection.stepping import Stepper
+from vmm.backend.protection.stuck import StuckWatch
 from vmm.backend.protection.view import ProtectedView, RamPages
 from vmm.backend.vp import VirtualProcessor
 from vmm.hv.status import HvStatus
 from vmm.hypercall.outside import ProcessorMemory
-from vmm.outside import GuestMemory
+from vmm.outside import Clock, GuestMemory
 from vmm.vsm.memory import VtlMemory
 from vmm.vsm.outside import MemoryIntercepts, RightsChange
 from vmm.vsm.protections import MemoryProtections
@@ -41,11 +42,16 @@ class MappingProtection:
         blocks: Sequence[tuple[int, int, int]],
         aliases: Sequence[Alias],
         processors: Sequence[VirtualProcessor],
+        clock: Clock,
         *,
         hardware: bool,
     ) -> None:
         """ram: all of it. blocks: RAM as `(gpa, size, offset in each mapping)`. hardware: `KvmModules.hardware`."""
-        self.enforcement = Mapping(most_without_execute=None if hardware else MOST_EMULATED)
+        if hardware:
+            self.enforcement, self._watch = Mapping(), None
+        else:
+            self.enforcement = Mapping(most_without_execute=MOST_EMULATED, changed=self._rights_changed)
+            self._watch = StuckWatch(clock, self.enforcement.restricts)
         self._ram = ram
         self._blocks = blocks
         self._aliases = aliases
@@ -69,6 +75,8 @@ class MappingProtection:
         """See `HostProtection`."""
         for vtl in [vtl for vtl in self.enforcement.views if vtl != _VTL0]:
             self.enforcement.remove(vtl)
+        if self._watch is not None:
+            self._watch.forget_higher()
 
     def covering(self, vtl: int, view: OverlayView) -> OverlayView:
         """See `HostProtection`."""
@@ -87,7 +95,7 @@ class MappingProtection:
         view = self.enforcement.views[vtl]
         memory: ProcessorMemory = VtlMemory(self._ram, protections, vtl)
         stepper = Stepper(processor, vcpu, view, memory, self._alone, hardware=self._hardware)
-        MappingFaults(
+        faults = MappingFaults(
             processor,
             vcpu,
             vtl,
@@ -98,4 +106,11 @@ class MappingProtection:
             stepper,
             self._aliases,
             hardware=self._hardware,
-        ).attach(handlers)
+        )
+        faults.attach(handlers)
+        if self._watch is not None:
+            self._watch.watch(processor, vtl, faults)
+
+    def _rights_changed(self) -> None:
+        assert self._watch is not None
+        self._watch.rights_changed()
