@@ -70,7 +70,9 @@ ACCESS_BY_VTL = {
     "vmm.backend.emulation": "one instruction, by a `ProcessorMemory` of the vCPU's VTL",
     "vmm.backend.protection.mapping_faults": "what a processor may do, by a `ProcessorMemory` of its VTL",
     "vmm.backend.protection.stepping": "the flags that a step has stored, by the same",
-    "vmm.backend.protection.operands": "selectors that the instruction reads, by the same",
+    "vmm.backend.protection.by_hand": "an instruction, by the same",
+    "vmm.backend.protection.far_operands": "selectors and far pointers that the instruction reads, by the same",
+    "vmm.backend.protection.state_operands": "the header of a state that the instruction loads, by the same",
     "vmm.backend.protection.touches": "what a processor has read, to find out which access was refused",
     "vmm.backend.protection.write_origin": "the same, for the instruction of a write",
 }

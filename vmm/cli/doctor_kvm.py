@@ -198,9 +198,7 @@ def _vtl_memory(host: HostProfile) -> Finding:
         return Finding("vtl_memory", Severity.OK, "read, write and execute attributes", meaning)
     told = "each refused access is told exactly"
     if not host.modules.hardware:
-        told = (
-            "refused reads of page tables are not told, and few pages can be without X alone"
-        )
+        told = "refused reads of page tables are not told, and few pages can be without X alone"
     meaning = (
         f"VTL protections are made with a mapping of guest memory per VTL; {told}; pages that can be read and not "
         "executed are slow: each access to them leaves the guest"
