@@ -393,3 +393,5 @@ class Machine:
         entry_registers.put_real_mode(self.boot_processor, vector & 0xFFFFF)
         for vcpu in self._vtl0.vcpus:
             vcpu_state.forget_exit(vcpu)
+        if self.hyperv is not None:
+            self.hyperv.wake(self._vtl0.vcpus)

@@ -246,6 +246,16 @@ class VsmPartition:
         self.services.wake(vp)
         return True
 
+    def wake(self) -> None:
+        """S3 has ended, with all VPs frozen: VTL0 of all but the boot VP waits for its start, as after a reset.
+
+        Where a VP has higher VTLs that is HvCallStartVirtualProcessor (VSM-129).
+        """
+        with self.lock:
+            for vp in self.vps:
+                if vp.index != BOOT_VP:
+                    vp.wake()
+
     # ---- reset ---------------------------------------------------------------------------------------
 
     def reset(self) -> ResetPlan:

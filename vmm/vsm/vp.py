@@ -145,6 +145,14 @@ class VsmVp:
         self.startable &= ~1
         self.started = False
 
+    def wake(self) -> None:
+        """S3 has ended: VTL0 waits for its start. Higher VTLs are as they were, and run where they have something to
+        do."""
+        if self.enabled == 1:
+            self.init()
+        else:
+            self.startable &= ~1
+
     # ---- on the VP's thread --------------------------------------------------------------------------
 
     def vtl_call(self) -> SwitchVtl | None:

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from kvmapi import Kvm, Vcpu
+from kvmapi.uapi import kvm as k
 from tests.pure.vsm.world import CONTEXT
 from vmm.machine.board import BoardEnds
 from vmm.machine.config import MachineConfig
 from vmm.machine.events import Reset, Suspend, Wake
 from vmm.machine.machine import Machine
-from vmm.vsm.actions import SwitchReason
+from vmm.vsm.actions import SwitchReason, WaitForStartup
 from vmm.vsm.vtl import VpVtl
 
 pytestmark = pytest.mark.host
@@ -27,11 +28,13 @@ WAKING_VECTOR = 0x9000
 MARK, ENTRY = 0x1234_5678, 0x7C00
 
 
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
+@pytest.fixture(params=[1])
+def machine(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Machine]:
     image = tmp_path / "halt.bin"
     image.write_bytes(b"\xf4")
-    config = MachineConfig(kernel=image, raw_address=ENTRY, memory_bytes=16 << 20, vsm=True)
+    config = MachineConfig(
+        kernel=image, raw_address=ENTRY, memory_bytes=16 << 20, vsm=True, cpus=request.param
+    )
     ends = BoardEnds(serial=lambda _: None, debug=lambda _: None, notice=lambda _: None)
     with Kvm.open() as kvm, Machine(config, ends, kvm) as machine:
         yield machine
@@ -66,6 +69,27 @@ def test_the_end_of_s3_is_vtl0_s(machine: Machine) -> None:
     assert upper.get_regs().rip == MARK and machine.vps[0].vcpu is upper
     assert lower.get_sregs().cs.base + lower.get_regs().rip == WAKING_VECTOR
     assert lower.run.regs.rip == lower.get_regs().rip
+
+
+@pytest.mark.tlfs("VP-002", "VSM-129")
+@pytest.mark.parametrize("machine", [2], indirect=True)
+def test_the_end_of_s3_leaves_other_processors_to_be_started(machine: Machine) -> None:
+    """INIT and SIPI do nothing where there is a VTL1, so that HvCallStartVirtualProcessor has to."""
+    assert machine.hyperv is not None and machine.hyperv.vtls is not None
+    in_vtl1(machine)
+    partition = machine.hyperv.vtls.partition
+    with partition.lock:
+        partition.vps[1].start(0)
+    other = machine.vps[1].vcpu
+    other.set_mp_state(k.KVM_MP_STATE_HALTED)
+    machine._handle(Suspend())
+    machine._freeze()
+
+    machine._wake()
+
+    assert other.get_mp_state() == k.KVM_MP_STATE_UNINITIALIZED
+    assert partition.vps[1].next_step(0, 0) == WaitForStartup(1)
+    assert partition.vps[0].active == VTL1 and partition.vps[0].startable & 1
 
 
 @pytest.mark.tlfs("VSM-021", "VSM-039")

@@ -97,6 +97,51 @@ def test_a_higher_vtl_can_be_started_before_vtl0() -> None:
     assert vp.next_step(0, 0) == Run(1, 0)
 
 
+@pytest.mark.tlfs("VP-002", "VSM-129")
+def test_the_end_of_s3_leaves_vtl0_to_be_started_again() -> None:
+    """INIT and SIPI are dropped there: without the hypercall nobody could start it. VTL1 is as it was."""
+    world = World().enable(1, vps=(0, 1))
+    world.caller().start_vp(1, 0)
+    vp = world.partition.vps[1]
+    world.caller(1).vtl_return()
+    assert vp.next_step(0, 0) == Run(1, 0)
+
+    world.partition.wake()
+
+    assert vp.next_step(0, 0) == WaitForStartup(1)
+    assert not world.partition.sipi(0, 1, 0)
+    assert vp.next_step(0b10, 0) == SwitchVtl(1, 0, 1, SwitchReason.INTERRUPT)
+    world.caller(1).vtl_return()
+    assert world.caller().start_vp(1, 0) == HvStatus.SUCCESS
+    assert vp.next_step(0, 0) == Run(1, 0)
+    assert world.partition.vps[0].next_step(0, 0) == Run(0, 0)
+
+
+def test_the_end_of_s3_in_vtl1() -> None:
+    """It goes on there, and returns to a VTL0 that waits."""
+    world = World().enable(1, vps=(0, 1))
+    world.caller().start_vp(1, 0)
+    vp = world.partition.vps[1]
+
+    world.partition.wake()
+
+    assert vp.next_step(0, 0) == Run(1, 1)
+    world.caller(1).vtl_return()
+    assert vp.next_step(0, 0) == WaitForStartup(1)
+
+
+@pytest.mark.tlfs("VP-002")
+def test_the_end_of_s3_of_a_vp_with_vtl0_alone() -> None:
+    world = World()
+    world.caller().start_vp(1, 0)
+
+    world.partition.wake()
+
+    assert world.partition.vps[1].next_step(0, 0) == WaitForStartup(1)
+    assert world.partition.sipi(0, 1, 0)
+    assert world.partition.vps[1].next_step(0, 0) == Run(1, 0)
+
+
 def test_a_backend_that_needs_time_starts_nothing_yet() -> None:
     world = World()
     world.services.answer = AGAIN

@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -108,6 +108,13 @@ class Errands:
                 asked.clear()
             for left in self._left:
                 left.clear()
+
+    def forget(self, vcpus: Collection[Vcpu]) -> None:
+        """What was asked for on these is asked for no more: they have a new state. All VPs are frozen."""
+        with self._changed:
+            for caller, asked in enumerate(self._asked):
+                for asker in [asker for asker in asked if asker[0] in vcpus]:
+                    self._give_up(caller, asker)
 
     def _find(
         self, caller: int, target: int, request: Hashable, work: Callable[[], Any]

@@ -8,7 +8,7 @@ machine's clock, VPs stopped; `close` when no VP runs any more.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -336,6 +336,12 @@ class HypervInterface:
             sleep.reset()
         for processor in self._machine.processors:
             processor.vcpu.run.u64[run_page.DIRTY_REGS // 8] = 0
+
+    def wake(self, vcpus: Collection[Vcpu]) -> None:
+        """S3 has ended: `vcpus`, VTL0's, are as after a reset. All VPs are frozen."""
+        self._errands.forget(vcpus)
+        if self.vtls is not None:
+            self.vtls.partition.wake()
 
     def pause(self) -> None:
         """Reference time stands still. VPs have stopped."""

@@ -28,8 +28,8 @@ class Vps:
         self.kicks = [0] * count
         self.on_kick: dict[int, Callable[[], None]] = {}
         self.regs = [SimpleNamespace(rsp=0x1000) for _ in range(count)]
-        vps: Any = [self._vp(number) for number in range(count)]
-        self.errands = Errands(vps)
+        self.processors: Any = [self._vp(number) for number in range(count)]
+        self.errands = Errands(self.processors)
 
     def _vp(self, number: int) -> SimpleNamespace:
         vcpu = StubVcpu(self.regs[number])
@@ -173,3 +173,30 @@ def test_two_vps_may_ask_each_other() -> None:
         thread.join(15)
 
     assert answers == {0: 11, 1: 10}
+
+
+def test_what_a_vcpu_with_a_new_state_asked_for_is_forgotten(vps: Vps) -> None:
+    """Whether it was done or not: the same call, made later, is another one."""
+    done, left, again = Work(7), Work(8), Work(9)
+    assert vps.errands.ask(0, 1, "a", done) is None
+    vps.errands.after_kick(1)
+    vps.regs[0].rsp -= 64
+    assert vps.errands.ask(0, 1, "b", left) is None
+
+    vps.errands.forget([vps.processors[0].vcpu])
+    vps.errands.after_kick(1)
+
+    assert (done.done, left.done) == (1, 0)
+    assert vps.errands.ask(0, 1, "b", again) is None
+    vps.errands.after_kick(1)
+    assert vps.errands.ask(0, 1, "b", again) == 9
+
+
+def test_other_vcpus_keep_what_they_asked_for(vps: Vps) -> None:
+    work = Work(7)
+    assert vps.errands.ask(0, 1, "a", work) is None
+
+    vps.errands.forget([vps.processors[1].vcpu])
+    vps.errands.after_kick(1)
+
+    assert vps.errands.ask(0, 1, "a", Work(8)) == 7
