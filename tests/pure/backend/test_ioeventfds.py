@@ -27,7 +27,7 @@ class Rig:
         """`(address, length)` of what KVM catches now."""
         found: set[tuple[int, int]] = set()
         for call in self.fake.called("KVM_IOEVENTFD"):
-            event = k.kvm_ioeventfd.from_buffer_copy(call.argument)  # type: ignore[arg-type]
+            event = k.kvm_ioeventfd.from_buffer_copy(call.argument)
             where = (event.addr, event.len)
             if event.flags & k.KVM_IOEVENTFD_FLAG_DEASSIGN:
                 found.remove(where)

@@ -173,8 +173,8 @@ class Mapped:
         for _ in range(times):
             self.faults.fault()
 
-    @property
     def exception(self) -> int | None:
+        """What the guest is to get."""
         return self.vcpu.events.exception.nr if self.vcpu.events.exception.injected else None
 
 
@@ -187,10 +187,10 @@ def test_an_instruction_without_a_reason_is_none(ram: GuestRam, code: bytes, rin
     made = Mapped(ram, code, ring)
 
     made.stop(mapping_faults.REPEATS)
-    assert made.exception is None
+    assert made.exception() is None
     made.stop(1)
 
-    assert (made.exception, made.processor.ended) == (6, [])
+    assert (made.exception(), made.processor.ended) == (6, [])
 
 
 def test_the_kernel_of_a_guest_ends_the_run_with_its_instruction(ram: GuestRam) -> None:
@@ -198,7 +198,7 @@ def test_the_kernel_of_a_guest_ends_the_run_with_its_instruction(ram: GuestRam) 
 
     made.stop(mapping_faults.REPEATS + 1)
 
-    assert made.exception is None
+    assert made.exception() is None
     assert made.processor.ended == [
         "VTL0 stops at 0x10000, mov eax, dword ptr [rdi] (8b07): "
         "no page that it accesses is a reason in the rights that VTLs have given"
@@ -212,4 +212,4 @@ def test_registers_that_change_are_no_repetition(ram: GuestRam) -> None:
         made.vcpu.regs.rcx = turn // 10
         made.stop(1)
 
-    assert (made.exception, made.processor.ended) == (None, [])
+    assert (made.exception(), made.processor.ended) == (None, [])
