@@ -17,8 +17,11 @@ from scripts.lab_vm.errors import LabError, missing_packages
 from scripts.lab_vm.guest_program import build_guest_program
 
 QEMU = "qemu-system-x86_64"
-CPUS_MAX = 64
-"""CONFIG_NR_CPUS of kernel/config."""
+SPARE_CPUS = 1
+"""Processors on top of those that the command gets: it is kept off processor 0, which in QEMU's emulation cannot run
+guests of its own (guest/init.c says why)."""
+CPUS_MAX = 64 - SPARE_CPUS
+"""CONFIG_NR_CPUS of kernel/config is 64."""
 
 MEMORY = re.compile(r"(?P<number>[1-9]\d*)(?P<unit>[MG])")
 MEMORY_MIN_MIB = 256
@@ -91,7 +94,7 @@ def host_tsc_khz() -> int:
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine to boot. `tsc_khz` is the host's; `channel_fd` and `monitor_fd` are sockets that QEMU inherits."""
+    """A machine to boot. `cpus` are those for the command. `tsc_khz` is the host's; `channel_fd` and `monitor_fd` are sockets that QEMU inherits."""
 
     kernel: Path
     init: Path
@@ -118,7 +121,7 @@ class Machine:
         options = [
             *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             *("-accel", "tcg,thread=multi", "-machine", "pc,usb=off,vmport=off", "-cpu", self.cpu_model),
-            *("-smp", str(self.cpus), "-m", f"{self.memory_mib}M"),
+            *("-smp", str(self.cpus + SPARE_CPUS), "-m", f"{self.memory_mib}M"),
             *firmware,
             *("-kernel", str(self.kernel), "-append", append),
             *("-chardev", f"file,id=console,path={self.log}", "-serial", "chardev:console"),

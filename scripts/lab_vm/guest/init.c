@@ -16,6 +16,7 @@
 #include <limits.h>
 #include <net/if.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -394,6 +395,25 @@ static int open_terminal(int *master)
 	return slave;
 }
 
+/*
+ * The command gets all processors but the first. QEMU (7.2 and 10.0) has every processor that executes FXRSTOR change a
+ * flag of processor 0 (cpu_clear_ignne) without a lock, in the word in which processor 0 notes whether it runs a guest.
+ * So that one sometimes takes its guest for itself, or stores its own registers as the guest's, and must not run any.
+ */
+static void leave_first_processor(void)
+{
+	long count = sysconf(_SC_NPROCESSORS_ONLN);
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	for (long cpu = 1; cpu < count; cpu++)
+		CPU_SET(cpu, &set);
+	if (sched_setaffinity(0, sizeof(set), &set)) {
+		dprintf(2, "lab: cannot leave processor 0 of %ld: %s\n", count, strerror(errno));
+		_exit(126);
+	}
+}
+
 static void become_command(const struct job *job, bool terminal, int in, int out, int err)
 {
 	sigset_t none;
@@ -406,6 +426,7 @@ static void become_command(const struct job *job, bool terminal, int in, int out
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	signal(SIGPIPE, SIG_DFL);
+	leave_first_processor();
 	if (chdir(job->directory)) {
 		dprintf(2, "lab: cannot enter %s: %s\n", job->directory, strerror(errno));
 		_exit(126);

@@ -49,7 +49,11 @@ def test_the_machine_is_emulated_and_ends_when_it_resets() -> None:
 
     assert option(command, "-accel") == "tcg,thread=multi"
     assert "-no-reboot" in command
-    assert (option(command, "-smp"), option(command, "-m")) == ("3", "512M")
+    assert option(command, "-m") == "512M"
+
+
+def test_there_is_a_processor_more_than_the_command_gets() -> None:
+    assert (MACHINE.cpus, option(MACHINE.command(), "-smp")) == (3, "4")
 
 
 def test_the_host_s_root_cannot_be_written() -> None:
