@@ -94,7 +94,8 @@ def host_tsc_khz() -> int:
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine to boot. `cpus` are those for the command. `tsc_khz` is the host's; `channel_fd` and `monitor_fd` are sockets that QEMU inherits."""
+    """A machine to boot. `cpus` are those for the command, `tsc_khz` is the host's; `channel_fd` and `monitor_fd` are
+    sockets that QEMU inherits."""
 
     kernel: Path
     init: Path

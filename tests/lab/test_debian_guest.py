@@ -10,7 +10,7 @@ import pytest
 
 from scripts.debian_kernel import STATUS_MARKER, UP_MARKER, DebianKernel, ensure_debian_kernel
 from scripts.lab_vm import Lab
-from tests.lab.guest_boot import boot
+from tests.lab import emulation
 
 # The first run builds the lab's kernel and fetches Debian's.
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
@@ -35,7 +35,7 @@ def test_debian_s_kernel_boots_to_a_shell(debian: DebianKernel, protocol: str, c
     )
     append = f'console=ttyS0 guest_run="{script}"'
 
-    result = boot(
+    result = emulation.run(
         Lab("upstream", time_limit=BOOT_LIMIT),
         [sys.executable, "-m", "vmm", "run", str(kernel), *machine, "--append", append],
     )

@@ -16,7 +16,7 @@ from scripts.lab_vm import Lab
 from scripts.lab_vm.guest_program import build_guest_program
 from scripts.lab_vm.initramfs import make_initramfs, program
 from scripts.lab_vm.places import BUILD
-from tests.lab.guest_boot import boot as boot_guest
+from tests.lab import emulation
 
 # The first run builds the lab's kernel and fetches Debian's.
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
@@ -102,7 +102,7 @@ def boot_with(kernel: Path, initrd: Path) -> Boot:
         str(initrd),
     ]
     append = f'console=ttyS0 guest_run="{SCRIPT}"'
-    result = boot_guest(
+    result = emulation.run(
         Lab("upstream", time_limit=BOOT_LIMIT),
         [sys.executable, "-m", "vmm", "run", str(kernel), *machine, "--append", append],
     )
