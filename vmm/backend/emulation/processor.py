@@ -161,6 +161,8 @@ class Processor:
     @cached_property
     def _pkru(self) -> int:
         offset = self.cpuid.value(_PKRU_LEAF[0], "ebx", _PKRU_LEAF[1])
+        if not offset:  # keys without XSAVE: KVM tells PKRU nowhere then; no key is taken to forbid anything
+            return 0
         return int.from_bytes(bytes(self.vcpu.get_xsave())[offset : offset + 4], "little")
 
     @cached_property
