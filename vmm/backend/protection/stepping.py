@@ -139,10 +139,11 @@ class Stepper:
         vcpu, view = self._vcpu, self._view
         debug = vcpu.get_debugregs()
         loads = self._loaded_trap_flag(cpu, touches)
-        shield = self._shield(cpu, touches, pages, walked)
-        if shield is None or not view.let_in(pages, walked):
-            return None
+        self._held = []
         try:
+            shield = self._shield(cpu, touches, pages, walked)
+            if shield is None or not view.let_in(pages, walked):
+                return None  # rights may have changed since
             view.take_out(shield)
             self._hold_what_goes_on(touches)
             self._ask_for_exit(cpu, touches)
@@ -200,7 +201,6 @@ class Stepper:
         """On a processor a step is a trap, of which a guest can rid itself: SYSCALL clears RFLAGS.TF where SFMASK says
         so, and with DEBUGCTL.BTF only a branch ends a step. Then it would go on with the pages in. Errors: `KvmError`.
         """
-        self._held = []
         decoded = touches.instruction
         for msr, bit in _GOES_ON if self._hardware else ():
             if msr == _SFMASK and decoded is not None and decoded.mnemonic == "wrmsr":
@@ -285,6 +285,7 @@ class Stepper:
         if (sregs.idt.base, sregs.idt.limit) != (idt.base, idt.limit):
             sregs.idt = idt
             self._vcpu.set_sregs(sregs)
+            self._vcpu.run.sregs.idt = idt  # where the exit's handler looks, and higher VTLs
 
     # ---- how it ended --------------------------------------------------------------------------------
 

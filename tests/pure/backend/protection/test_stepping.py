@@ -12,7 +12,7 @@ import pytest
 
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi import x86
-from tests.pure.backend.protection.processors import CODE, FakeVcpu, page_tables, processor
+from tests.pure.backend.protection.processors import CODE, IDT, FakeVcpu, page_tables, processor
 from vmm.backend.emulation.processor import Processor
 from vmm.backend.protection.stepping import Stepper
 from vmm.backend.protection.touches import of_instruction
@@ -20,7 +20,7 @@ from vmm.backend.protection.view import ProtectedView
 from vmm.hypercall.outside import UnprotectedMemory
 from vmm.machine.ram import MIB, GuestRam, RamView
 from vmm.vsm.outside import RightsChange
-from vmm.vsm.rights import READ, WRITE
+from vmm.vsm.rights import NONE, READ, WRITE
 
 GPN = 0x100
 SFMASK, DEBUGCTL, TF, BTF = 0xC000_0084, 0x1D9, 0x100, 2
@@ -150,3 +150,42 @@ def test_a_guest_cannot_keep_a_step_from_ending(ram: GuestRam) -> None:
     assert vcpu.in_the_step == {SFMASK: 0x4600, DEBUGCTL: 0}
     assert vcpu.msrs == {SFMASK: 0x4700, DEBUGCTL: BTF}
     assert (vcpu.regs.rip, vcpu.regs.r11) == (0x5000, 2)
+
+
+class ShieldedVcpu(FakeVcpu):
+    """A vCPU whose IDT a step may change."""
+
+    def __init__(self, cpu: Processor) -> None:
+        super().__init__(cpu.regs, cpu.sregs)
+        self.run = SimpleNamespace(u8=bytearray(8), sregs=x86.kvm_sregs())
+        self.limits: list[int] = []
+
+    def get_debugregs(self) -> x86.kvm_debugregs:
+        return x86.kvm_debugregs()
+
+    def set_sregs(self, sregs: x86.kvm_sregs) -> None:
+        self.sregs = x86.kvm_sregs.from_buffer_copy(sregs)
+        self.limits.append(int(sregs.idt.limit))
+
+
+@pytest.mark.tlfs("VSM-078")
+def test_a_right_that_is_gone_leaves_the_guest_its_idt(ram: GuestRam) -> None:
+    """Another VP has taken the page away since the exit. The IDT was out of reach already, for the step."""
+    view = ProtectedView(
+        RamView(ram, ram.map_for_kvm()), ram, [(b.gpa, b.size, b.offset) for b in ram.blocks]
+    )
+    ram.write(CODE, LOAD)
+    cpu = processor(ram, rdi=GPN << 12)
+    vcpu = ShieldedVcpu(cpu)
+    touches = of_instruction(cpu, view)
+    view.apply([RightsChange(GPN, 1, NONE)])
+    others: Any = Others(ram, CODE, LOAD)
+    any_vcpu: Any = vcpu
+    nobody: Any = None
+    stepper = Stepper(nobody, any_vcpu, view, UnprotectedMemory(ram), others, hardware=False)
+
+    stepper.step(cpu, touches, {GPN: READ}, frozenset(), lambda: True)
+
+    assert vcpu.limits == [0, 4095] and vcpu.sregs.idt.limit == 4095
+    assert (vcpu.run.sregs.idt.base, vcpu.run.sregs.idt.limit) == (IDT, 4095)
+    assert stepper.steps == 0 and not stepper.failed
