@@ -205,12 +205,12 @@ class MappingFaults:
         """Do what KVM_EXIT_MMIO asks for, unless rights refuse it, or it has to be atomic."""
         run = self._vcpu.run
         gpa, size = run.u64[_MMIO_GPA_U64], run.u32[_MMIO_LENGTH_U32]
-        is_write = run.u8[_MMIO_IS_WRITE]
-        ram_gpa = self._ram_gpa(gpa)
-        page = ram_gpa >> PAGE_SHIFT
-        if not self._view.is_ram(page) or self._view.covered(page) or (is_write and ram_gpa != gpa):
+        is_write = bool(run.u8[_MMIO_IS_WRITE])
+        if self._is_elsewhere(gpa, is_write=is_write):
             self._others[k.KVM_EXIT_MMIO]()
             return True
+        ram_gpa = self._ram_gpa(gpa)
+        page = ram_gpa >> PAGE_SHIFT
         if is_write:
             try:
                 self._memory.write(gpa, bytes(run.u8[_MMIO_DATA : _MMIO_DATA + size]))
@@ -282,14 +282,31 @@ class MappingFaults:
         if kept is None or (int(regs.rip), int(regs.rsp)) != (kept.rip, kept.rsp):
             return
         while kept.parts:
-            gpa, data = kept.parts[0]
             try:
-                self._memory.write(self._ram_gpa(gpa), data)
+                self._make_kept_write(*kept.parts[0])
             except AccessInterceptedError:
                 self._vcpu.run.u8[_IMMEDIATE_EXIT] = 1  # asked again, where nobody else runs meanwhile
                 self._keep(kept)
                 return
             del kept.parts[0]
+
+    def _make_kept_write(self, gpa: int, data: bytes) -> None:
+        """Errors: `AccessInterceptedError`."""
+        if not self._is_elsewhere(gpa, is_write=True):
+            self._memory.write(gpa, data)
+            return
+        # An instruction that writes over two pages may have only one of them in RAM. To those who answer
+        # KVM_EXIT_MMIO it is as if KVM told of it now.
+        run = self._vcpu.run
+        run.u64[_MMIO_GPA_U64], run.u32[_MMIO_LENGTH_U32], run.u8[_MMIO_IS_WRITE] = gpa, len(data), 1
+        run.u8[_MMIO_DATA : _MMIO_DATA + len(data)] = data
+        self._others[k.KVM_EXIT_MMIO]()
+
+    def _is_elsewhere(self, gpa: int, *, is_write: bool) -> bool:
+        """Whether rights have nothing to do with an access: a device's memory, an overlay, an alias of the ROM."""
+        ram_gpa = self._ram_gpa(gpa)
+        page = ram_gpa >> PAGE_SHIFT
+        return not self._view.is_ram(page) or self._view.covered(page) or (is_write and ram_gpa != gpa)
 
     def _take_back_read(self, cpu: Processor, touches: Touches) -> None:
         written = {
