@@ -351,9 +351,8 @@ class Stepper:
         assert stack_width(cpu, touches.instruction) > 1
         gpa = translate(cpu, self._view, at, Access(write=True, user=cpu.cpl == 3))
         if gpa is not None:
-            with contextlib.suppress(
-                AccessInterceptedError
-            ):  # rights have changed since: it cannot be seen either
+            # Rights have changed since, and it cannot be seen; or the stack is a device's, which has it by now.
+            with contextlib.suppress(AccessInterceptedError, GuestMemoryError):
                 flags = self._memory.read(gpa, 1)[0]
                 self._memory.write(gpa, bytes([flags & ~(r.RFLAGS_TF >> 8)]))
 

@@ -189,3 +189,25 @@ def test_a_right_that_is_gone_leaves_the_guest_its_idt(ram: GuestRam) -> None:
     assert vcpu.limits == [0, 4095] and vcpu.sregs.idt.limit == 4095
     assert (vcpu.run.sregs.idt.base, vcpu.run.sregs.idt.limit) == (IDT, 4095)
     assert stepper.steps == 0 and not stepper.failed
+
+
+@pytest.mark.tlfs("VSM-078")
+def test_flags_pushed_to_a_device_are_the_device_s(ram: GuestRam) -> None:
+    """There is no memory in which the step's trap flag could be taken back; the guest goes on."""
+    device, top = 0xFEB0_0000, GPN << 12
+    ram.write(0x4000 + 8 * (GPN - 1), (device | 0x67).to_bytes(8, "little"))
+    view = ProtectedView(
+        RamView(ram, ram.map_for_kvm()), ram, [(b.gpa, b.size, b.offset) for b in ram.blocks]
+    )
+    view.apply([RightsChange(GPN, 1, READ | WRITE)])
+    ram.write(CODE, b"\x9c")
+    cpu = processor(ram, rsp=top)
+    vcpu = StepVcpu(cpu, {SFMASK: 0, DEBUGCTL: 0})
+    others: Any = Others(ram, CODE, b"\x9c")
+    any_vcpu: Any = vcpu
+    nobody: Any = None
+    stepper = Stepper(nobody, any_vcpu, view, UnprotectedMemory(ram), others, hardware=True)
+
+    stepper.step(cpu, of_instruction(cpu, view), {GPN: READ}, frozenset(), lambda: True)
+
+    assert stepper.steps == 1
