@@ -30,6 +30,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from kvmapi import Vcpu
+from kvmapi import run as run_page
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi import x86
 from vmm.backend.emulation import interrupt
@@ -56,6 +57,7 @@ _MMIO_DATA: Final = 40
 _MMIO_LENGTH_U32: Final = 48 // 4
 _MMIO_IS_WRITE: Final = 52
 _IMMEDIATE_EXIT: Final = 1
+_DIRTY_U64: Final = run_page.DIRTY_REGS // 8
 
 _USER: Final = 3
 _INVALID_OPCODE: Final = Event(Kind.EXCEPTION, x86.UD_VECTOR)
@@ -191,8 +193,12 @@ class MappingFaults:
         """The VTL is about to go on: if it is stuck, where it may not do what it is about to, that is refused."""
         if not self._look:
             return
-        self._look = False
         vcpu = self._vcpu
+        if vcpu.run.u64[_DIRTY_U64]:
+            # What a VTL switch or another VP has just written is not in KVM yet: it takes that and comes back.
+            vcpu.run.u8[_IMMEDIATE_EXIT] = 1
+            return
+        self._look = False
         if vcpu.get_mp_state() != k.KVM_MP_STATE_RUNNABLE or in_delivery(vcpu) is not None:
             return
         cpu = self._processor_state()
