@@ -61,10 +61,11 @@ at another's registers: on that one's thread, with a caller that never waits wit
 other in a circle. HvRegisterPendingEvent0 is a register of the target VTL's vCPU like others: the exception is taken
 when that VTL runs next.
 
-INIT and SIPI: ask `partition.init` and `partition.sipi` before anything is done to a vCPU; False means dropped. Where
-the kernel's local APIC handles both itself, `WaitForStartup` of a VP without higher VTLs is a KVM_RUN of VTL0's vCPU,
-and `partition.sipi` is told once that one runs; with a higher VTL it is a sleep, and an INIT that the kernel still
-has for VTL0's vCPU is dropped before that one runs again (KVM_SET_VCPU_EVENTS, smi.latched_init clear).
+INIT and SIPI: a VTL of a VP hears them only while `partition.accepts_startup_signal` says so; the VP is woken when the
+answer is another one. The kernel's local APIC carries both out and tells nobody. So `WaitForStartup` of a VP that
+accepts them is a KVM_RUN of VTL0's vCPU, and `partition.signalled` is told what has become of it when it may have
+changed and somebody is about to rely on it. Of a VP that does not accept them it is a sleep, and an INIT that the
+kernel still has for VTL0's vCPU is dropped before that one runs again (KVM_SET_VCPU_EVENTS, smi.latched_init clear).
 
 TLB flushes: `partition.tlb_locks.blocks(vtl, vps)` before a flush is carried out; while it holds, the flush answers
 "not done" (`vmm.hvcalls.outside.Tlbs.flush` returns False) and the hypercall comes again.

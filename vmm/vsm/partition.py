@@ -7,7 +7,7 @@
 | `enable_vp_vtl`, no VP has the target yet | the same; from below on the own VP only | the VTL has a context there |
 | `enable_vp_vtl`, later | the target or a higher VTL, on any VP | the same |
 | `start` | any VTL, unless a higher one denies it; targets up to itself | the VP runs its highest VTL |
-| `init`, `sipi` | VTL0 of a VP without higher VTLs, unless a higher VTL denies it | its VTL0 waits, or starts |
+| INIT, SIPI (`accepts_startup_signal`) | VTL0 of a VP without higher VTLs, unless one denies it | it waits, or starts |
 | `reset` | the machine | only VTL0 is left |
 
 What more than one VP can change, changes under one lock, which is held only while sets of VTLs are computed and the
@@ -214,37 +214,28 @@ class VsmPartition:
         self.services.wake(vp)
         return HvStatus.SUCCESS
 
-    def accepts_startup_signal(self, sender_vtl: int, vp: int, vtl: int) -> bool:
-        """Whether INIT or SIPI from a local APIC of `sender_vtl` does anything to `vtl` of a VP.
+    def accepts_startup_signal(self, vp: int, vtl: int) -> bool:
+        """Whether INIT and SIPI, which local APICs of `vtl` send each other, do anything to `vtl` of a VP.
 
-        VTLs above 0 start by hypercall only; so does VTL0 of a VP that has a higher VTL.
+        VTLs above 0 start by hypercall only; so does VTL0 of a VP that has a higher VTL, or whose start one denies.
 
         Implements: VSM-129, VP-002, IMP-006
         """
-        return (
-            vtl == VTL0
-            and self.has_vp(vp)
-            and self.vps[vp].enabled == 1
-            and not self.start_denied(vp, sender_vtl)
-        )
+        return vtl == VTL0 and self.vps[vp].enabled == 1 and not self.start_denied(vp, vtl)
 
-    def init(self, sender_vtl: int, vp: int, vtl: int) -> bool:
-        """INIT: VTL0 waits for SIPI. False: dropped."""
-        with self.lock:
-            if not self.accepts_startup_signal(sender_vtl, vp, vtl):
-                return False
-            self.vps[vp].init()
-        self.services.wake(vp)
-        return True
+    def signalled(self, vp: int, *, waits: bool) -> None:
+        """What VTL0 of a VP without higher VTLs does by now, since INIT and SIPI that it accepted change it untold.
 
-    def sipi(self, sender_vtl: int, vp: int, vtl: int) -> bool:
-        """SIPI: VTL0 starts, in the state that its local APIC gives it. False: dropped, or it does not wait for one."""
+        On the VP's thread. waits: whether it waits for INIT or SIPI. The boot VP never does: INIT has it begin anew.
+        """
+        state = self.vps[vp]
+        if waits != state.started or (waits and vp == BOOT_VP):
+            return
         with self.lock:
-            if not self.accepts_startup_signal(sender_vtl, vp, vtl) or self.vps[vp].started:
-                return False
-            self.vps[vp].start(VTL0)
-        self.services.wake(vp)
-        return True
+            if waits:
+                state.init()
+            else:
+                state.start(VTL0)
 
     def wake(self) -> None:
         """S3 has ended, with all VPs frozen: VTL0 of all but the boot VP waits for its start, as after a reset.

@@ -75,9 +75,8 @@ class Guest:
         if chance < 0.001:
             self.partition.reset()
         elif chance < 0.01:
-            getattr(self.partition, self.random.choice(["init", "sipi"]))(
-                self.random.randrange(VTLS), self.random.randrange(-1, VPS + 1), self.random.randrange(VTLS)
-            )
+            if self.partition.accepts_startup_signal(vp, self.random.randrange(VTLS)):
+                self.partition.signalled(vp, waits=self.random.random() < 0.5)
         elif chance < 0.2:
             machine.next_step(self.random.getrandbits(4), self.random.getrandbits(4))
         elif machine.started and machine.runnable >> machine.active & 1:

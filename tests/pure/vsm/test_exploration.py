@@ -173,8 +173,8 @@ class Explorer:
                 yield "EnableVpVtl", self._enable_vp_vtl(before, vp, caller, target, vtl)
                 if vtl <= caller and target != vp:
                     yield "StartVirtualProcessor", self._start(before, vp, caller, target, vtl)
-                yield "INIT", self._signal("INIT", before, caller, target, vtl)
-                yield "SIPI", self._signal("SIPI", before, caller, target, vtl)
+            yield "INIT", self._signal("INIT", before, caller, target)
+            yield "SIPI", self._signal("SIPI", before, caller, target)
 
         for vtl in range(caller + 2):
             yield "VsmPartitionConfig", self._deny(before, vp, caller, vtl)
@@ -227,18 +227,19 @@ class Explorer:
             )
         return after
 
-    def _signal(self, name: str, before: State, caller: int, target: int, vtl: int) -> State:
+    def _signal(self, name: str, before: State, caller: int, target: int) -> State:
+        """From the caller's local APIC to the target's of the same VTL. The backend asks, KVM does it and is asked."""
         was = before.vps[target]
-        allowed = (
-            vtl == 0
-            and members(was.enabled) == {0}
-            and all(owner <= caller for owner in members(before.denying))
-        )
-        if name == "INIT":
-            done = self.partition.init(caller, target, vtl)
-            return self._finish(name, before, done, allowed)
-        done = self.partition.sipi(caller, target, vtl)
-        return self._finish(name, before, done, allowed and not was.started)
+        heard = caller == 0 and members(was.enabled) == {0} and not before.denying
+        assert self.partition.accepts_startup_signal(target, caller) == heard, f"{name} in {before}"
+        if not heard:
+            return before
+        self.partition.signalled(target, waits=name == "INIT")
+        expected = (was.started and target != 0) if name == "INIT" else not was.started
+        after = self._finish(name, before, state_of(self.partition) != before, expected)
+        changed = was._replace(startable=name == "SIPI", started=name == "SIPI")
+        assert not expected or after == replaced(before, target, changed)
+        return after
 
     def _deny(self, before: State, vp: int, caller: int, vtl: int) -> State:
         """DenyLowerVtlStartup on and off. The dispatcher refuses a VTL above the caller, so it is not asked here."""

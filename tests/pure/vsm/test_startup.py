@@ -109,7 +109,7 @@ def test_the_end_of_s3_leaves_vtl0_to_be_started_again() -> None:
     world.partition.wake()
 
     assert vp.next_step(0, 0) == WaitForStartup(1)
-    assert not world.partition.sipi(0, 1, 0)
+    assert not world.partition.accepts_startup_signal(1, 0)
     assert vp.next_step(0b10, 0) == SwitchVtl(1, 0, 1, SwitchReason.INTERRUPT)
     world.caller(1).vtl_return()
     assert world.caller().start_vp(1, 0) == HvStatus.SUCCESS
@@ -138,7 +138,8 @@ def test_the_end_of_s3_of_a_vp_with_vtl0_alone() -> None:
     world.partition.wake()
 
     assert world.partition.vps[1].next_step(0, 0) == WaitForStartup(1)
-    assert world.partition.sipi(0, 1, 0)
+    assert world.partition.accepts_startup_signal(1, 0)
+    world.partition.signalled(1, waits=False)
     assert world.partition.vps[1].next_step(0, 0) == Run(1, 0)
 
 
@@ -157,8 +158,7 @@ def test_denied_startup_reaches_every_vp_and_every_way() -> None:
     partition = world.partition
 
     assert world.caller().start_vp(1, 0) == HvStatus.ACCESS_DENIED
-    assert not partition.init(0, 1, 0)
-    assert not partition.sipi(0, 1, 0)
+    assert not partition.accepts_startup_signal(1, 0)
     assert not partition.vps[1].started
 
 
@@ -174,42 +174,48 @@ def test_the_vtl_that_denies_starts_itself() -> None:
 def test_a_denial_can_be_taken_back() -> None:
     world = denying()
     world.enter(0, 1)
+    world.services.woken.clear()
     world.caller().set((Name.HvRegisterVsmPartitionConfig, DENY & ~0x40))
     world.leave(0)
 
+    assert world.partition.accepts_startup_signal(1, 0)
+    assert world.services.woken == [0, 1]  # to hear again
     assert world.caller().start_vp(1, 0) == HvStatus.SUCCESS
 
 
 def test_init_and_sipi_start_vtl0_of_a_vp() -> None:
-    world = World()
-    vp = world.partition.vps[1]
+    partition = World().partition
+    vp = partition.vps[1]
+    assert partition.accepts_startup_signal(1, 0)
 
-    assert world.partition.init(0, 1, 0)
-    assert world.partition.sipi(0, 1, 0)
-    assert vp.next_step(0, 0) == Run(1, 0)
-    assert not world.partition.sipi(0, 1, 0)  # it does not wait for one
-    assert world.partition.init(0, 1, 0)
+    partition.signalled(1, waits=True)
     assert vp.next_step(0, 0) == WaitForStartup(1)
+    partition.signalled(1, waits=False)
+    assert vp.next_step(0, 0) == Run(1, 0)
+    partition.signalled(1, waits=False)
+    assert vp.next_step(0, 0) == Run(1, 0)
+    partition.signalled(1, waits=True)
+    assert vp.next_step(0, 0) == WaitForStartup(1)
+
+
+def test_init_never_leaves_the_boot_vp_waiting() -> None:
+    """It begins anew by itself."""
+    partition = World().partition
+
+    partition.signalled(0, waits=True)
+
+    assert partition.vps[0].next_step(0, 0) == Run(0, 0)
 
 
 @pytest.mark.tlfs("VSM-129", "IMP-006")
 def test_init_and_sipi_to_a_vp_with_a_higher_vtl_are_dropped() -> None:
-    world = World().enable(1, vps=(0, 1))
+    partition = World(vps=3).enable(1, vps=(0, 1)).partition
 
-    assert not world.partition.init(0, 0, 0)
-    assert not world.partition.sipi(0, 1, 0)
-    assert world.partition.vps[0].next_step(0, 0) == Run(0, 0)
-    assert world.partition.vps[1].next_step(0, 0) == WaitForStartup(1)
+    assert [partition.accepts_startup_signal(vp, 0) for vp in range(3)] == [False, False, True]
 
 
 @pytest.mark.tlfs("VP-002", "VSM-129")
-@pytest.mark.parametrize("signal", ["init", "sipi"])
-def test_init_and_sipi_do_not_reach_higher_vtls(signal: str) -> None:
-    world = World().enable(1, vps=(0, 1))
-
-    assert not getattr(world.partition, signal)(1, 1, 1)
-    assert not world.partition.vps[1].started
-
-
-def test_a_signal_for_a_vp_that_does_not_exist_is_dropped() -> None:
-    assert not World().partition.init(0, 7, 0)
+@pytest.mark.parametrize("vp", [0, 1])
+def test_init_and_sipi_do_not_reach_higher_vtls(vp: int) -> None:
+    """Nor one that VP 1 does not have yet: its local APIC is made before the VTL is enabled."""
+    assert not World().enable(1).partition.accepts_startup_signal(vp, 1)

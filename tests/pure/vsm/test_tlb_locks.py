@@ -22,7 +22,6 @@ def two_vps(maximum_vtl: int = 1, **offer: Any) -> World:
     """VPs 0 and 1 with all VTLs; VP 0 runs the highest, VP 1 runs VTL0."""
     world = World(maximum_vtl=maximum_vtl, **offer)
     world.enable(*range(1, maximum_vtl + 1), vps=(0, 1))
-    world.partition.init(0, 1, 0)
     assert world.caller().start_vp(1, 0) == HvStatus.SUCCESS
     while world.partition.vps[1].active:
         world.leave(1)

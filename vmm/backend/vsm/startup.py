@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How VTL0 of a processor starts: by INIT and SIPI inside KVM_RUN, of which nobody tells, or by hypercall alone.
 
-A processor that has a VTL above 0, or whose start a higher VTL denies, hears no INIT and no SIPI (`startup_signals`).
-Before a VTL is enabled on another processor, that one's own thread looks what has become of it, and closes it.
+`VsmPartition.accepts_startup_signal` says which processors hear INIT and SIPI; others are kept from them
+(`startup_signals`). Before a VTL is enabled on another processor, that one's own thread looks what has become of it,
+and closes it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from vmm.backend.hyperv.starts import WAITING
 from vmm.backend.vp import VirtualProcessor
 from vmm.backend.vsm import startup_signals
 from vmm.backend.vsm.startup_signals import StartupSignals
-from vmm.vsm.partition import BOOT_VP, VsmPartition
+from vmm.vsm.partition import VsmPartition
 
 VTL0: Final = 0
 
@@ -70,12 +71,12 @@ class Startup:
         state, processor = partition.vps[vp], self._processors[vp]
         asked = self._looked[vp] is not None
         # One that is about to get a VTL waits outside of KVM_RUN, where INIT and SIPI would start it meanwhile.
-        closed = asked or state.enabled != 1 or partition.start_denied(vp, VTL0)
+        closed = asked or not partition.accepts_startup_signal(vp, VTL0)
         if state.started:
             self._begun.discard(vp)
         kept_out = processor.held and not state.started  # nobody has started it since
         if closed and state.enabled == 1 and not kept_out:
-            self._notice(vp, vcpu)
+            self._notice(vp)
         if not state.started and vp not in self._begun:
             if processor.held or closed:
                 startup_signals.drop(vcpu)
@@ -84,25 +85,18 @@ class Startup:
                     vcpu.set_mp_state(k.KVM_MP_STATE_UNINITIALIZED)
             processor.held = closed
             if not closed:
-                self._notice(vp, vcpu)
+                self._notice(vp)
         self._signals.block(vcpu, closed)
         if asked:
             self._looked[vp] = True if state.enabled == 1 else None
 
-    def _notice(self, vp: int, vcpu: Vcpu) -> None:
+    def _notice(self, vp: int) -> None:
         """Has KVM started VTL0, or sent it back to wait? KVM acts on what has come when it is asked."""
-        state = self._partition.vps[vp]
-        waits = vcpu.get_mp_state() in WAITING
-        if waits and state.started and vp != BOOT_VP:
-            with self._partition.lock:
-                state.init()
-        elif not waits and not state.started:
-            with self._partition.lock:
-                state.start(VTL0)
+        self._partition.signalled(vp, waits=self._vcpus[vp].get_mp_state() in WAITING)
 
-    def close(self, vcpu: Vcpu) -> None:
+    def close(self, vp: int, vtl: int, vcpu: Vcpu) -> None:
         """The vCPU of a VTL above 0, which does not run yet: never started by a signal. Errors: `KvmError`."""
-        self._signals.block(vcpu, True)
+        self._signals.block(vcpu, not self._partition.accepts_startup_signal(vp, vtl))
         self._higher.append(vcpu)
 
     def reset(self) -> None:

@@ -256,7 +256,7 @@ class Vtls:
                 return HvStatus.INVALID_REGISTER_VALUE
             _enable_apic(vcpu)
             vcpu.set_mp_state(k.KVM_MP_STATE_RUNNABLE)
-            self._startup.close(vcpu)
+            self._startup.close(vp, vtl, vcpu)
             caller = self._connected(vp, vtl, vcpu)
         except OSError as error:  # the host has no room for a VM, a vCPU, or for what the VTL may not do
             self._startup.abandon(vp)

@@ -146,3 +146,18 @@ def test_a_vp_that_init_has_sent_back_to_wait_is_closed_without_an_error(denied:
 
         assert rig.vcpu(1, 0).get_mp_state() == k.KVM_MP_STATE_UNINITIALIZED
         assert rig.vps[1].held and not rig.vtls.partition.vps[1].started
+
+
+@pytest.mark.tlfs("VSM-011")
+def test_a_vp_whose_start_is_denied_hears_again_when_it_no_longer_is() -> None:
+    with a_rig(BlockingRig) as rig:
+        rig.vcpu(1, 0).set_mp_state(k.KVM_MP_STATE_UNINITIALIZED)
+        configs = rig.vtls.partition.configs
+
+        configs[VTL1] = CONFIG_AT_RESET.replace(DenyLowerVtlStartup=1)
+        rig.vps[1].after_kick()
+        assert blocked(rig) == [KVM_X86_VSM_BLOCK_INIT] and rig.vps[1].held
+
+        configs[VTL1] = CONFIG_AT_RESET
+        rig.vps[1].after_kick()
+        assert blocked(rig) == [KVM_X86_VSM_BLOCK_INIT, 0] and not rig.vps[1].held
