@@ -90,6 +90,7 @@ class VsmPartition:
         self.guest_maximum_vtl = HV_NUM_VTLS_ARCHITECTURAL - 1
         """HvRegisterGuestVsmPartitionConfig: how high VTLs below VTL2 may go."""
         self.configs: dict[int, HV_REGISTER_VSM_PARTITION_CONFIG] = {}
+        """By VTL; replaced, never changed: `start_denied` takes no lock."""
 
     def config(self, vtl: int) -> HV_REGISTER_VSM_PARTITION_CONFIG:
         """HvRegisterVsmPartitionConfig of a VTL above 0."""

@@ -101,7 +101,7 @@ def _set_config(partition: VsmPartition, target: Target, value: int) -> None:
         )
         if not isinstance(changed, HV_REGISTER_VSM_PARTITION_CONFIG):
             refuse(changed)
-        partition.configs[vtl] = changed
+        partition.configs = {**partition.configs, vtl: changed}  # another VP may be looking through it
     if changed.DenyLowerVtlStartup != before.DenyLowerVtlStartup:
         for vp in partition.vps:  # those that wait for INIT and SIPI shall not hear, or hear again
             partition.services.wake(vp.index)

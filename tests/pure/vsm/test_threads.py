@@ -12,8 +12,10 @@ import pytest
 from tests.pure.vsm.protected import Told
 from tests.pure.vsm.test_memory import PAGE, Ram
 from tests.pure.vsm.world import CONTEXT, World
+from vmm.hv.registers import HvRegisterName
 from vmm.hv.status import HvStatus
 from vmm.hypercall.outside import AccessInterceptedError
+from vmm.vsm.config import CONFIG_AT_RESET
 from vmm.vsm.memory import VtlMemory
 from vmm.vsm.protections import MemoryProtections
 from vmm.vsm.vtl import TLB_LOCKED
@@ -128,3 +130,18 @@ def test_a_page_that_was_taken_is_changed_and_seen_by_nobody_any_more() -> None:
     results = at_once(work)
 
     assert results[0] == 0 and -2 not in results
+
+
+@pytest.mark.tlfs("VSM-011")
+def test_who_looks_for_a_denied_start_is_not_disturbed_by_a_config_that_comes() -> None:
+    """A VP on its way into the guest looks, while another one sets the first config of a VTL."""
+    world = World(maximum_vtl=2).enable(1, 2)
+    world.enter(0, 2)
+    caller, config = world.caller(), HvRegisterName.HvRegisterVsmPartitionConfig
+    caller.set((config, CONFIG_AT_RESET), vtl=1)
+    looking = iter(world.partition.configs.items())
+
+    assert caller.set((config, CONFIG_AT_RESET), vtl=2) == HvStatus.SUCCESS
+
+    assert [vtl for vtl, _ in looking] == [1]
+    assert set(world.partition.configs) == {1, 2}
