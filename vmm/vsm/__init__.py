@@ -14,7 +14,7 @@ backend's.
 | `calls` | the hypercalls, for `vmm.hypercall.dispatcher` |
 | `register_calls`, `register_homes` | HvCallGetVpRegisters, HvCallSetVpRegisters: every VP register |
 | `registers`, `config` | the VP registers of VSM itself |
-| `tlb_locks`, `deliverability` | TLB locks; what a VTL hears of lower ones |
+| `tlb_locks` | TLB locks |
 | `scope` | which registers VTLs share: what a switch carries over |
 | `intercept_calls`, `intercept_table`, `intercept_messages` | ports and MSRs of which a VTL wants to be told, and how |
 | `protections`, `ranges`, `rights` | what each VTL may do with each page of memory |

@@ -53,18 +53,6 @@ class RaiseVina(NamedTuple):
     auto_eoi: bool
 
 
-class NotifyDeliverable(NamedTuple):
-    """Tell `owner` by a message that `vtl` can now take what it asked about (OHCL-009)."""
-
-    vp: int
-    owner: int
-    vtl: int
-    nmi: bool
-    interrupt: bool
-    sints: int
-    """Bit N: SINT N can take a message."""
-
-
 class Run(NamedTuple):
     """Run `vtl` until it exits or the VP is woken."""
 

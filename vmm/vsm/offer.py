@@ -34,8 +34,6 @@ class VsmOffer:
     """Bit N: mode-based execute control works for VTL N."""
     dr6_shared: bool = False
     """Whether a VTL switch carries DR6 over."""
-    deliverability: bool = False
-    """Whether the backend calls `VsmVp.deliverable` (OHCL-009); else that register is unknown to guests."""
     config_bits: int = BASE_CONFIG_BITS
     """Bits of HvRegisterVsmPartitionConfig that may be set; those beyond the base only with a `Protections`."""
 

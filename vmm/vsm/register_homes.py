@@ -30,7 +30,6 @@ SYNTHETIC: Final = range(0x4000_0000, 0x4000_0200)
 
 _VSM: Final = frozenset(
     {
-        _N.HvRegisterDeliverabilityNotifications,
         _N.GuestVsmPartitionConfig,
         _N.HvRegisterVsmVpWaitForTlbLock,
         *(name for name in _N if 0xD0002 <= name <= 0xD0007),
@@ -66,6 +65,10 @@ ABSENT: Final = (
     (range(0x220, 0x240), "power states of the root partition"),
     (range(0x251, 0x280), "debugging of the root partition"),
     (range(0x10005, 0x10006), "events that only a paravisor's hardware raises"),
+    (
+        range(0x10006, 0x10007),
+        "a paravisor that emulates a PIC or VMBus; KVM tells of no window for an interrupt",
+    ),
     (range(0x10007, 0x1000A), "events that only a paravisor's hardware raises"),
     (range(0x41000, 0x41005), "state of a nested hypervisor"),
     (range(0x80087, 0x80088), "the TSC is the same in all VTLs"),

@@ -14,7 +14,6 @@ from typing import Final, NamedTuple, NoReturn
 
 from vmm.hv.constants import HV_NUM_VTLS_ARCHITECTURAL
 from vmm.hv.register_bits import (
-    HV_DELIVERABILITY_NOTIFICATIONS_REGISTER,
     HV_REGISTER_GUEST_VSM_PARTITION_CONFIG,
     HV_REGISTER_VSM_PARTITION_CONFIG,
     HV_REGISTER_VSM_VINA,
@@ -179,29 +178,6 @@ def _set_wait(partition: VsmPartition, target: Target, value: int) -> None:
     partition.tlb_locks.wait(target.vp.index, target.vtl, bool(value))
 
 
-# ---- HvRegisterDeliverabilityNotifications ------------------------------------------------------------
-
-
-def _check_deliverability(partition: VsmPartition, target: Target) -> None:
-    if not partition.offer.deliverability:
-        refuse(HvStatus.INVALID_PARAMETER)
-    _only_for_lower(target)
-
-
-def _get_deliverability(partition: VsmPartition, target: Target) -> int:
-    _check_deliverability(partition, target)
-    return target.vp.vtls[target.vtl].deliverability
-
-
-def _set_deliverability(partition: VsmPartition, target: Target, value: int) -> None:
-    _check_deliverability(partition, target)
-    state = target.vp.vtls[target.vtl]
-    with partition.lock:
-        state.deliverability = value & ~HV_DELIVERABILITY_NOTIFICATIONS_REGISTER.Reserved.mask
-        state.deliverability_owner = target.caller.vtl
-    partition.services.wake(target.vp.index)
-
-
 # ---- HvRegisterGuestVsmPartitionConfig -----------------------------------------------------------------
 
 GuestConfig = HV_REGISTER_GUEST_VSM_PARTITION_CONFIG
@@ -286,7 +262,6 @@ VSM_REGISTERS: Final[dict[int, VsmRegister]] = {
         for vtl in range(HV_NUM_VTLS_ARCHITECTURAL - 1)
     },
     _N.HvRegisterVsmVpWaitForTlbLock: VsmRegister(_get_wait, _set_wait),
-    _N.HvRegisterDeliverabilityNotifications: VsmRegister(_get_deliverability, _set_deliverability),
     **{register: _cr_intercept(register) for register in range(REGISTER_CONTROL, REGISTER_CONTROL + 4)},
 }
 """By register code."""

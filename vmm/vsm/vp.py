@@ -24,7 +24,6 @@ from vmm.hv.constants import HV_NUM_VTLS_ARCHITECTURAL
 from vmm.hv.register_bits import HV_REGISTER_VSM_VP_STATUS
 from vmm.hv.vp_pages import HvVtlEntryReason
 from vmm.vsm.actions import (
-    NotifyDeliverable,
     RaiseVina,
     ReturnRegisters,
     Run,
@@ -34,7 +33,6 @@ from vmm.vsm.actions import (
     WaitForStartup,
     WaitForTlbLock,
 )
-from vmm.vsm.deliverability import deliverable
 from vmm.vsm.profile import Rules
 from vmm.vsm.tlb_locks import TlbLocks
 from vmm.vsm.vtl import VpVtl
@@ -231,24 +229,6 @@ class VsmVp:
         if not active and not self.startable & 1:
             return WaitForStartup(self.index)
         return self._runs[active]
-
-    def deliverable(
-        self, vtl: int, *, nmi: bool, priority: int | None, sints: int
-    ) -> NotifyDeliverable | None:
-        """The message that is due because of what `vtl` can take now (`vmm.vsm.deliverability`)."""
-        state = self.vtls[vtl]
-        if not state.deliverability:
-            return None
-        notify, state.deliverability = deliverable(
-            self.index,
-            state.deliverability_owner,
-            vtl,
-            state.deliverability,
-            nmi=nmi,
-            priority=priority,
-            sints=sints,
-        )
-        return notify
 
     def _raise_vina(self, state: VpVtl) -> RaiseVina:
         """Implements: VSM-132, VSM-134"""

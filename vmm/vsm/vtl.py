@@ -16,8 +16,6 @@ class VpVtl:
 
     __slots__ = (
         "assist",
-        "deliverability",
-        "deliverability_owner",
         "msrs",
         "secure_config",
         "tlb_locks",
@@ -39,9 +37,6 @@ class VpVtl:
         """Bit N: this VTL, as the owner, holds the TLB of VTL N of this VP locked."""
         self.waits_for: set[tuple[int, int]] = set()
         """`(VP, owner VTL)` of the TLB locks that must go before this VTL runs (VSM-018)."""
-        self.deliverability = 0
-        """HvRegisterDeliverabilityNotifications that a higher VTL has set."""
-        self.deliverability_owner = 0
 
     def set_vina(self, vina: HV_REGISTER_VSM_VINA) -> None:
         """HvRegisterVsmVina. `vina_enabled` is looked at before each entry into the guest."""

@@ -58,7 +58,6 @@ class Guest:
             protections=self.rights,
             maximum_vtl=VTLS - 1,
             profile=profile,
-            deliverability=True,
             mbec_vtls=0b110,
         )
         self.partition = self.world.partition

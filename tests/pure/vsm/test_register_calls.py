@@ -165,6 +165,18 @@ def test_an_unknown_register(register: int) -> None:
     assert caller.set((register, 0)) == HvStatus.INVALID_PARAMETER
 
 
+@pytest.mark.tlfs("REG-006")
+@pytest.mark.parametrize("vtl", [0, 1, 2])
+def test_nobody_is_told_when_a_lower_vtl_can_take_an_interrupt(vtl: int) -> None:
+    """Refused, and not taken and forgotten: a paravisor would wait for ever for its message."""
+    world = World(maximum_vtl=2).enable(1, 2)
+    world.enter(0, 2)
+    caller, notifications = world.caller(), Name.HvRegisterDeliverabilityNotifications
+
+    assert caller.set((notifications, 0b11), vtl=vtl) == HvStatus.INVALID_PARAMETER
+    assert caller.get(notifications, vtl=vtl) == HvStatus.INVALID_PARAMETER
+
+
 @pytest.mark.tlfs("REG-007")
 @pytest.mark.parametrize(
     "register",
@@ -275,7 +287,7 @@ def test_a_list_of_256_registers_is_read_in_slices() -> None:
 @pytest.mark.parametrize("vtl", [None, 0])
 def test_every_register_is_answered_as_its_row_says(vtl: int | None) -> None:
     """433 registers read and written: with success where it has a home, else as unknown."""
-    world = in_vtl1(deliverability=True, maximum_vtl=2)
+    world = in_vtl1(maximum_vtl=2)
     caller = world.caller()
     lists = {name for name, home in HOMES.items() if home is Home.VSM}
     for name in Name:
@@ -295,7 +307,7 @@ def test_every_register_is_answered_as_its_row_says(vtl: int | None) -> None:
 
 @pytest.mark.tlfs("REG-004")
 def test_no_register_of_a_higher_vtl_is_in_reach() -> None:
-    world = in_vtl1(deliverability=True)
+    world = in_vtl1()
     world.leave(0)
     caller = world.caller()
 

@@ -16,7 +16,7 @@ CONFIG = Name.HvRegisterVsmPartitionConfig
 
 def busy() -> World:
     """Everything that can be set is set."""
-    world = World(maximum_vtl=2, deliverability=True).enable(1, 2, vps=(0, 1))
+    world = World(maximum_vtl=2).enable(1, 2, vps=(0, 1))
     world.caller().start_vp(1, 0)
     world.enter(0, 2)
     caller = world.caller()
@@ -28,11 +28,7 @@ def busy() -> World:
         (Name.GuestVsmPartitionConfig, 0, 0),
     ):
         assert caller.set((register, value), vp=vp) == HvStatus.SUCCESS
-    for register, value in (
-        (Name.HvRegisterDeliverabilityNotifications, 1),
-        (Name.HvRegisterVsmVpWaitForTlbLock, 1),
-    ):
-        assert caller.set((register, value), vtl=0) == HvStatus.SUCCESS
+    assert caller.set((Name.HvRegisterVsmVpWaitForTlbLock, 1), vtl=0) == HvStatus.SUCCESS
     return world
 
 
