@@ -21,6 +21,9 @@
 #define MSR_MTRR_CAP 0xfe
 #define MSR_MCG_CAP 0x179
 #define MSR_MTRR_BASE0 0x200
+#define REGISTER_MTRR_BASE0 0x80010
+#define REGISTER_MTRR_MASK0 0x80040
+#define MTRR_REGISTERS 16 /* of each kind */
 #define MSR_TSC_AUX 0xc0000103
 
 #define SERVICE_REGISTERS 0x5e7 /* RDI is a mark too */
@@ -466,6 +469,25 @@ static uint64_t write_mtrr(void *argument)
     return 0;
 }
 
+/* Registers of MTRRs whose answer is not that of one that is there, or that is not there. */
+static uint64_t wrong_mtrr_registers(void *input_vtl)
+{
+    static const uint32_t first[] = {REGISTER_MTRR_BASE0, REGISTER_MTRR_MASK0};
+    uint64_t count = rdmsr(MSR_MTRR_CAP) & 0xff, wrong = 0, value[2];
+    for (unsigned i = 0; i < 2 * MTRR_REGISTERS; i++) {
+        uint64_t number = i / 2, expected = number < count ? HV_REPS(1) : HV_STATUS_INVALID_PARAMETER;
+        uint32_t name = first[i % 2] + (uint32_t)number;
+        value[0] = 0;
+        uint64_t get = hv_get_register(HV_SELF_VP, (uint8_t)(uint64_t)input_vtl, name, value);
+        uint64_t set = hv_set_register(HV_SELF_VP, (uint8_t)(uint64_t)input_vtl, name, value[0], 0);
+        if (get != expected || set != expected) {
+            report_info("register 0x%x: 0x%lx read, 0x%lx written, 0x%lx expected", name, get, set, expected);
+            wrong++;
+        }
+    }
+    return wrong;
+}
+
 static void check_shared_msrs(void)
 {
     static const uint32_t same[] = {HV_MSR_VP_INDEX, HV_MSR_TSC_FREQUENCY};
@@ -484,6 +506,9 @@ static void check_shared_msrs(void)
         report(in_vtl1 == 0x100006 && rdmsr(MSR_MTRR_BASE0) == 0x200006, "an MTRR is shared: 0x%lx 0x%lx", in_vtl1,
                rdmsr(MSR_MTRR_BASE0));
         wrmsr(MSR_MTRR_BASE0, was);
+        report(!wrong_mtrr_registers((void *)HV_OWN_VTL) && !vsm_run(wrong_mtrr_registers, (void *)HV_OWN_VTL) &&
+                   !vsm_run(wrong_mtrr_registers, (void *)HV_VTL(0)),
+               "VP registers of MTRRs: those that MTRRCAP counts, no others");
     } else {
         report_skip("no MTRRs");
     }

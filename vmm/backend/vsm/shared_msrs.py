@@ -4,6 +4,9 @@
 Guests write them at boot and never again, so a VTL switch does not carry them over. Their writes leave the guest and
 are done to the vCPUs of all VTLs, later ones included.
 
+Of the 16 variable MTRRs that VP registers have names for, a KVM vCPU has eight, and MTRRCAP.VCNT says so. KVM refuses
+the MSRs of the others, with ignore_msrs too: their registers are unknown to the guest, and need not be shared.
+
 Implements: VSM-063
 """
 
