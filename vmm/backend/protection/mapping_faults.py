@@ -194,12 +194,14 @@ class MappingFaults:
         if not self._look:
             return
         vcpu = self._vcpu
+        self._look = False
+        if vcpu.get_mp_state() != k.KVM_MP_STATE_RUNNABLE:
+            return
         if vcpu.run.u64[_DIRTY_U64]:
             # What a VTL switch or another VP has just written is not in KVM yet: it takes that and comes back.
-            vcpu.run.u8[_IMMEDIATE_EXIT] = 1
+            self._look, vcpu.run.u8[_IMMEDIATE_EXIT] = True, 1
             return
-        self._look = False
-        if vcpu.get_mp_state() != k.KVM_MP_STATE_RUNNABLE or in_delivery(vcpu) is not None:
+        if in_delivery(vcpu) is not None:
             return
         cpu = self._processor_state()
         cpu.regs.rflags &= ~RFLAGS_RF  # see `fault`

@@ -33,6 +33,7 @@ class Vcpu(FakeVcpu):
     def __init__(self, cpu: Any) -> None:
         super().__init__(cpu.regs, cpu.sregs)
         self.run = KvmRun(mmap.mmap(-1, 3 * mmap.PAGESIZE), "a vCPU")
+        self.mp_state = k.KVM_MP_STATE_RUNNABLE
 
     def write_rdi(self, value: int) -> None:
         """As another VP's HvCallSetVpRegisters does, and a VTL switch."""
@@ -46,7 +47,7 @@ class Vcpu(FakeVcpu):
             self.run.u64[run_page.DIRTY_REGS // 8] = 0
 
     def get_mp_state(self) -> int:
-        return k.KVM_MP_STATE_RUNNABLE
+        return self.mp_state
 
     def get_cpuid2(self) -> list[x86.kvm_cpuid_entry2]:
         return []
@@ -131,3 +132,16 @@ def test_it_is_looked_at_with_registers_that_have_just_been_written(setting: Set
     setting.go_on()
 
     assert setting.told == [DATA]
+
+
+@pytest.mark.tlfs("VSM-080")
+def test_a_processor_that_waits_for_its_start_is_not_asked_again(setting: Setting) -> None:
+    """Its KVM_RUN takes no registers before SIPI has come: it would come back again and again."""
+    assert setting.faults.look()
+    setting.vcpu.mp_state = k.KVM_MP_STATE_UNINITIALIZED
+    setting.vcpu.write_rdi(OTHER)
+
+    assert not setting.go_on()
+    setting.go_on()
+
+    assert setting.told == []
