@@ -36,7 +36,7 @@ class HostProtection(Protocol):
         """
 
     def drop_higher(self) -> None:
-        """The VMs of all VTLs above 0 are about to be closed. All VPs are frozen."""
+        """Reset: the VMs of all VTLs above 0 are about to be closed, and VTL0 begins anew. All VPs are frozen."""
 
     def covering(self, vtl: int, view: OverlayView) -> OverlayView:
         """`view`, the VTL's, by which pages of overlays are put in the place of RAM: they have rights of their own, and

@@ -140,6 +140,11 @@ class MappingFaults:
         if not self._hardware:
             handlers[AFTER_KICK] = self._kicked
 
+    def reset(self) -> None:
+        """The VTL begins anew: what it was about to write is written no more. Its VP is frozen."""
+        self._handlers.pop(BEFORE_ENTRY, None)
+        self._kept, self._look = None, False
+
     def look(self) -> bool:
         """See `vmm.backend.protection.stuck.Stuck`."""
         self._look = self._processor.vcpu is self._vcpu and self._view.restricts()

@@ -57,6 +57,7 @@ class MappingProtection:
         self._aliases = aliases
         self._hardware = hardware
         self._alone = Alone(processors)
+        self._of_vtl0: dict[int, MappingFaults] = {}
 
     def adopt(self, vtl: int, vm: Vm, view: RamPages | None, restricted: Iterable[RightsChange]) -> None:
         """See `HostProtection`. Errors: `OSError` where the host has no room for so many areas."""
@@ -75,6 +76,8 @@ class MappingProtection:
         """See `HostProtection`."""
         for vtl in [vtl for vtl in self.enforcement.views if vtl != _VTL0]:
             self.enforcement.remove(vtl)
+        for faults in self._of_vtl0.values():
+            faults.reset()
         if self._watch is not None:
             self._watch.forget_higher()
 
@@ -108,6 +111,8 @@ class MappingProtection:
             hardware=self._hardware,
         )
         faults.attach(handlers)
+        if vtl == _VTL0:
+            self._of_vtl0[processor.index] = faults
         if self._watch is not None:
             self._watch.watch(processor, vtl, faults)
 

@@ -16,13 +16,17 @@ from kvmapi.run import KvmRun
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi import x86
 from tests.pure.backend.protection.processors import FakeVcpu, page_tables, processor
+from tests.pure.devices.fakes import FakeClock
+from tests.pure.vsm.protected import Told
 from vmm.backend.protection.mapping_faults import MappingFaults
+from vmm.backend.protection.mapping_host import MappingProtection
 from vmm.backend.protection.view import ProtectedView
 from vmm.backend.vp import BEFORE_ENTRY
 from vmm.hypercall.outside import AccessInterceptedError, UnprotectedMemory
 from vmm.machine.ram import MIB, GuestRam, RamView
 from vmm.outside import Buffer
 from vmm.vsm.outside import MemoryAccess, Refused, RightsChange
+from vmm.vsm.protections import MemoryProtections
 from vmm.vsm.rights import EXECUTE, READ
 
 DATA, DEVICE = 0x100000, 0xFEB0_0000
@@ -148,3 +152,27 @@ def test_what_goes_to_an_overlay_does_not_reach_the_ram_below(ram: GuestRam) -> 
 
     assert (ram.read(DATA, 4), ram.read(covered, 4)) == (FIRST, bytes(4))
     assert made.device == [(covered, SECOND)]
+
+
+@pytest.mark.tlfs("VSM-021", "VSM-080")
+def test_a_reset_leaves_nothing_to_be_written(ram: GuestRam) -> None:
+    """It may come while VTL1 runs, which was told of the write. kvm_run still has the registers of then."""
+    blocks = [(block.gpa, block.size, block.offset) for block in ram.blocks]
+    made = Setting(ram, [(DATA, FIRST)])
+    vcpu: Any = made.vcpu
+    vp: Any = SimpleNamespace(index=0, vcpu=vcpu)
+    nothing: Any = None
+    host = MappingProtection(ram, blocks, (), [vp], FakeClock(), hardware=False)
+    host.adopt(0, nothing, RamView(ram, ram.map_for_kvm()), ())
+    rights = MemoryProtections([(0, 4 * MIB)], Told())
+    handlers: dict[int, Callable[[], None]] = {k.KVM_EXIT_MMIO: lambda: None}
+    host.attach(vp, vcpu, 0, handlers, rights, nothing)
+    faults = host._of_vtl0[0]
+    faults._memory = faults._protections = faults._intercepts = made.owner  # type: ignore[assignment]
+    handlers[k.KVM_EXIT_MMIO]()
+    assert made.owner.told == [DATA] and BEFORE_ENTRY in handlers
+
+    host.drop_higher()
+    made.owner.refuses = False
+
+    assert BEFORE_ENTRY not in handlers and ram.read(DATA, 4) == bytes(4)
