@@ -28,7 +28,7 @@ run: setup firmware ## boot the demo guests on /dev/kvm: what a guest finds, and
 test: setup-test firmware test-pure test-host test-lab ## lint, types and all three rings of tests
 
 test-pure: setup-test firmware ## what needs no /dev/kvm
-	$(BIN)/pytest tests/pure
+	$(BIN)/pytest -n auto tests/pure
 
 test-host: setup-test firmware ## what runs on this machine's /dev/kvm (in the lab where there is none)
 	scripts/test_host_ring.sh
