@@ -12,8 +12,8 @@ TEST_PACKAGES := $(RUN_PACKAGES) acpica-tools qemu-system-x86 linux-source-6.12 
 
 STRESS := --machine vsm=on --cpus 4 --append "seconds=600 patience=120"
 
-.PHONY: help run test test-pure test-host test-lab lab-test lab-shell kernel kernel-upstream kernel-debug kernel-kcsan \
-	lint bench nightly spec setup firmware clean
+.PHONY: help run test test-pure test-host test-lab lab-test lab-shell kernel kernel-upstream kernel-debug lint bench nightly \
+	spec setup firmware clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -51,10 +51,6 @@ kernel-upstream: setup-test ## build the lab's unpatched kernel (likewise)
 kernel-debug: setup-test ## our series under KASAN, lockdep and more; the kernel tests have to leave its log clean
 	scripts/lab run --kernel debug --clean-log --time-limit 3600 --results build/lab-test/debug -- \
 		$(BIN)/pytest tests/kernel --timeout 600 --junitxml=build/lab-test/debug/junit.xml
-
-kernel-kcsan: setup-test ## our series watched for data races; likewise
-	scripts/lab run --kernel kcsan --clean-log --cpus 4 --time-limit 3600 --results build/lab-test/kcsan -- \
-		$(BIN)/pytest tests/kernel --timeout 600 --junitxml=build/lab-test/kcsan/junit.xml
 
 nightly: setup-test firmware ## the property tests of hypercalls with a million inputs, and ten minutes of VTL stress
 	HYPERCALL_INPUTS=1000000 $(BIN)/pytest -o timeout=0 \

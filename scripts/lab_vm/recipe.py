@@ -28,13 +28,11 @@ CONFIG_LINE = re.compile(r"(?P<name>CONFIG_\w+)=(?P<value>.+)|# (?P<off>CONFIG_\
 
 @dataclass(frozen=True)
 class Variant:
-    """One of our kernels: whether the series is applied, the configuration fragments in order, and a folder of
-    patches behind the series that only this kernel has."""
+    """One of our kernels: whether the series is applied, and the configuration fragments in order."""
 
     name: str
     has_series: bool
     fragments: tuple[str, ...]
-    more_patches: str | None = None
 
 
 VARIANTS = {
@@ -43,7 +41,6 @@ VARIANTS = {
         Variant("upstream", has_series=False, fragments=("config",)),
         Variant("patched", has_series=True, fragments=("config",)),
         Variant("debug", has_series=True, fragments=("config", "config-debug")),
-        Variant("kcsan", has_series=True, fragments=("config", "config-kcsan"), more_patches="kcsan"),
     )
 }
 
@@ -91,8 +88,6 @@ def find_recipe(
                 f"{kernel_folder / 'series'} holds no *.patch, so there is no {variant_name} kernel; "
                 "use --kernel upstream or name a kernel file"
             )
-    if variant.more_patches is not None:
-        patches += tuple(sorted((kernel_folder / variant.more_patches).glob("*.patch")))
     return Recipe(variant_name, source, patches, tuple(kernel_folder / name for name in variant.fragments))
 
 

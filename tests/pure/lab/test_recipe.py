@@ -86,15 +86,6 @@ def test_bytes_cannot_move_from_one_patch_to_the_next_unseen(folder: Path) -> No
     assert patched(folder).key("digest", "gcc 12") != before
 
 
-def test_patches_that_only_a_checking_kernel_has_come_behind_the_series(folder: Path) -> None:
-    (folder / "kcsan").mkdir()
-    (folder / "kcsan" / "0001-c.patch").write_text("three")
-
-    recipe = find_recipe("kcsan", folder, folder / "source.tar.xz")
-
-    assert [path.name for path in recipe.patches] == ["0001-a.patch", "0002-b.patch", "0001-c.patch"]
-
-
 def test_upstream_has_no_patches(folder: Path) -> None:
     assert find_recipe("upstream", folder, folder / "source.tar.xz").patches == ()
 
