@@ -79,7 +79,9 @@ def test_a_write_whose_instruction_is_not_found_is_made_when_it_may_be() -> None
 
 
 @pytest.mark.tlfs("VSM-080")
-def test_it_is_forgotten_where_the_higher_vtl_sends_the_guest_elsewhere() -> None:
+def test_it_is_forgotten_where_the_higher_vtl_sends_the_guest_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with new_world() as world:
         world.start(CMPXCHG + b"\x90", 0, rax=DATA, rcx=5)
         world.restrict(DATA, READ | EXECUTE)
@@ -91,7 +93,7 @@ def test_it_is_forgotten_where_the_higher_vtl_sends_the_guest_elsewhere() -> Non
             writes.append(gpa)
             written(gpa, data)
 
-        world.rightful.write = write  # type: ignore[assignment, method-assign]
+        monkeypatch.setattr(world.rightful, "write", write)
 
         ended = world.run()
 

@@ -98,7 +98,9 @@ def test_data_over_two_pages_is_all_or_nothing(protected: Protected) -> None:
 
 
 @pytest.mark.tlfs("VSM-081", "VSM-083")
-def test_a_page_that_is_taken_away_while_data_is_written_over_two(protected: Protected) -> None:
+def test_a_page_that_is_taken_away_while_data_is_written_over_two(
+    protected: Protected, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The change of rights comes behind the whole write, not between its parts."""
     guest = protected.guest
     guest.set_regs(rbx=DATA + 4096 - 8)
@@ -113,7 +115,7 @@ def test_a_page_that_is_taken_away_while_data_is_written_over_two(protected: Pro
             changes.append((change, change.is_alive()))
         write(gpa, data)
 
-    guest.memory.write = taken_away_meanwhile  # type: ignore[method-assign]
+    monkeypatch.setattr(guest.memory, "write", taken_away_meanwhile)
     assert guest.carry_out(STORE) is None
 
     ((change, waited),) = changes

@@ -13,6 +13,7 @@
 | `decoded` | what capstone says of an instruction |
 | `vector_operands`, `far_operands`, `state_operands` | operands of those that access more, or less, than it says |
 | `write_origin`, `unfinished` | instructions that KVM's emulator has half done: found, and taken back |
+| `kept_writes` | writes of those that are not found: made when the VTL goes on |
 | `events` | exceptions and interrupts whose delivery was refused |
 | `stepping`, `alone` | one instruction with pages in the mapping that must not be executed |
 | `by_hand` | instructions that must not be carried out that way |

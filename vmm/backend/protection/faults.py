@@ -58,6 +58,14 @@ class Alias(NamedTuple):
     ram_gpa: int
 
 
+def ram_gpa_of(gpa: int, aliases: Sequence[Alias]) -> int:
+    """Where in RAM `gpa` is: in the original of the alias that it is in, else `gpa` itself."""
+    for alias in aliases:
+        if alias.gpa <= gpa < alias.gpa + alias.size:
+            return alias.ram_gpa + gpa - alias.gpa
+    return gpa
+
+
 class AttributeFaults:
     """Those of one VTL of one VP. `attach` puts the handler in place; it runs on the VP's thread."""
 
@@ -117,10 +125,7 @@ class AttributeFaults:
         self._intercepts.memory(self._processor.index, self._vtl, refused.owner, access)
 
     def _ram_gpa(self, gpa: int) -> int:
-        for alias in self._aliases:
-            if alias.gpa <= gpa < alias.gpa + alias.size:
-                return alias.ram_gpa + gpa - alias.gpa
-        return gpa
+        return ram_gpa_of(gpa, self._aliases)
 
     def _repeat(self, gpa: int, wanted: int) -> None:
         """The table allows the access: it has changed since, or the kernel has not heard of it."""

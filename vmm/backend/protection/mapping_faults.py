@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
@@ -40,13 +39,14 @@ from vmm.backend.emulation.registers import RFLAGS_RF
 from vmm.backend.protection import by_hand, write_origin
 from vmm.backend.protection.decoded import Decoded
 from vmm.backend.protection.events import Event, Kind, in_delivery, keep, lost_in_delivery
-from vmm.backend.protection.faults import Alias
+from vmm.backend.protection.faults import Alias, ram_gpa_of
+from vmm.backend.protection.kept_writes import KeptWrites
 from vmm.backend.protection.stepping import Stepper
 from vmm.backend.protection.touches import Touch, Touches, of_event, of_instruction, tables_of_exception
 from vmm.backend.protection.unfinished import put_registers, take_back
 from vmm.backend.protection.vector_operands import has_mask
 from vmm.backend.protection.view import PAGE_SHIFT, ProtectedView
-from vmm.backend.vp import AFTER_KICK, BEFORE_ENTRY, REFUSED_ACCESS, VirtualProcessor
+from vmm.backend.vp import AFTER_KICK, REFUSED_ACCESS, VirtualProcessor
 from vmm.hypercall.outside import AccessInterceptedError, ProcessorMemory
 from vmm.vsm.outside import MemoryAccess, MemoryIntercepts, Refused
 from vmm.vsm.rights import EXECUTE, READ, WRITE
@@ -72,15 +72,6 @@ class Rights(Protocol):
 
     def refusing(self, vtl: int, gpa: int, size: int, wanted: int) -> Refused | None:
         """Who refuses `wanted` to `vtl`, if anybody."""
-
-
-@dataclass(slots=True)
-class _KeptWrites:
-    """Of an instruction that was carried out but for them. parts: `(gpa, data)`, those that are not made yet."""
-
-    rip: int
-    rsp: int
-    parts: list[tuple[int, bytes]]
 
 
 class MappingFaults:
@@ -118,8 +109,7 @@ class MappingFaults:
         self._hardware = hardware
         self._cpuid: Cpuid | None = None
         self._others: dict[int, Callable[[], None]] = {}
-        self._handlers: dict[int, Callable[[], None]] = {}
-        self._kept: _KeptWrites | None = None
+        self._kept = KeptWrites(vcpu, self._make_kept_write, self._refuse_kept_write)
         self._look = False  # whether the VTL is stuck is to be looked up
         self._repeated = 0
         self._last = b""
@@ -128,7 +118,7 @@ class MappingFaults:
 
     def attach(self, handlers: dict[int, Callable[[], None]]) -> None:
         """handlers: those of the VTL, with everybody else's in it. The VP's thread does not run the VTL."""
-        self._handlers = handlers
+        self._kept.attach(handlers)
         for key, handler in (
             (k.KVM_EXIT_MMIO, self.mmio),
             (REFUSED_ACCESS, self.fault),
@@ -142,8 +132,8 @@ class MappingFaults:
 
     def reset(self) -> None:
         """The VTL begins anew: what it was about to write is written no more. Its VP is frozen."""
-        self._handlers.pop(BEFORE_ENTRY, None)
-        self._kept, self._look = None, False
+        self._kept.drop()
+        self._look = False
 
     def look(self) -> bool:
         """See `vmm.backend.protection.stuck.Stuck`."""
@@ -255,7 +245,7 @@ class MappingFaults:
             if origin is None:
                 self.inexact += 1
                 parts = [(gpa, data), *take_back(self._vcpu, cpu, vector=False)]
-                self._keep(_KeptWrites(int(cpu.regs.rip), int(cpu.regs.rsp), parts))
+                self._kept.keep(int(cpu.regs.rip), int(cpu.regs.rsp), parts)
                 return
             cpu.regs = origin.regs
             take_back(self._vcpu, cpu, vector=False)
@@ -277,31 +267,10 @@ class MappingFaults:
         elif hit is not None and instruction is not None and instruction.locked:
             self._carry_out(cpu, touches, self._others[REFUSED_ACCESS])
 
-    def _keep(self, kept: _KeptWrites) -> None:
-        """The instruction is over but for its writes, and cannot be made again: they are made when the VTL goes on."""
-        self._kept = kept
-        self._handlers[BEFORE_ENTRY] = self._make_kept_writes
-        gpa, data = kept.parts[0]
-        refused = self._protections.refusing(self._vtl, self._ram_gpa(gpa), len(data), WRITE)
+    def _refuse_kept_write(self, gpa: int, size: int) -> None:
+        refused = self._protections.refusing(self._vtl, self._ram_gpa(gpa), size, WRITE)
         if refused is not None:
             self._tell(refused.owner, MemoryAccess(gpa, WRITE))
-
-    def _make_kept_writes(self) -> None:
-        """The VTL is about to go on. Unless a higher one has sent it elsewhere, what it wanted to write is written, or
-        refused again."""
-        del self._handlers[BEFORE_ENTRY]
-        kept, self._kept = self._kept, None
-        regs = self._vcpu.run.regs  # where a higher VTL's changes are
-        if kept is None or (int(regs.rip), int(regs.rsp)) != (kept.rip, kept.rsp):
-            return
-        while kept.parts:
-            try:
-                self._make_kept_write(*kept.parts[0])
-            except AccessInterceptedError:
-                self._vcpu.run.u8[_IMMEDIATE_EXIT] = 1  # asked again, where nobody else runs meanwhile
-                self._keep(kept)
-                return
-            del kept.parts[0]
 
     def _make_kept_write(self, gpa: int, data: bytes) -> None:
         """Errors: `AccessInterceptedError`."""
@@ -490,10 +459,7 @@ class MappingFaults:
         return Processor(self._vcpu, self._memory, self._cpuid)
 
     def _ram_gpa(self, gpa: int) -> int:
-        for alias in self._aliases:
-            if alias.gpa <= gpa < alias.gpa + alias.size:
-                return alias.ram_gpa + gpa - alias.gpa
-        return gpa
+        return ram_gpa_of(gpa, self._aliases)
 
     def _tell(self, owner: int, access: MemoryAccess) -> None:
         self._repeated = 0

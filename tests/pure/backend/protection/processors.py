@@ -52,6 +52,13 @@ class FakeVcpu:
         self.xsave[512] = 0xE7
 
 
+def fake_of(cpu: Processor) -> FakeVcpu:
+    """The vCPU of a processor that `processor` has made."""
+    vcpu: object = cpu.vcpu
+    assert isinstance(vcpu, FakeVcpu)
+    return vcpu
+
+
 def page_tables(ram: GuestRam, bits: int = 0x67) -> None:
     """4 KiB pages up to 2 MiB, one to one."""
     ram.write(PML4, struct.pack("<Q", PDPT | 0x67))

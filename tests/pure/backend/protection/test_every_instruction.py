@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pure.backend.protection.processors import CODE, page_tables, processor
+from tests.pure.backend.protection.processors import CODE, fake_of, page_tables, processor
 from vmm.backend.protection.decoded import MEMORY, Decoded, decode
 from vmm.backend.protection.operands import operands
 from vmm.backend.protection.vector_operands import has_mask
@@ -117,9 +117,9 @@ def test_what_the_processor_accesses(program: Path, mask: int) -> None:
             if note == "unknown" or (note == "aligned" and mask != MASKS[-1]):
                 continue  # this processor does not have it; or its alignment decides what can be tried
             cpu = processor(ram, rdi=D, rsi=D, rax=5)
-            cpu.vcpu.put_state(160, b"\xff" * 16)  # type: ignore[attr-defined]  # the fake's
-            cpu.vcpu.put_state(576, b"\xff" * 16)  # type: ignore[attr-defined]
-            cpu.vcpu.put_state(1088 + 8, mask.to_bytes(8, "little"))  # type: ignore[attr-defined]
+            fake_of(cpu).put_state(160, b"\xff" * 16)
+            fake_of(cpu).put_state(576, b"\xff" * 16)
+            fake_of(cpu).put_state(1088 + 8, mask.to_bytes(8, "little"))
             found = list(operands(cpu, known()[code]))
             end = max((each.gva + each.size - D for each in found), default=0)
             tried += 1

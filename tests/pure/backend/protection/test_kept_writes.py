@@ -155,7 +155,7 @@ def test_what_goes_to_an_overlay_does_not_reach_the_ram_below(ram: GuestRam) -> 
 
 
 @pytest.mark.tlfs("VSM-021", "VSM-080")
-def test_a_reset_leaves_nothing_to_be_written(ram: GuestRam) -> None:
+def test_a_reset_leaves_nothing_to_be_written(ram: GuestRam, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may come while VTL1 runs, which was told of the write. kvm_run still has the registers of then."""
     blocks = [(block.gpa, block.size, block.offset) for block in ram.blocks]
     made = Setting(ram, [(DATA, FIRST)])
@@ -168,7 +168,8 @@ def test_a_reset_leaves_nothing_to_be_written(ram: GuestRam) -> None:
     handlers: dict[int, Callable[[], None]] = {k.KVM_EXIT_MMIO: lambda: None}
     host.attach(vp, vcpu, 0, handlers, rights, nothing)
     faults = host._of_vtl0[0]
-    faults._memory = faults._protections = faults._intercepts = made.owner  # type: ignore[assignment]
+    for name in ("_memory", "_protections", "_intercepts"):
+        monkeypatch.setattr(faults, name, made.owner)
     handlers[k.KVM_EXIT_MMIO]()
     assert made.owner.told == [DATA] and BEFORE_ENTRY in handlers
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.pure.backend.protection.processors import CODE, GDT, TSS, XMM, page_tables, processor
+from tests.pure.backend.protection.processors import CODE, GDT, TSS, XMM, fake_of, page_tables, processor
 from vmm.backend.protection.decoded import decode
 from vmm.backend.protection.operands import operands
 from vmm.machine.ram import MIB, GuestRam
@@ -242,7 +242,7 @@ def of(
     """What an instruction accesses. state: what is in the XSAVE area, by offset."""
     cpu = processor(ram, bits=bits, **registers)
     for at, data in (state or {}).items():
-        cpu.vcpu.put_state(at, data)  # type: ignore[attr-defined]  # the fake's
+        fake_of(cpu).put_state(at, data)
     decoded = decode(bytes.fromhex(code) + bytes(15), CODE, bits)
     assert decoded is not None
     return [(operand.wanted, operand.gva, operand.size) for operand in operands(cpu, decoded)]
@@ -602,9 +602,9 @@ def test_xsave_writes_what_is_asked_for(
     ram: GuestRam, code: str, asked: int, expected: list[tuple[int, int, int]]
 ) -> None:
     cpu = processor(ram, rdi=D, rax=asked)
-    cpu.vcpu.xcr0 = 0xE7  # type: ignore[attr-defined]
-    cpu.vcpu.put_state(512, b"\x23")  # type: ignore[attr-defined]
-    cpu.vcpu.xsave[512] = 0x23  # type: ignore[attr-defined]  # in use: x87, SSE, masks
+    fake_of(cpu).xcr0 = 0xE7
+    fake_of(cpu).put_state(512, b"\x23")
+    fake_of(cpu).xsave[512] = 0x23  # in use: x87, SSE, masks
     decoded = decode(bytes.fromhex(code), CODE, 64)
     assert decoded is not None
 
@@ -628,7 +628,7 @@ def test_xrstor_reads_what_the_header_says(
     page_tables(ram)
     ram.write(D + 512, there.to_bytes(8, "little") + layout.to_bytes(8, "little") + bytes(48))
     cpu = processor(ram, rdi=D, rax=0xE7)
-    cpu.vcpu.xcr0 = 0xE7  # type: ignore[attr-defined]
+    fake_of(cpu).xcr0 = 0xE7
     decoded = decode(bytes.fromhex("0fae2f"), CODE, 64)
     assert decoded is not None
 

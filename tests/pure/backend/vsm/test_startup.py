@@ -35,6 +35,15 @@ def rig() -> Iterator[Rig]:
         yield made
 
 
+def vtl1_runs_and_vp_1_waits(rig: Rig) -> None:
+    """VTL1 of VP 0, in ring 0; VP 1 waits for INIT and SIPI."""
+    rig.with_vtl1()
+    rig.switch(0, Code.HvCallVtlCall)
+    rig.ring_0(rig.vcpu(0, VTL1))
+    rig.place_page(0)
+    rig.vcpu(1, 0).set_mp_state(k.KVM_MP_STATE_UNINITIALIZED)
+
+
 def test_enabling_on_a_vp_that_may_have_been_started_asks_its_own_thread(rig: Rig) -> None:
     rig.with_vtl1()
     rig.switch(0, Code.HvCallVtlCall)
@@ -50,11 +59,7 @@ def test_enabling_on_a_vp_that_may_have_been_started_asks_its_own_thread(rig: Ri
 
 
 def test_a_vp_with_a_higher_vtl_is_kept_from_init_and_sipi(rig: Rig) -> None:
-    rig.with_vtl1()
-    rig.switch(0, Code.HvCallVtlCall)
-    rig.ring_0(rig.vcpu(0, VTL1))
-    rig.place_page(0)
-    rig.vcpu(1, 0).set_mp_state(k.KVM_MP_STATE_UNINITIALIZED)
+    vtl1_runs_and_vp_1_waits(rig)
     rig.enable(1)
     rig.vps[1].after_kick()
     assert rig.enable(1) == 0
@@ -104,11 +109,7 @@ def test_a_vp_that_waits_for_sipi_goes_back_to_where_it_waits_for_init() -> None
 @pytest.mark.tlfs("VSM-129")
 def test_a_vp_that_waits_is_held_from_before_a_vtl_is_enabled_there(rig: Rig) -> None:
     """Else INIT and SIPI, sent right behind the call, would find it in KVM_RUN."""
-    rig.with_vtl1()
-    rig.switch(0, Code.HvCallVtlCall)
-    rig.ring_0(rig.vcpu(0, VTL1))
-    rig.place_page(0)
-    rig.vcpu(1, 0).set_mp_state(k.KVM_MP_STATE_UNINITIALIZED)
+    vtl1_runs_and_vp_1_waits(rig)
 
     assert rig.enable(1) == AGAIN
     rig.vps[1].after_kick()

@@ -211,7 +211,7 @@ def test_a_host_without_room_for_a_vtl_leaves_the_vp_without_it(rig: Rig, call: 
 
 @pytest.mark.tlfs("VSM-031")
 def test_a_host_without_room_for_memory_refuses_a_vtl_as_well(
-    rig: Rig, caplog: pytest.LogCaptureFixture
+    rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its reason is told once."""
     assert rig.call(0, Code.HvCallEnablePartitionVtl | FAST, SELF, VTL1) == 0
@@ -219,7 +219,7 @@ def test_a_host_without_room_for_memory_refuses_a_vtl_as_well(
     def full(vtl: int) -> tuple[VtlVm, RamPages | None]:
         raise OSError(errno.ENOMEM, "guest memory of 64 MiB cannot be mapped")
 
-    rig.make_vm = full  # type: ignore[method-assign]
+    monkeypatch.setattr(rig, "make_vm", full)
     assert [rig.enable(0), rig.enable(0)] == [HvStatus.INSUFFICIENT_MEMORY] * 2
 
     assert [record.getMessage() for record in caplog.records] == [
