@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 
 from scripts.lab_vm import Lab
-from tests.lab import emulation
+from tests.lab.guests import PASSED, run_guests
 
 # The first run builds the lab's kernels.
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
@@ -22,14 +20,12 @@ GUESTS = ("vtlio", "vtlmsr")
 @pytest.mark.tlfs("VSM-112", "VSM-113", "VSM-114", "VSM-117", "VSM-119", "VSM-120", "REG-013")
 @pytest.mark.parametrize("kernel", ["upstream", "patched"])
 def test_the_guests_pass(kernel: str) -> None:
-    run = f"{sys.executable} -m vmm run firmware/build/%s.flat --machine vsm=on --cpus 2 --time-limit {GUEST_LIMIT}"
-    lines = [f"{run % name} 2>&1; echo '=== {name}:' $?" for name in GUESTS]
+    options = f"--machine vsm=on --cpus 2 --time-limit {GUEST_LIMIT}"
 
-    result = emulation.run(Lab(kernel, time_limit=LIMIT), ["sh", "-c", "\n".join(lines)])
+    guests = run_guests(Lab(kernel, time_limit=LIMIT), {name: name for name in GUESTS}, options)
 
-    console = result.stdout.decode(errors="replace").replace("\r", "")
-    assert result.exit_status == 0, result.report or console[-3000:]
-    assert result.warnings == ()
-    assert "FAIL" not in console
+    assert guests.lab.exit_status == 0, guests.lab.report
+    assert guests.lab.warnings == ()
     for name in GUESTS:
-        assert f"=== {name}: 1\n" in console, console[-3000:]
+        assert guests[name].status == PASSED, guests[name].text[-3000:]
+        assert "FAIL" not in guests[name].text

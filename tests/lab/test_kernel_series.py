@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,41 +59,31 @@ class Ended:
         assert self.result.warnings == ()
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Ended]]]:
-    """All cases at once, as many as there are processors: a lab keeps little more than one busy."""
-    for kernel in ("upstream", "patched"):
-        Lab(kernel).image()
-    folder = tmp_path_factory.mktemp("kernel-series")
-
-    def run(name: str, case: Case) -> Ended:
-        results = folder / name.replace(" ", "-")
-        lab = Lab(case.kernel, time_limit=LIMIT, results=results, kernel_arguments=case.arguments)
-        environment = {JUNIT_DIR: str(results)}
-        return Ended(lab.run(case.command, directory=CHECKOUT, environment=environment), results)
-
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        yield {name: pool.submit(run, name, case) for name, case in CASES.items()}
+def run(name: str, results: Path) -> Ended:
+    case = CASES[name]
+    lab = Lab(case.kernel, time_limit=LIMIT, results=results, kernel_arguments=case.arguments)
+    environment = {JUNIT_DIR: str(results)}
+    return Ended(lab.run(case.command, directory=CHECKOUT, environment=environment), results)
 
 
-def test_the_features_are_absent_from_the_unpatched_kernel(runs: dict[str, Future[Ended]]) -> None:
-    ended = runs["upstream"].result()
+def test_the_features_are_absent_from_the_unpatched_kernel(tmp_path: Path) -> None:
+    ended = run("upstream", tmp_path)
 
     ended.check()
     assert b"VSM series: none" in ended.result.stdout
 
 
 @pytest.mark.parametrize("mmu", MMUS)
-def test_the_features_are_those_of_the_patched_kernel(runs: dict[str, Future[Ended]], mmu: str) -> None:
-    ended = runs[mmu].result()
+def test_the_features_are_those_of_the_patched_kernel(tmp_path: Path, mmu: str) -> None:
+    ended = run(mmu, tmp_path)
 
     ended.check()
     assert b"VSM series: ours, features 0x1ff" in ended.result.stdout
 
 
-def test_the_host_ring_tests_the_kernel_of_a_host_with_our_series(runs: dict[str, Future[Ended]]) -> None:
+def test_the_host_ring_tests_the_kernel_of_a_host_with_our_series(tmp_path: Path) -> None:
     """Inside, the lab is a host whose own /dev/kvm has it."""
-    ended = runs["host ring"].result()
+    ended = run("host ring", tmp_path)
 
     said = ended.result.stdout
     assert ended.result.exit_status == 0, ended.result.report or said.decode(errors="replace")[-6000:]

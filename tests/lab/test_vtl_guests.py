@@ -7,14 +7,12 @@ vtlirq is left to the host: it counts ticks in less time than emulation takes.
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 
 import pytest
 
-from scripts.lab_vm import Lab, LabResult
-from tests.lab import emulation
+from scripts.lab_vm import Lab
+from tests.lab.guests import PASSED, Guests, run_guests
 
 # The first run builds the lab's kernels.
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
@@ -45,51 +43,31 @@ RUNS = {
     "upstream": (*EITHER, "vtlstart 5 no-init"),
     "patched": (*EITHER, "vtlstart 5"),
 }
-SCRIPT = f"""
-while read -r guest cpus arguments; do
-    echo "begins: $guest $cpus $arguments"
-    {sys.executable} -m vmm run firmware/build/$guest.flat --machine vsm=on,vtls=3 --cpus $cpus \\
-        --append "$arguments" --time-limit {GUEST_TIME_LIMIT} < /dev/null 2>&1
-    status=$?
-    echo
-    echo "status: $status"
-done
-"""
 
 
-def _run(kernel: str) -> LabResult:
-    lines = "\\n".join(RUNS[kernel])
-    script = f"printf '%b\\n' '{lines}' | ({SCRIPT})"
-    return emulation.run(Lab(kernel, time_limit=TIME_LIMIT), ["sh", "-c", script])
-
-
-@pytest.fixture(scope="module")
-def runs() -> Iterator[dict[str, Future[LabResult]]]:
-    """Both kernels at once: a lab keeps little more than one processor busy."""
-    for kernel in KERNELS:
-        Lab(kernel).image()
-    with ThreadPoolExecutor(max_workers=len(KERNELS)) as pool:
-        yield {kernel: pool.submit(_run, kernel) for kernel in KERNELS}
-
-
-def _console(result: LabResult, run: str) -> str:
-    """What a guest wrote, and its status."""
-    text = result.stdout.decode(errors="replace").replace("\r\n", "\n")
-    parts = re.split(r"^begins: (.*?) *$", text, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True)).get(run, f"it did not begin:\n{text[-2000:]}")
+@cache
+def _run(kernel: str) -> Guests:
+    """All guests of a kernel in one lab."""
+    runs = {}
+    for run in RUNS[kernel]:
+        guest, cpus, arguments = f"{run} ".split(" ", 2)
+        runs[run] = f"{guest} --cpus {cpus} --append '{arguments.strip()}'"
+    options = f"--machine vsm=on,vtls=3 --time-limit {GUEST_TIME_LIMIT}"
+    return run_guests(Lab(kernel, time_limit=TIME_LIMIT), runs, options)
 
 
 @pytest.mark.parametrize(("kernel", "run"), [(kernel, run) for kernel in KERNELS for run in RUNS[kernel]])
-def test_every_check_passes(runs: dict[str, Future[LabResult]], kernel: str, run: str) -> None:
-    result = runs[kernel].result()
+def test_every_check_passes(kernel: str, run: str) -> None:
+    guest = _run(kernel)[run]
 
-    console = _console(result, run)
-    told = f"{console[-6000:]}\n{result.report}"
-    assert re.search(r"^status: 1$", console, re.MULTILINE), told
-    assert re.search(r"^SUMMARY: ", console, re.MULTILINE), told
-    assert "FAIL" not in console, told
+    assert guest.status == PASSED, guest.text[-6000:]
+    assert re.search(r"^SUMMARY: ", guest.text, re.MULTILINE), guest.text[-6000:]
+    assert "FAIL" not in guest.text, guest.text[-6000:]
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_the_kernel_does_not_complain(runs: dict[str, Future[LabResult]], kernel: str) -> None:
-    assert runs[kernel].result().warnings == ()
+def test_the_kernel_does_not_complain(kernel: str) -> None:
+    lab = _run(kernel).lab
+
+    assert lab.exit_status == 0, lab.report
+    assert lab.warnings == ()
