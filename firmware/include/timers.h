@@ -13,6 +13,11 @@ uint64_t tsc_hz(void);
 uint64_t tsc_from_us(uint64_t microseconds);
 /* Nanoseconds between two TSC values. */
 uint64_t tsc_to_ns(uint64_t ticks);
+
+/* The TSC at the moment when *ticks was read of `clock`: the quickest of some readings. */
+uint64_t tsc_at(uint32_t (*clock)(void), uint32_t *ticks);
+/* What two of `measurement` in a row agree on within 1 %, or the last of some. */
+uint64_t agreed_frequency(uint64_t (*measurement)(void));
 void wait_us(uint64_t microseconds);
 
 /* True as soon as `condition` holds; false when it does not within the time. */

@@ -119,18 +119,26 @@ void apic_timer_stop(void)
     apic_write(APIC_LVT_TIMER, APIC_LVT_MASKED);
 }
 
+static uint32_t timer_ticks(void)
+{
+    return -apic_read(APIC_TIMER_CURRENT);
+}
+
+static uint64_t measure_timer(void)
+{
+    uint32_t first, last;
+    apic_timer_start(APIC_TIMER_ONE_SHOT | APIC_LVT_MASKED, VECTOR_SPURIOUS, 0xffffffff);
+    uint64_t start = tsc_at(timer_ticks, &first);
+    wait_us(10000);
+    uint64_t end = tsc_at(timer_ticks, &last);
+    apic_timer_stop();
+    return (uint64_t)(last - first) * 1000000000 / tsc_to_ns(end - start);
+}
+
 uint64_t apic_timer_frequency(void)
 {
     static uint64_t frequency;
-    if (!frequency) {
-        apic_timer_start(APIC_TIMER_ONE_SHOT | APIC_LVT_MASKED, VECTOR_SPURIOUS, 0xffffffff);
-        uint32_t first = apic_read(APIC_TIMER_CURRENT);
-        uint64_t start = rdtsc();
-        wait_us(10000);
-        uint32_t last = apic_read(APIC_TIMER_CURRENT);
-        uint64_t ns = tsc_to_ns(rdtsc() - start);
-        apic_timer_stop();
-        frequency = (uint64_t)(first - last) * 1000000000 / ns;
-    }
+    if (!frequency)
+        frequency = agreed_frequency(measure_timer);
     return frequency;
 }

@@ -25,8 +25,7 @@ static uint32_t pit_ticks(void)
     return (uint16_t)-pit_read(2);
 }
 
-/* The TSC at the moment when *ticks was read. */
-static uint64_t tsc_at(uint32_t (*clock)(void), uint32_t *ticks)
+uint64_t tsc_at(uint32_t (*clock)(void), uint32_t *ticks)
 {
     uint64_t best_span = ~0ull, middle = 0;
     *ticks = 0;
@@ -54,6 +53,29 @@ static uint64_t measure(uint32_t (*clock)(void), uint32_t mask, uint32_t hz)
     return scale(end - start, hz, (last - first) & mask);
 }
 
+uint64_t agreed_frequency(uint64_t (*measurement)(void))
+{
+    uint64_t last = 0, now = 0;
+    for (unsigned i = 0; i < MEASUREMENTS; i++) {
+        now = measurement();
+        uint64_t difference = now > last ? now - last : last - now;
+        if (difference < now / 100)
+            break;
+        last = now;
+    }
+    return now;
+}
+
+static uint64_t measure_by_pm_timer(void)
+{
+    return measure(pm_timer_read, pm_timer_mask(), PM_TIMER_HZ);
+}
+
+static uint64_t measure_by_pit(void)
+{
+    return measure(pit_ticks, 0xffff, PIT_HZ);
+}
+
 uint64_t tsc_hz(void)
 {
     static uint64_t agreed;
@@ -62,15 +84,7 @@ uint64_t tsc_hz(void)
     bool pm = pm_timer_port();
     if (!pm)
         pit_channel2_start();
-    uint64_t last = 0, now = 0;
-    for (unsigned i = 0; i < MEASUREMENTS; i++) {
-        now = pm ? measure(pm_timer_read, pm_timer_mask(), PM_TIMER_HZ) : measure(pit_ticks, 0xffff, PIT_HZ);
-        uint64_t difference = now > last ? now - last : last - now;
-        if (difference < now / 100)
-            break;
-        last = now;
-    }
-    agreed = now;
+    agreed = agreed_frequency(pm ? measure_by_pm_timer : measure_by_pit);
     return agreed;
 }
 
