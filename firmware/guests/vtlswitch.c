@@ -15,6 +15,8 @@
 #define MARK_RAX 0xaaaa1111aaaa1111ull
 #define MARK_RCX 0xcccc2222cccc2222ull
 #define TIMER_VECTOR 0x61
+#define REGISTER_RIP 0x20010
+#define OPCODE_RET 0xc3
 
 static uint64_t apic_frequency;
 static volatile uint64_t ud_count, ud_rip, ud_rcx, ud_rax, ud_vtl;
@@ -104,6 +106,31 @@ static uint64_t refused_in_vtl1(void *argument)
     return 7;
 }
 
+static uint64_t rip_of_vtl0(void *argument)
+{
+    (void)argument;
+    return hv_register(HV_SELF_VP, HV_VTL(0), REGISTER_RIP);
+}
+
+/* VTL0 has left the page's trap behind before VTL1 runs: what comes next is the entry's RET. */
+static void check_rip(void)
+{
+    uint64_t rip = vsm_run(rip_of_vtl0, NULL);
+    report((rip & ~0xfffull) == hv_page() && *(const uint8_t *)rip == OPCODE_RET,
+           "VTL1 sees VTL0's RIP behind its call: 0x%lx, page 0x%lx", rip, hv_page());
+}
+
+/* Who hashes the page must always find the same. */
+static uint64_t sum_of_page(void *argument)
+{
+    const volatile uint8_t *page = (const volatile uint8_t *)hv_page();
+    uint64_t sum = 0;
+    (void)argument;
+    for (unsigned i = 0; i < PAGE_SIZE; i++)
+        sum = (sum << 7 | sum >> 57) ^ page[i];
+    return sum;
+}
+
 static void check_registers(void)
 {
     struct result result = call_at(vsm_call_entry(), 0x1234, 0, SERVICE_MARK);
@@ -115,6 +142,7 @@ static void check_registers(void)
     report(result.rax == MARK_RAX && result.rcx == MARK_RCX, "the next one does again");
     call_at(vsm_call_entry(), 0x1234, 0, SERVICE_COUNT);
     report(vtl1_of(0)->rax == 0, "VTL1 finds the control value in RAX: 0x%lx", vtl1_of(0)->rax);
+    check_rip();
 }
 
 static uint64_t read_reason(void *argument)
@@ -249,6 +277,7 @@ int main(int argc, char **argv)
     smp_start();
     vsm_start();
     vsm_set_service(serve);
+    uint64_t sums[VTLS] = {sum_of_page(NULL), vsm_run(sum_of_page, NULL)};
 
     report_prefix_push("refused");
     check_refused_calls();
@@ -263,5 +292,7 @@ int main(int argc, char **argv)
     check_interrupted();
     check_all_processors(calls / 4);
     report_prefix_pop();
+    report(sum_of_page(NULL) == sums[0] && vsm_run(sum_of_page, NULL) == sums[1],
+           "the hypercall pages have the bytes they had: 0x%lx 0x%lx", sums[0], sums[1]);
     return report_summary();
 }

@@ -204,7 +204,13 @@ class Caller:
     # ---- on the VP's thread --------------------------------------------------------------------------
 
     def hypercall(self) -> None:
-        """The VP wrote the hypercall port."""
+        """The VP wrote the hypercall port.
+
+        A VTL that is left for another one stands behind the port write, whether KVM has moved its RIP yet or not: a
+        higher VTL may look.
+
+        Implements: VSM-043, IMP-001
+        """
         control, first, second, rip, long_cs, cpl, efer = _unpack_caller(self._u8, _FROM)
         if rip & page_code.IN_PAGE not in page_code.AT_TRAP:
             return  # not the hypercall page: a write to a port that nobody decodes
@@ -223,6 +229,7 @@ class Caller:
         if self.xmm.used:
             self.xmm.end(succeeded=True)
         if result == _SWITCHED:
+            self.regs.rip = page_code.continue_at(rip, page_code.BEHIND_TRAP[rip & page_code.IN_PAGE])
             self._end_switch()
         elif result == _INTERCEPTED:
             self.on_refused_parameter(*self._refused_parameter)

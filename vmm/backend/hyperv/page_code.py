@@ -24,7 +24,11 @@ in both cases; a finished call leaves RIP alone.
 Where a port write differs from a trap instruction: #UD points into the page, not at the call's entry; ring 3 gets #GP
 instead of #UD, unless it has I/O rights.
 
-Implements: HCP-009, HCP-011, HCP-013
+The VTL entries have the instructions of other implementations, and offsets of their own, as each of those has, which
+guests read from HvRegisterVsmCodePageOffsets (HCP-010). The bytes depend on the transport alone, so that they are the
+same at each enable; no guest can write them (WIN-014).
+
+Implements: HCP-009, HCP-010, HCP-011, HCP-013, WIN-014
 """
 
 from __future__ import annotations
@@ -86,6 +90,8 @@ _TRAPS: Final = (
 )
 AT_TRAP: Final = frozenset({*_TRAPS, *(trap + len(OUT) for trap in _TRAPS)})
 """Offsets of RIP in the page (`IN_PAGE`) at the exit of a port write."""
+BEHIND_TRAP: Final = {at: trap + len(OUT) for trap in _TRAPS for at in (trap, trap + len(OUT))}
+"""By such an offset: that of the instruction behind the port write."""
 
 
 def continue_at(rip: int, offset: int) -> int:
