@@ -6,7 +6,7 @@ Three things come together: features of the synthetic MSRs (`HvFeature`), what t
 announced faults. All VTLs see the same leaves (DISC-017).
 
 Implements: DISC-002, DISC-003, DISC-004, DISC-005, DISC-006, DISC-007, DISC-008, DISC-009, DISC-010, DISC-011,
-DISC-012, DISC-013, DISC-014, DISC-015, DISC-016, DISC-017, LNX-001
+DISC-012, DISC-013, DISC-014, DISC-015, DISC-016, DISC-017, LNX-001, WIN-001
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ Used for HvCallStartVirtualProcessor and HvCallEnableVpVtl alike. What is checke
 In real mode (CR0.PE clear) only registers are checked. Whether it is allowed is the caller's word: no VTL above 0
 may be in it (VSM-038).
 
-Implements: VP-005
+Implements: VP-005, VSM-035
 """
 
 from __future__ import annotations

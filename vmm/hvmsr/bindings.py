@@ -4,7 +4,7 @@
 Methods take no VP or VTL: the objects handed in belong to one. Scope is a matter of who is handed in: a partition's
 objects to all VPs and VTLs, a VTL's to all VPs, a VP's and VTL's own to that one.
 
-Implements: APIC-001, TMR-018, DISC-018
+Implements: APIC-001, TMR-018, DISC-018, WIN-005
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ HvCallDisableVpVtl have none: only TLFS v6.0b names them, in a list (VSM-036).
 
 Where documents disagree the row follows the checklist's advice; the number of the disagreement is in its notes.
 
-Implements: REG-001, REG-002, VSM-070
+Implements: REG-001, REG-002, VSM-036, VSM-070
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ caller where the row says so. HvCallStartVirtualProcessor's handler is `vmm.hvca
 partition. On a machine that cannot protect memory, HvCallModifyVtlProtectionMask gives lower VTLs all access, which
 they have, and denies what would restrict them.
 
-Implements: VSM-022, VSM-026, VSM-041, VSM-073, VSM-074, VSM-090
+Implements: VSM-022, VSM-026, VSM-041, VSM-073, VSM-074, VSM-090, WIN-003
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ and writes of ports and MSRs go together; guests ask for either alone (VSM-120).
 
 HvCallRegisterInterceptResult has no handler: what CPUID answers cannot be changed once a vCPU has run.
 
-Implements: VSM-119, VSM-120
+Implements: VSM-119, VSM-120, WIN-008
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 All describe the VP before the intercepted instruction, so that it can be made again, skipped or emulated. Where the
 profiles differ (`vmm.vsm.profile`), memory intercepts do; the others are those of hvdef in both.
 
-Implements: VSM-108, VSM-109, VSM-110, VSM-117, VSM-121
+Implements: VSM-108, VSM-109, VSM-110, VSM-117, VSM-121, WIN-009
 """
 
 from __future__ import annotations

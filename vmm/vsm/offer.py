@@ -45,7 +45,7 @@ class VsmOffer:
     def capabilities(self) -> HV_REGISTER_VSM_CAPABILITIES:
         """HvRegisterVsmCapabilities, in the layout that guests read (DIS-01).
 
-        Implements: VSM-001
+        Implements: VSM-001, WIN-002
         """
         return HV_REGISTER_VSM_CAPABILITIES.make(
             Dr6Shared=self.dr6_shared,

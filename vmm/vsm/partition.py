@@ -145,7 +145,7 @@ class VsmPartition:
     ) -> int:
         """HvCallEnableVpVtl: an `HvStatus`, or `AGAIN`. `vp` exists.
 
-        Implements: VSM-028, VSM-029, VSM-030, VSM-031, VSM-038
+        Implements: VSM-028, VSM-029, VSM-030, VSM-031, VSM-038, OHCL-005
         """
         if vtl == VTL0:
             return HvStatus.INVALID_PARAMETER

@@ -4,7 +4,7 @@
 Which VTL a register is asked of is the call's target VTL: never above the caller (the dispatcher sees to it), and
 enabled on the target VP (`register_calls`).
 
-Implements: VSM-020
+Implements: VSM-020, WIN-006, OHCL-002
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def _get_guest_config(partition: VsmPartition, target: Target) -> int:
 
 
 def _set_guest_config(partition: VsmPartition, target: Target, value: int) -> None:
-    """Implements: VSM-019"""
+    """Implements: VSM-019, OHCL-003"""
     _check_paravisor(partition, target)
     maximum = GuestConfig(value).MaximumVtl
     if value & ~GuestConfig.MaximumVtl.mask or maximum > partition.offer.maximum_vtl:

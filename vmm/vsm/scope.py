@@ -5,7 +5,7 @@
 nobody says anything. What is neither is private: each VTL has a vCPU of its own, and a register that nobody calls
 shared shows a lower VTL nothing of a higher one.
 
-Implements: VSM-064
+Implements: VSM-060, VSM-061, VSM-062, VSM-064, VSM-066
 """
 
 from __future__ import annotations

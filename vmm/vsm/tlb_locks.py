@@ -76,7 +76,7 @@ class TlbLocks:
         """HvRegisterVsmVpWaitForTlbLock: hold `vtl` of VP `vp` back until the locks on that VTL that other VPs have now
         are gone, or hold it back no more.
 
-        Implements: VSM-018
+        Implements: VSM-018, VSM-145
         """
         with self._lock:
             state = self._vps[vp].vtls[vtl]

@@ -106,7 +106,7 @@ class VsmVp:
     def status(self) -> HV_REGISTER_VSM_VP_STATUS:
         """HvRegisterVsmVpStatus.
 
-        Implements: VSM-003
+        Implements: VSM-003, LNX-006
         """
         return HV_REGISTER_VSM_VP_STATUS.make(
             ActiveVtl=self.active,
@@ -172,7 +172,7 @@ class VsmVp:
 
         control: bit 0 says whether it is a fast return. bits_64: the mode of the VTL that returns.
 
-        Implements: VSM-042, VSM-045, VSM-046, VSM-056
+        Implements: VSM-042, VSM-045, VSM-046, VSM-056, OHCL-010
         """
         source = self.active
         if source == 0:
@@ -199,6 +199,8 @@ class VsmVp:
         """Run `vtl`, enabled and above the active one, for an interrupt or intercept of its own.
 
         Intercepts by message are interrupts (VSM-100); by intercept page they come here with their own reason.
+
+        Implements: VSM-047
         """
         source = self.active
         self.entered |= 1 << vtl

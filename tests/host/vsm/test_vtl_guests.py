@@ -14,21 +14,49 @@ pytestmark = [pytest.mark.host, pytest.mark.timeout(150)]
 @pytest.mark.parametrize(
     "name",
     [
-        "vtlenable",
-        "vtlswitch",
+        pytest.param(
+            "vtlenable",
+            marks=pytest.mark.tlfs("VSM-027", "VSM-033", "VSM-034", "VSM-036", "WIN-004", "LNX-006"),
+        ),
+        pytest.param(
+            "vtlswitch", marks=pytest.mark.tlfs("VSM-043", "VSM-045", "VSM-052", "IMP-001", "WIN-014")
+        ),
         pytest.param(
             "vtlirq",
             marks=pytest.mark.tlfs(
-                "VSM-123", "VSM-124", "VSM-125", "VSM-126", "VSM-128", "VSM-130", "VSM-131", "TMR-016"
+                "VSM-059",
+                "VSM-123",
+                "VSM-124",
+                "VSM-125",
+                "VSM-126",
+                "VSM-128",
+                "VSM-130",
+                "VSM-131",
+                "TMR-016",
+                "IMP-003",
             ),
         ),
-        "vtlregs",
-        "vtltime",
+        pytest.param(
+            "vtlregs",
+            marks=pytest.mark.tlfs(
+                "DISC-017",
+                "VSM-044",
+                "VSM-060",
+                "VSM-061",
+                "VSM-062",
+                "VSM-063",
+                "VSM-068",
+                "VSM-069",
+                "IMP-005",
+                "IMP-008",
+            ),
+        ),
+        pytest.param("vtltime", marks=pytest.mark.tlfs("VSM-067", "IMP-004")),
         "vtlvina",
         "vtlaccess",
-        pytest.param("vtlio", marks=pytest.mark.tlfs("VSM-112", "VSM-119", "VSM-120", "VSM-105")),
+        pytest.param("vtlio", marks=pytest.mark.tlfs("VSM-112", "VSM-119", "VSM-120", "VSM-105", "WIN-008")),
         pytest.param("vtlmsr", marks=pytest.mark.tlfs("VSM-112", "VSM-113", "VSM-114", "VSM-117", "REG-013")),
-        "worlds",
+        pytest.param("worlds", marks=pytest.mark.tlfs("WIN-003")),
     ],
 )
 def test_every_check_passes(name: str, cpus: int) -> None:

@@ -28,6 +28,7 @@ WIDTHS = Widths(physical=40, virtual=48)
 NOT_CANONICAL = 1 << 50
 
 
+@pytest.mark.tlfs("VSM-035")
 @pytest.mark.parametrize("make", [context, opentmk_context, kvm_unit_tests_context])
 def test_what_guests_pass_is_accepted(make: Any) -> None:
     assert settled_context(make(), WIDTHS, real_mode=False) is not None

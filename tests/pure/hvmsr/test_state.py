@@ -229,7 +229,7 @@ def test_the_time_unhalted_timer_is_not_offered(rig: Rig) -> None:
         assert not rig.state.write_msr(0, 0, msr, 0x120)
 
 
-@pytest.mark.tlfs("APIC-001")
+@pytest.mark.tlfs("APIC-001", "WIN-005")
 def test_eoi_ignores_its_value_and_looks_at_the_queues(rig: Rig) -> None:
     rig.state.write_msr(0, 0, HvMsr.HV_X64_MSR_SIMP, NUMBER * PAGE | 1)
     rig.state.write_msr(0, 0, HvMsr.HV_X64_MSR_SINT3, 0x40)

@@ -264,7 +264,7 @@ def test_reserved_bytes_of_the_input_are_not_looked_at() -> None:
     assert caller.status(Code.HvCallEnableVpVtl, bytes(block)) == HvStatus.SUCCESS
 
 
-@pytest.mark.tlfs("VSM-019")
+@pytest.mark.tlfs("VSM-019", "OHCL-003")
 def test_vtl2_decides_how_high_the_guest_may_go() -> None:
     world = World(maximum_vtl=2).enable(2)
     guest = world.caller()

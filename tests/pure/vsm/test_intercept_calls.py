@@ -63,7 +63,7 @@ def test_intercepts_are_of_the_caller_s_own_partition() -> None:
     assert install(in_vtl1().caller(), IO_PORT, PORT, partition=5) == HvStatus.INVALID_PARTITION_ID
 
 
-@pytest.mark.tlfs("VSM-119", "VSM-120")
+@pytest.mark.tlfs("VSM-119", "VSM-120", "WIN-008")
 @pytest.mark.parametrize("accesses", [READ, WRITE, READ | WRITE])
 def test_a_port_is_intercepted_for_the_accesses_asked_for(accesses: int) -> None:
     world = in_vtl1()

@@ -77,7 +77,7 @@ def test_the_240_bytes_of_the_first_kvm_implementation(
     assert (message.type, message.payload) == (0x8000_0001, expected)
 
 
-@pytest.mark.tlfs("VSM-108", "VSM-109")
+@pytest.mark.tlfs("VSM-108", "VSM-109", "WIN-009")
 def test_a_full_message_tells_the_address_and_the_state_as_they_are() -> None:
     state = STATE._replace(
         vtl=1,

@@ -28,7 +28,7 @@ def test_a_call_enters_the_next_vtl_with_its_reason() -> None:
     assert world.partition.vps[0].next_step(0, 0) == Run(0, 1)
 
 
-@pytest.mark.tlfs("VSM-003")
+@pytest.mark.tlfs("VSM-003", "LNX-006")
 def test_vp_status_tells_the_active_vtl() -> None:
     world = World().enable(1)
     world.caller().call()
@@ -163,7 +163,7 @@ def test_an_interrupt_that_priority_blocks_enters_nothing() -> None:
     assert world.partition.vps[0].next_step(0b00, 0b10) == Run(0, 0)
 
 
-@pytest.mark.tlfs("VSM-127")
+@pytest.mark.tlfs("VSM-127", "IMP-003")
 def test_of_several_the_highest_vtl_is_entered_and_the_lower_is_not_told() -> None:
     world = World(maximum_vtl=2).enable(1, 2)
     page = world.services.pages[0, 1]

@@ -16,6 +16,8 @@ HvCallPostMessage and HvCallSignalEvent with the SynIC, come with any of them as
 | `hv-vsm` | ours: Virtual Trust Levels, and the calls for registers and for starting processors that they need |
 | `hv-switch-space` | ours: HvCallSwitchVirtualAddressSpace; never recommended, MOV CR3 needs no exit |
 | `hv-frequencies`, `hv-reset`, `hv-crash`, `hv-runtime`, `hv-vpindex`, `hv-synic`, `hv-stimer` ... | as in QEMU |
+
+Implements: WIN-013
 """
 
 from __future__ import annotations

@@ -284,6 +284,10 @@ class HypervInterface:
             return vm
 
         def add_vcpu(vm: VtlVm, vp: int) -> Vcpu:
+            """Its reference time is the partition's, its reference TSC page its own.
+
+            Implements: VSM-067, IMP-004
+            """
             vcpu = higher.add_vcpu(vm, vp)
             if tsc is not None:
                 vcpu.set_tsc_offset(tsc.offset)  # all VTLs read the same TSC

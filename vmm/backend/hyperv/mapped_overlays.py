@@ -10,7 +10,7 @@ change. A page that the guest may not write (the hypercall page) is mapped witho
 Where there is no RAM, nobody sees the page. The VMM's own look at guest memory (hypercall parameters, page walks) sees
 RAM, not an overlay on it.
 
-Implements: HCP-007, HCP-008, VSM-068
+Implements: HCP-007, HCP-008, VSM-068, IMP-008
 """
 
 from __future__ import annotations

@@ -83,6 +83,8 @@ def load(vcpu: Vcpu, context: HV_INITIAL_VP_CONTEXT) -> None:
     """Put a context (`vmm.hvcalls.initial_context.settled_context`) into a vCPU outside of the guest.
 
     Errors: `KvmError`, with segment and control registers as they were.
+
+    Implements: VSM-027
     """
     sregs = vcpu.get_sregs()
     for field, name in _CONTROLS.items():

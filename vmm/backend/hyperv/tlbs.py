@@ -71,7 +71,12 @@ class VpTlbs:
             self._targets = [_Target() for _ in self._processors]
 
     def flush(self, vp: int, request: TlbFlush) -> bool:
-        """Carry out a flush that `vp` asked for, on its thread; False: the caller is to ask again."""
+        """Carry out a flush that `vp` asked for, on its thread; False: the caller is to ask again.
+
+        So it does while a higher VTL holds one of the TLBs: its RIP stays at the call.
+
+        Implements: IMP-009
+        """
         if self.held(request.vtl, request.vps):
             return False
         stack_pointer: int = self._processors[vp].vcpu.run.regs.rsp

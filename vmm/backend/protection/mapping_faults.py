@@ -18,7 +18,7 @@ goes where it went before. Without an address the access is found by decoding (`
 `vmm.backend.protection.mapping_host.MappingProtection` attaches it. It has to come over `RefusedWrites`, which takes an
 EFAULT without an address for a write to an overlay.
 
-Implements: VSM-080
+Implements: VSM-080, IMP-007
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ another page, the VTL's own; the page's rights count again when it is seen again
 instruction, and the VTL's rights. The kernel takes translations away, of KVM's too, before mprotect(2) and mmap(2)
 return.
 
-Implements: VSM-077, VSM-078, MISC-008, VSM-068
+Implements: VSM-077, VSM-078, MISC-008, VSM-068, IMP-007
 """
 
 from __future__ import annotations

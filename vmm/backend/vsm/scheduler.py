@@ -10,6 +10,13 @@ for, and no two of them run at once. Others only `kick` the VP; the thread then 
 | an interrupt that the VMM makes (SynIC, synthetic timer, MSI, PV IPI) | whoever makes it kicks the VP |
 | the timer of its local APIC | its registers tell when it runs out, and a timer of ours kicks the VP then |
 | an IPI from the same VTL on another VP, straight through the local APICs | `waits` |
+
+Each VTL has a local APIC, timers and an activity state of its own, those of its vCPU. A lower VTL that sleeps in HLT
+sleeps on when it runs again, unless something has come for it. What comes for it before that waits in its local APIC,
+devices' interrupts included, which reach VTL0's VM only. An NMI is its sender's VTL's, and enters it as an interrupt
+does.
+
+Implements: IMP-003, TMR-016, VSM-059, VSM-123, VSM-130, VSM-131
 """
 
 from __future__ import annotations
@@ -208,6 +215,10 @@ class VpScheduler:
         return found
 
     def _carry_out(self, switch: SwitchVtl) -> None:
+        """Stop one vCPU, give the other what they share, and run it (RIP of the first has moved: `hyperv.caller`).
+
+        Implements: IMP-001, IMP-002
+        """
         source, target = self.vtls[switch.source], self.vtls[switch.target]
         index = self.vp.index
         self.recall()

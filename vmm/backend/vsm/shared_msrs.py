@@ -7,7 +7,7 @@ are done to the vCPUs of all VTLs, later ones included.
 Of the 16 variable MTRRs that VP registers have names for, a KVM vCPU has eight, and MTRRCAP.VCNT says so. KVM refuses
 the MSRs of the others, with ignore_msrs too: their registers are unknown to the guest, and need not be shared.
 
-Implements: VSM-063
+Implements: VSM-063, VSM-065, IMP-005
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@
 A vCPU's state cannot change while it does not run, so what was read at its last stop, or written to it since, is what
 it has: nothing is read of the VTL that starts, but its private DR6 and DR7 where DR0-DR3 are written. The MTRRs and
 MCG_STATUS are shared too; their writes are carried over when they happen (`shared_msrs`).
+
+Implements: VSM-044, VSM-060, VSM-061, VSM-065, VSM-066
 """
 
 from __future__ import annotations

@@ -242,7 +242,13 @@ class Vtls:
     # ---- vmm.vsm.outside.VsmServices -----------------------------------------------------------------
 
     def add_vtl(self, vp: int, vtl: int, context: HV_INITIAL_VP_CONTEXT) -> int:
-        """See there. The partition's lock is held."""
+        """See there. The partition's lock is held.
+
+        What the context does not name is as KVM makes a vCPU, local APIC included, and as `HvState` makes a VTL. At
+        each later entry the VTL goes on with what its vCPU has; nothing loads the context again.
+
+        Implements: VSM-033, VSM-052, VSM-069
+        """
         parts = self._parts
         processor = parts.processors[vp]
         if not self._startup.ready_for_vtl(vp):
@@ -441,6 +447,10 @@ class Vtls:
 
 
 def _enable_apic(vcpu: Vcpu) -> None:
+    """By software: released secure kernels do not write SPIV.
+
+    Implements: VSM-034, WIN-004
+    """
     lapic = vcpu.get_lapic()
     lapic.regs[_SPIV + 1] |= _SPIV_ENABLED >> 8
     vcpu.set_lapic(lapic)

@@ -64,6 +64,7 @@ def test_one_vtl_sees_it_and_ram_stays(rig: Rig) -> None:
     assert (rig.seen(0), page.read(0, 1)) == (0x11, b"\x33")
 
 
+@pytest.mark.tlfs("HCP-008", "VSM-068", "IMP-008")
 def test_two_vtls_have_one_each_at_the_same_place(rig: Rig) -> None:
     for vtl in (0, 1):
         page = rig.map.page(vtl, f"page of {vtl}")

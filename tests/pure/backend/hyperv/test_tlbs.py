@@ -30,7 +30,7 @@ class Rig:
     """Three VPs, none of which runs; `carry_out` does what a kicked VP's thread would do."""
 
     def __init__(self, fake: FakeKvm, kvm: Kvm) -> None:
-        self.fake = fake
+        self.fake, self.kvm = fake, kvm
         vm = kvm.create_vm()
         self.vps = [
             VirtualProcessor(number, vm.create_vcpu(number), PortBus(), MmioBus(), self.ended)
@@ -150,6 +150,43 @@ def test_a_vp_that_waits_itself_counts_as_done_and_flushes_before_it_goes_on(rig
     assert sorted(results) == [0, 1]
     # Each has at least carried out its own request and cannot have skipped the other's.
     assert rig.flushes() >= 2
+
+
+@pytest.mark.tlfs("TLB-004")
+def test_a_vp_in_another_vtl_flushes_the_tlb_of_the_one_that_does_not_run(rig: Rig) -> None:
+    with rig.kvm.create_vm() as upper_vm:
+        lower, upper = rig.vps[1].vcpu, upper_vm.create_vcpu(1)
+        rig.vps[1].add_vcpu(upper)
+        rig.vps[1].run_vtl(upper, rig.vps[1].handlers, None, rig.vps[1].ports)
+        assert not rig.tlbs.flush(0, flush_of(0b010))
+
+        rig.carry_out(1)
+
+        written = [call.fd for call in rig.fake.called("KVM_SET_SREGS")]
+        assert written == [lower.fileno()] * 2 + [upper.fileno()] * 2
+        assert rig.tlbs.flush(0, flush_of(0b010))
+        rig.vps[1].remove_vcpu(upper)
+
+
+@pytest.mark.tlfs("TLB-004", "IMP-009")
+def test_nothing_is_flushed_while_a_higher_vtl_holds_a_target(rig: Rig) -> None:
+    """The call is made again until it is let go; then all that was asked for is done."""
+    asked: list[tuple[int, int]] = []
+    held = True
+
+    def blocks(vtl: int, vps: int) -> bool:
+        asked.append((vtl, vps))
+        return held
+
+    rig.tlbs.held = blocks
+    assert not rig.tlbs.flush(0, flush_of(0b011))
+    assert (rig.kicked(), rig.flushes(), asked) == ([], 0, [(0, 0b011)])
+    held = False
+
+    assert not rig.tlbs.flush(0, flush_of(0b011))
+    rig.carry_out(1)
+    assert rig.tlbs.flush(0, flush_of(0b011))
+    assert rig.flushes() == 2
 
 
 def test_reset_forgets_unfinished_calls(rig: Rig) -> None:

@@ -173,7 +173,7 @@ def test_a_masked_source_stores_the_message_without_an_entry(rig: InterceptRig) 
     assert rig.runs == 0 and rig.message.MessageType == 0x8000_0001
 
 
-@pytest.mark.tlfs("VSM-105")
+@pytest.mark.tlfs("VSM-105", "OHCL-010")
 def test_an_intercept_page_takes_the_message_in_place_of_sint0(rig: InterceptRig) -> None:
     rig.vtls.partition.configs[VTL1] = CONFIG_AT_RESET.replace(InterceptPage=1)
     state = rig.hyperv.state.vp(0, VTL1)

@@ -107,6 +107,7 @@ def with_xcr0(value: int) -> x86.kvm_xcrs:
     return xcrs
 
 
+@pytest.mark.tlfs("VSM-061", "IMP-005")
 def test_xcr0_moves_and_is_read_only_where_the_guest_can_have_written_it() -> None:
     with two_vcpus() as (fake, source, target):
         source.set_xcrs(with_xcr0(7))
@@ -125,7 +126,7 @@ def test_xcr0_moves_and_is_read_only_where_the_guest_can_have_written_it() -> No
         assert source.get_xcrs().xcrs[0].value == 3
 
 
-@pytest.mark.tlfs("VSM-060", "VSM-061", "VSM-062", "VSM-065", "VSM-066")
+@pytest.mark.tlfs("VSM-044", "VSM-060", "VSM-061", "VSM-062", "VSM-065", "VSM-066", "IMP-001")
 @pytest.mark.parametrize("dr6_shared", [False, True])
 def test_every_register_is_carried_over_or_left_as_the_table_of_scopes_says(dr6_shared: bool) -> None:
     """One by one: `vmm.vsm.scope` has what VTLs share, this module how it is carried. MTRRs go another way."""

@@ -36,7 +36,7 @@ def rig() -> Iterator[Rig]:
         yield made
 
 
-@pytest.mark.tlfs("IMP-010")
+@pytest.mark.tlfs("IMP-010", "VSM-034", "WIN-004")
 def test_a_vtl_gets_a_vm_and_a_vcpu_of_its_own_with_its_context(rig: Rig) -> None:
     rig.with_vtl1()
 
@@ -151,7 +151,7 @@ def test_a_call_without_a_vtl_above_is_refused(rig: Rig) -> None:
     assert rig.vcpu(0, 0).run.regs.rip == PAGE_GPA + page_code.REFUSE
 
 
-@pytest.mark.tlfs("VSM-055", "VSM-124", "VSM-126")
+@pytest.mark.tlfs("VSM-055", "VSM-124", "VSM-126", "IMP-003")
 def test_an_interrupt_brings_the_higher_vtl_and_is_found_again_behind_its_return(rig: Rig) -> None:
     """RFLAGS.IF is clear in both."""
     rig.with_vtl1()
@@ -169,6 +169,7 @@ def test_an_interrupt_brings_the_higher_vtl_and_is_found_again_behind_its_return
     assert counts.switches == {(0, 1, "interrupt"): 2, (1, 0, "VTL return"): 1}
 
 
+@pytest.mark.tlfs("VSM-123", "IMP-003")
 def test_an_interrupt_for_the_lower_vtl_waits(rig: Rig) -> None:
     rig.with_vtl1()
     rig.switch(0, Code.HvCallVtlCall)
