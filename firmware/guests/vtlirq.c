@@ -314,6 +314,49 @@ static void check_waiting(void)
            meanwhile, counts[0][0].device);
 }
 
+/* ---- what VTL1 makes for VTL0 ---- */
+
+#define NO_PROCESSOR 0xfe
+
+static struct {
+    uint64_t fixed, lowest, nmi, sipi, own, high_vector, nobody;
+} asserted;
+
+static uint64_t assert_for_vtl0(void *argument)
+{
+    uint64_t id = apic_id();
+    (void)argument;
+    asserted.fixed = hv_assert_interrupt(INTERRUPT_FIXED, id, VECTOR_LOW, 0);
+    asserted.lowest = hv_assert_interrupt(INTERRUPT_LOWEST_PRIORITY, id, VECTOR_HIGH, 0);
+    asserted.nmi = hv_assert_interrupt(INTERRUPT_NMI, id, 0, 0);
+    asserted.sipi = hv_assert_interrupt(INTERRUPT_SIPI, id, 8, 0);
+    asserted.own = hv_assert_interrupt(INTERRUPT_FIXED, id, VECTOR_LOW, 1);
+    asserted.high_vector = hv_assert_interrupt(INTERRUPT_FIXED, id, 256, 0);
+    asserted.nobody = hv_assert_interrupt(INTERRUPT_FIXED, NO_PROCESSOR, VECTOR_LOW, 0);
+    interrupts_on();
+    wait_us(10000);
+    interrupts_off();
+    return counts[0][0].low + counts[0][0].high + counts[0][0].nmi;
+}
+
+static void check_asserted(void)
+{
+    forget();
+    interrupts_on();
+    uint64_t meanwhile = vsm_run(assert_for_vtl0, NULL);
+    bool came = WAIT_FOR(counts[0][0].low == 1 && counts[0][0].high == 1 && counts[0][0].nmi == 1, LIMIT_MS);
+    interrupts_off();
+    report(!asserted.fixed && !asserted.lowest && !asserted.nmi && meanwhile == 0,
+           "interrupts that VTL1 makes for VTL0 wait while VTL1 runs: %lu", meanwhile);
+    report(came, "and come then: %u, %u, NMI %u", counts[0][0].low, counts[0][0].high, counts[0][0].nmi);
+    report(counts[1][0].low + counts[1][0].high + counts[1][0].nmi == 0, "VTL1 has seen none of them");
+    hv_expect(asserted.sipi, HV_STATUS_INVALID_PARAMETER, "SIPI is not for it to make");
+    hv_expect(asserted.own, HV_STATUS_ACCESS_DENIED, "nor one for itself");
+    hv_expect(asserted.high_vector, HV_STATUS_INVALID_PARAMETER, "nor vector 256");
+    hv_expect(asserted.nobody, HV_STATUS_INVALID_VP_INDEX, "nor for a processor that is not there");
+    hv_expect(hv_assert_interrupt(INTERRUPT_FIXED, apic_id(), VECTOR_LOW, 0), HV_STATUS_ACCESS_DENIED, "VTL0 makes none");
+}
+
 /* ---- what VTL1 makes of its own ---- */
 
 static uint64_t set_priority(void *argument)
@@ -553,6 +596,7 @@ int main(int argc, char **argv)
     check_timers();
     check_both_timers();
     check_waiting();
+    check_asserted();
     check_sleep();
     check_priority();
     check_pending();

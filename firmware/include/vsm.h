@@ -159,6 +159,9 @@ uint64_t hv_set_register(uint32_t vp, uint8_t input_vtl, uint32_t name, uint64_t
 uint64_t hv_register(uint32_t vp, uint8_t input_vtl, uint32_t name);
 /* A fixed interrupt for VPs 0 to 63 of a mask, by HvCallSendSyntheticClusterIpi. */
 uint64_t hv_send_ipi(uint8_t input_vtl, uint8_t vector, uint64_t vps);
+/* HvCallAssertVirtualInterrupt: an interrupt that this VTL makes for the local APICs of a lower one. */
+enum interrupt_type { INTERRUPT_FIXED, INTERRUPT_LOWEST_PRIORITY, INTERRUPT_NMI = 4, INTERRUPT_SIPI = 6 };
+uint64_t hv_assert_interrupt(enum interrupt_type type, uint64_t apic_id, uint32_t vector, uint8_t vtl);
 /* Reports whether a hypercall's status is `status`, or `other`. */
 void hv_expect(uint64_t result, uint16_t status, const char *what);
 void hv_expect_either(uint64_t result, uint16_t status, uint16_t other, const char *what);

@@ -95,6 +95,13 @@ uint64_t hv_send_ipi(uint8_t input_vtl, uint8_t vector, uint64_t vps)
     return hv_call(HV_CALL_SEND_IPI | HV_FAST, (uint64_t)input_vtl << 32 | vector, vps);
 }
 
+uint64_t hv_assert_interrupt(enum interrupt_type type, uint64_t apic_id, uint32_t vector, uint8_t vtl)
+{
+    uint64_t *input = hv_input();
+    input[0] = HV_SELF_PARTITION, input[1] = type, input[2] = apic_id, input[3] = (uint64_t)vtl << 32 | vector;
+    return hv_call(HV_CALL_ASSERT_INTERRUPT, (uint64_t)input, 0);
+}
+
 void hv_expect(uint64_t result, uint16_t status, const char *what)
 {
     hv_expect_either(result, status, status, what);

@@ -5,6 +5,7 @@
 |---|---|
 | `messages` | HvCallPostMessage, HvCallSignalEvent, and their Direct forms |
 | `ipi` | HvCallSendSyntheticClusterIpi, Ex |
+| `assertion` | HvCallAssertVirtualInterrupt |
 | `tlb` | HvCallFlushVirtualAddressSpace, List, both Ex |
 | `processors` | HvCallGetVpIndexFromApicId, HvCallNotifyLongSpinWait |
 | `start` | HvCallStartVirtualProcessor |

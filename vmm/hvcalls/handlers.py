@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vmm.hv.call_codes import HypercallCode
+from vmm.hvcalls.assertion import AssertionCalls
 from vmm.hvcalls.extended import ExtendedCalls
 from vmm.hvcalls.ipi import IpiCalls
 from vmm.hvcalls.messages import MessageCalls
@@ -31,6 +32,7 @@ def handlers(
         HypercallCode.HvCallSignalEventDirect: messages.signal_event_direct,
         HypercallCode.HvCallSendSyntheticClusterIpi: ipis.send,
         HypercallCode.HvCallSendSyntheticClusterIpiEx: ipis.send_ex,
+        HypercallCode.HvCallAssertVirtualInterrupt: AssertionCalls(processors).assert_virtual_interrupt,
         HypercallCode.HvCallGetVpIndexFromApicId: others.vp_index_from_apic_id,
         HypercallCode.HvCallNotifyLongSpinWait: others.notify_long_spin_wait,
         HypercallCode.HvExtCallQueryCapabilities: ExtendedCalls().query_capabilities,

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from vmm.hypercall.outside import HypercallContext
 
@@ -15,6 +15,19 @@ class VpContext(HypercallContext, Protocol):
     @property
     def vp(self) -> int:
         """Its VP index."""
+
+
+class MessageInterrupt(NamedTuple):
+    """An interrupt as a message (MSI) carries it to local APICs (SDM volume 3, 11.11)."""
+
+    delivery_mode: int
+    """0 fixed, 1 lowest priority, 4 NMI."""
+    vector: int
+    destination: int
+    """An APIC id, or a logical destination; 32 bits."""
+    logical: bool
+    level: bool
+    """Level-triggered, asserted."""
 
 
 class Processors(Protocol):
@@ -28,6 +41,9 @@ class Processors(Protocol):
 
     def request_interrupt(self, vp: int, vtl: int, vector: int, auto_eoi: bool) -> None:
         """See `vmm.synic.interrupts.InterruptSink`."""
+
+    def message_interrupt(self, vtl: int, interrupt: MessageInterrupt) -> None:
+        """Send it to the local APICs of `vtl`, and wake whoever may have it. Lost where none takes it."""
 
     def spin_wait(self, vp: int, spins: int) -> None:
         """VP `vp` has spun `spins` times for a lock that another one holds: let others run for a moment."""

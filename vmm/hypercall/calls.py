@@ -266,6 +266,7 @@ CALLS: Final[tuple[Call, ...]] = (
         min_caller_vtl=1,
         target_vtl=TargetVtl("TargetVtl", VtlForm.PLAIN),
         items=("SYN-030",),
+        notes="for a lower VTL; fixed, lowest priority and NMI only",
     ),
     Call(
         Code.HvCallStartVirtualProcessor,

@@ -26,6 +26,29 @@ static uint64_t send_to_all(void *argument)
     return counts[2][0].taken;
 }
 
+/* In VTL2: made by it, for both below, where its processor has them. */
+static uint64_t assert_below(void *argument)
+{
+    uint64_t *status = argument, id = vtl1_self()->cpu.apic_id;
+    status[0] = hv_assert_interrupt(INTERRUPT_FIXED, id, VECTOR, 0);
+    status[1] = hv_assert_interrupt(INTERRUPT_FIXED, id, VECTOR, 1);
+    wait_us(SILENCE_US);
+    return events;
+}
+
+static void check_asserted(void)
+{
+    uint64_t status[2];
+    forget();
+    report(in_vtl2(assert_below, status) == 0, "VTL2 makes interrupts for those below, which wait");
+    hv_expect(status[0], 0, "for VTL0");
+    hv_expect(status[1], 0, "for VTL1");
+    open_interrupts();
+    report(counts[1][0].taken == 1 && counts[0][0].taken == 1 && counts[2][0].taken == 0 &&
+               counts[1][0].order < counts[0][0].order,
+           "each takes its own, VTL1 first: %u, %u", counts[1][0].taken, counts[0][0].taken);
+}
+
 void check_interrupts(void)
 {
     forget();
@@ -58,6 +81,7 @@ void check_interrupts(void)
     report(counts[0][0].taken == 1 && counts[2][0].order == 1 && counts[1][0].order == 2 && counts[0][0].order == 3,
            "the highest first: VTL2's %lu, VTL1's %lu, VTL0's %lu", counts[2][0].order, counts[1][0].order,
            counts[0][0].order);
+    check_asserted();
 }
 
 /* ---- timers ---- */

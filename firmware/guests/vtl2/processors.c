@@ -16,6 +16,11 @@ static uint64_t send_and_wait(void *argument)
     return WAIT_FOR(counts[2][other->cpu.index].taken == 1, LIMIT_MS);
 }
 
+static uint64_t assert_for_vtl1(void *argument)
+{
+    return hv_assert_interrupt(INTERRUPT_FIXED, ((struct vtl1 *)argument)->cpu.apic_id, VECTOR, 1);
+}
+
 static volatile bool spinning, stop;
 
 static void spin(void *argument)
@@ -60,8 +65,12 @@ static void check_processor(unsigned index, cpu_function occupation, const char 
     report(WAIT_FOR(counts[2][index].taken == 1, LIMIT_MS), "one by VTL2's local APIC");
     forget();
     report(in_vtl2(send_and_wait, vtl2), "one that VTL2 waits for");
+    forget();
+    hv_expect(in_vtl2(assert_for_vtl1, vtl2), 0, "one that VTL2 makes for its VTL1");
+    bool entered = occupation == spin && WAIT_FOR(counts[1][index].taken == 1, LIMIT_MS);
     stop = true;
     smp_wait(index);
+    report(counts[1][index].taken == 1 && entered == (occupation == spin), "which takes it as soon as it would");
 }
 
 void check_processors(void)

@@ -33,6 +33,7 @@ pytestmark = [pytest.mark.host, pytest.mark.timeout(150)]
                 "VSM-130",
                 "VSM-131",
                 "TMR-016",
+                "SYN-030",
                 "IMP-003",
             ),
         ),
@@ -78,6 +79,7 @@ def test_all_ports_can_be_intercepted_where_kvm_decodes_none() -> None:
     assert "PASS: VTL0's hypercalls are not ports" in result.stdout
 
 
+@pytest.mark.tlfs("SYN-030")
 @pytest.mark.parametrize("cpus", [1, 2, 4])
 def test_a_third_vtl_is_above_the_second(cpus: int) -> None:
     result = vmm_run(

@@ -15,7 +15,7 @@ from tests.pure.synic.partition import PAGE, FakePartition
 from vmm.hv.call_codes import HypercallCode as Code
 from vmm.hv.status import HvStatus
 from vmm.hvcalls.handlers import handlers
-from vmm.hvcalls.outside import TlbFlush
+from vmm.hvcalls.outside import MessageInterrupt, TlbFlush
 from vmm.hypercall.convention import Outcome
 from vmm.synic.connections import Connections, EventPort, MessagePort
 from vmm.synic.synic import Synic
@@ -39,6 +39,7 @@ class Rig(FakePartition):
         self.flushes: list[tuple[int, TlbFlush]] = []
         self.locked = False
         self.spins: list[tuple[int, int]] = []
+        self.messages: list[tuple[int, MessageInterrupt]] = []
         self.synic = Synic(1, 0, self.overlays, self.services)
         self.synic.write_simp(SIMP_PAGE * PAGE | 1)
         self.synic.write_siefp(SIEFP_PAGE * PAGE | 1)
@@ -61,6 +62,9 @@ class Rig(FakePartition):
 
     def request_interrupt(self, vp: int, vtl: int, vector: int, auto_eoi: bool) -> None:
         self.services.request_interrupt(vp, vtl, vector, auto_eoi)
+
+    def message_interrupt(self, vtl: int, interrupt: MessageInterrupt) -> None:
+        self.messages.append((vtl, interrupt))
 
     def spin_wait(self, vp: int, spins: int) -> None:
         self.spins.append((vp, spins))

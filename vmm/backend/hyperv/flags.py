@@ -52,6 +52,7 @@ _REGISTERS: Final = frozenset(
 _START: Final = frozenset({Code.HvCallStartVirtualProcessor})
 _VSM: Final = frozenset(
     {
+        Code.HvCallAssertVirtualInterrupt,
         Code.HvCallInstallIntercept,
         Code.HvCallModifyVtlProtectionMask,
         Code.HvCallEnablePartitionVtl,

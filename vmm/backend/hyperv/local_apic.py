@@ -24,6 +24,7 @@ from kvmapi import KvmError, Vcpu, Vm
 from kvmapi import run as run_page
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi import x86
+from vmm.hvcalls.outside import MessageInterrupt
 
 MSI_ADDRESS: Final = 0xFEE0_0000
 _MSI_LOGICAL: Final = 1 << 2
@@ -37,7 +38,8 @@ _APIC_BASE_EXTD: Final = 1 << 10
 _MSR_X2APIC_EOI: Final = 0x80B
 _MSR_HV_EOI: Final = 0x4000_0070
 
-# ICR (SDM volume 3, 11.6.1)
+# ICR (SDM volume 3, 11.6.1), whose low bits a message's data has too
+_DELIVERY_SHIFT: Final = 8
 _ICR_VECTOR_AND_MODE: Final = 0x7FF
 _ICR_DELIVERY: Final = 7 << 8
 _ICR_INIT: Final = 5 << 8
@@ -53,6 +55,12 @@ _DIRTY_U64: Final = run_page.DIRTY_REGS // 8
 def msi_address(destination: int, logical: bool = False) -> int:
     """KVM_SIGNAL_MSI's 64-bit address for a 32-bit APIC id (api.rst KVM_CAP_X2APIC_API)."""
     return MSI_ADDRESS | (destination & 0xFF) << 12 | (destination >> 8) << 40 | logical * _MSI_LOGICAL
+
+
+def msi_data(interrupt: MessageInterrupt) -> int:
+    """A message's data."""
+    level = _ICR_LEVEL | _ICR_ASSERT if interrupt.level else 0
+    return interrupt.vector | interrupt.delivery_mode << _DELIVERY_SHIFT | level
 
 
 def signal(vm: Vm, address: int, data: int) -> bool:

@@ -11,8 +11,9 @@ from kvmapi import Vm
 from vmm.backend.hyperv import page_code
 from vmm.backend.hyperv.auto_eoi import AutoEoi
 from vmm.backend.hyperv.idle import IdleSleep
-from vmm.backend.hyperv.local_apic import KvmLocalApic, msi_address, signal
+from vmm.backend.hyperv.local_apic import KvmLocalApic, msi_address, msi_data, signal
 from vmm.backend.vp import VirtualProcessor
+from vmm.hvcalls.outside import MessageInterrupt
 from vmm.hvmsr.crash import CrashReport
 from vmm.hvmsr.outside import LocalApic
 from vmm.outside import Clock, MachineControl
@@ -29,6 +30,9 @@ class HigherVtls(Protocol):
 
     def request_interrupt(self, vp: int, vtl: int, vector: int, auto_eoi: bool) -> bool:
         """A fixed, edge-triggered interrupt. False: no local APIC takes it."""
+
+    def message_interrupt(self, vtl: int, address: int, data: int) -> None:
+        """A message for the local APICs of a VTL above 0."""
 
     def lower_interrupt(self, vp: int) -> None:
         """VTL0's local APIC has got an interrupt."""
@@ -80,6 +84,16 @@ class KvmServices:
             if auto_eoi:
                 self.auto_eois[vp].requested(vector)
             if self.vtls is not None:
+                self.vtls.lower_interrupt(vp)
+
+    def message_interrupt(self, vtl: int, interrupt: MessageInterrupt) -> None:
+        """An interrupt by message; lost where no local APIC of the VTL takes it."""
+        address, data = msi_address(interrupt.destination, interrupt.logical), msi_data(interrupt)
+        if vtl != _VTL0:
+            if self.vtls is not None:
+                self.vtls.message_interrupt(vtl, address, data)
+        elif signal(self._vm, address, data) and self.vtls is not None:
+            for vp in range(len(self._processors)):  # KVM does not tell who has taken it
                 self.vtls.lower_interrupt(vp)
 
     def local_apic(self, vp: int, vtl: int) -> LocalApic:

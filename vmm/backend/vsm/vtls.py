@@ -44,6 +44,7 @@ from vmm.backend.vsm.waits import VtlWaits
 from vmm.backend.vsm.watched_accesses import WatchedAccesses
 from vmm.hv.status import HvStatus
 from vmm.hv.vp_context import HV_INITIAL_VP_CONTEXT
+from vmm.hvcalls.vp_sets import members
 from vmm.hvmsr.outside import LocalApic
 from vmm.hvmsr.state import HvState, HvVpState
 from vmm.hypercall.call import AGAIN, Reply
@@ -398,6 +399,13 @@ class Vtls:
             self._auto_eois[vp][vtl].requested(vector)
         self._parts.processors[vp].kick()
         return True
+
+    def message_interrupt(self, vtl: int, address: int, data: int) -> None:
+        """See there. KVM does not tell who has taken it: all VPs that have the VTL look."""
+        vm = self.vm(vtl)
+        if vm is not None and signal(vm, address, data):
+            for vp in members(self.vp_mask(vtl)):
+                self._parts.processors[vp].kick()
 
     def local_apic(self, vp: int, vtl: int) -> LocalApic:
         """See there."""
