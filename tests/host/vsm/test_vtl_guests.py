@@ -57,7 +57,7 @@ pytestmark = [pytest.mark.host, pytest.mark.timeout(150)]
         "vtlaccess",
         pytest.param("vtlio", marks=pytest.mark.tlfs("VSM-112", "VSM-119", "VSM-120", "VSM-105", "WIN-008")),
         pytest.param("vtlmsr", marks=pytest.mark.tlfs("VSM-112", "VSM-113", "VSM-114", "VSM-117", "REG-013")),
-        pytest.param("worlds", marks=pytest.mark.tlfs("WIN-003")),
+        "worlds",
     ],
 )
 def test_every_check_passes(name: str, cpus: int) -> None:
@@ -98,12 +98,24 @@ def test_a_third_vtl_is_there_only_where_the_machine_has_it() -> None:
     assert "SKIP: VTL2 is not offered" in result.stdout
 
 
+@pytest.mark.tlfs("WIN-003")
 def test_processors_start_as_their_vtls_say() -> None:
     # no-init: KVM carries out INIT and SIPI to a processor that runs, whatever VTLs it has.
     result = vmm_run(guest("vtlstart"), "--machine", "vsm=on", "--cpus", "5", "--append", "no-init")
 
     assert result.returncode == 1, result.stdout + result.stderr
     assert "FAIL" not in result.stdout
+
+
+@pytest.mark.tlfs("WIN-003")
+def test_a_secure_kernel_comes_up_on_all_processors_and_protects_memory() -> None:
+    result = vmm_run(guest("worlds"), "--machine", "vsm=on", "--cpus", "2", "--time-limit", "50")
+
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "enabled on 2 processors: by VTL0 on the first, by VTL1 on the others" in result.stdout
+    assert "VTL1 takes from VTL0: its vault" in result.stdout
+    assert result.stdout.count("PASS: VTL1 answers with #GP, and nothing is seen or changed") >= 3
+    assert "FAIL" not in result.stdout and "SKIP" not in result.stdout
 
 
 def test_the_two_worlds_survive_a_reboot() -> None:
