@@ -59,13 +59,15 @@ ITEMS: Final = {
     "WIN-012": Class(NO_GUEST, "Windows, which needs UEFI firmware and a disk: this machine has neither"),
     "OHCL-001": Class(NOT_OFFERED, "a paravisor that the VMM loads and starts in VTL2: VTL0 boots, alone"),
     "OHCL-004": Class(
-        NOT_OFFERED, "HvRegisterPmTimerAssist: the PM timer is the VMM's own; unknown register"
+        NOT_OFFERED, "HvX64RegisterPmTimerAssist: the PM timer is the VMM's own; unknown register"
     ),
     "OHCL-007": Class(
         NOT_OFFERED,
         "calls for what a paravisor emulates: CPUID results, 0xAD, MMIO, pinning, isolation, assigned devices",
     ),
-    "OHCL-008": Class(NOT_OFFERED, f"not as a whole: {_DELIVERABILITY}"),
+    "OHCL-008": Class(
+        NOT_OFFERED, f"not as a whole: HvRegisterPendingEvent1 is a paravisor's; {_DELIVERABILITY}"
+    ),
     "OHCL-009": Class(NOT_OFFERED, _DELIVERABILITY),
     "OHCL-011": Class(NOT_OFFERED, "the alias map of VTL0: bit 29 of HvRegisterVsmCapabilities is clear"),
     "OHCL-012": Class(ASKS_NOTHING, "what another implementation answers in the paravisor's stead"),

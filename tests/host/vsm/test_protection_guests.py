@@ -86,6 +86,7 @@ def test_a_default_mask_without_execute_holds_or_is_refused() -> None:
     assert (holds, refused) == (can_hold, not can_hold)
 
 
+@pytest.mark.tlfs("IMP-007")
 @pytest.mark.parametrize("name", ROWS)
 def test_no_attack_gets_through(name: str) -> None:
     known = lacking(name)
