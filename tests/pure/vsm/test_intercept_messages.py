@@ -53,7 +53,7 @@ def segment(base: int, limit: int, selector: int, attributes: int) -> bytes:
     return struct.pack("<QIHH", base, limit, selector, attributes)
 
 
-@pytest.mark.tlfs("VSM-110")
+@pytest.mark.tlfs("VSM-110", "WIN-009")
 @pytest.mark.parametrize(
     ("access", "length", "kind", "code"),
     [
