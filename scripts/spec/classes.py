@@ -26,7 +26,7 @@ class Class(NamedTuple):
     reason: str
 
 
-_MBEC: Final = "mode-based execute control, which no host here has: MbecVtlMask is 0"
+_MBEC: Final = "mode-based execute control, which no KVM has for this, nor our series: MbecVtlMask is 0"
 _NOT_SEEN: Final = (
     "no KVM hands over writes of CR0, CR4, XCR0 and descriptor tables: their control bits are refused"
 )
@@ -42,7 +42,7 @@ ITEMS: Final = {
     "VSM-088": Class(NOT_OFFERED, _MBEC),
     "VSM-089": Class(NOT_OFFERED, "memory cannot be added to a machine that runs"),
     "VSM-111": Class(
-        NOT_OFFERED, "what an emulating VTL may be told of TLB locks, where the hypervisor likes to"
+        NOT_OFFERED, "TlbLocked in what a memory intercept tells, which is optional: always clear"
     ),
     "VSM-118": Class(NOT_OFFERED, _NOT_SEEN),
     "VSM-135": Class(ASKS_NOTHING, "VINA may be a stub: it is none, as VSM-132 to VSM-134 show"),
