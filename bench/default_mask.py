@@ -64,8 +64,13 @@ class SparseMemory:
             number = ctypes.get_errno()
             raise OSError(number, f"mprotect: {os.strerror(number)}")
 
-    def put_over(self, offset: int, fd: int, fd_offset: int, *, writable: bool) -> None:
+    def put_over(
+        self, offset: int, fd: int, fd_offset: int, *, writable: bool, readable: bool = True
+    ) -> None:
         raise OSError("no overlays")
+
+    def put_from_above(self, offset: int, fd: int, fd_offset: int) -> None:
+        raise NotImplementedError("no overlays")
 
     def put_back(self, offset: int, protection: int = 0) -> None:
         raise OSError("no overlays")

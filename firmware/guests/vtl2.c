@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Three VTLs on each processor: who may enable VTL2, calls step by step, returns to whoever was entered, interrupts that go
- * straight to the highest VTL, what VTL2 may see of those below, VINA, IPIs between processors. TLFS 15.3 to 15.12.
+ * straight to the highest VTL, what VTL2 may see of those below, reference TSC pages, VINA, IPIs between processors. TLFS 12.7,
+ * 15.3 to 15.12.
  *
  * reboot   afterwards the machine is reset, and everything is done once more
  */
@@ -175,6 +176,73 @@ static void check_registers(void)
     report(vsm_run(maximum_vtl, NULL) == ~0ull, "only VTL2 knows");
 }
 
+/* ---- reference TSC pages: a VTL sees its own, else that of the next VTL above which has one there ---- */
+
+#define TIME_WORD 500 /* of the page; the hypervisor writes the first three only */
+
+static volatile uint64_t *time_at;
+
+/* Where the VTL that runs has its page, NULL: nowhere; there it writes its number into the page. */
+static uint64_t put_time(void *argument)
+{
+    volatile uint64_t *page = argument;
+    wrmsr(HV_MSR_REFERENCE_TSC, (uint64_t)argument | (argument ? 1 : 0));
+    if (page)
+        page[TIME_WORD] = 10 + this_cpu()->vtl;
+    return 0;
+}
+
+static uint64_t put_messages(void *argument)
+{
+    volatile uint64_t *page = argument;
+    wrmsr(HV_MSR_SIMP, (uint64_t)argument | (argument ? 1 : 0));
+    if (page)
+        page[TIME_WORD] = 20 + this_cpu()->vtl;
+    return 0;
+}
+
+static uint64_t look_at_time(void *argument)
+{
+    (void)argument;
+    return time_at[TIME_WORD];
+}
+
+static void expect_time(volatile uint64_t *page, uint64_t vtl0, uint64_t vtl1, uint64_t vtl2, const char *what)
+{
+    time_at = page;
+    uint64_t seen[VTLS] = {look_at_time(NULL), vsm_run(look_at_time, NULL), in_vtl2(look_at_time, NULL)};
+    report(seen[0] == vtl0 && seen[1] == vtl1 && seen[2] == vtl2, "%s: %lu %lu %lu", what, seen[0], seen[1], seen[2]);
+}
+
+static void check_time_pages(void)
+{
+    uint64_t *page = page_alloc(), *other = page_alloc();
+    page[TIME_WORD] = 1, other[TIME_WORD] = 2;
+    in_vtl2(put_time, page);
+    expect_time(page, 12, 12, 12, "VTL2's is seen by all");
+    vsm_run(put_time, page);
+    expect_time(page, 11, 11, 12, "over it VTL1's, by VTL1 and below");
+    put_time(page);
+    expect_time(page, 10, 11, 12, "over that VTL0's, by VTL0");
+    vsm_run(put_time, NULL);
+    expect_time(page, 10, 12, 12, "VTL1 takes its own away");
+    put_time(NULL);
+    expect_time(page, 12, 12, 12, "VTL0, too");
+    vsm_run(put_messages, page);
+    expect_time(page, 12, 21, 12, "messages of VTL1 in its place, by VTL1 alone");
+    vsm_run(put_messages, NULL);
+    expect_time(page, 12, 12, 12, "and away");
+    in_vtl2(put_time, other);
+    expect_time(page, 1, 1, 1, "VTL2 moves it: memory");
+    expect_time(other, 12, 12, 12, "and there it is");
+    put_time(page);
+    expect_time(page, 10, 1, 1, "VTL0's is seen by VTL0 alone");
+    vsm_run(put_time, page);
+    expect_time(page, 10, 11, 1, "VTL1's below it, by VTL1");
+    put_time(NULL);
+    expect_time(page, 11, 11, 1, "VTL0's away: VTL1's"); /* these stay, for a reset */
+}
+
 int main(int argc, char **argv)
 {
     (void)argc, (void)argv;
@@ -195,7 +263,8 @@ int main(int argc, char **argv)
         const char *name;
         void (*check)(void);
     } parts[] = {{"enabling", check_enabling},     {"calls", check_calls},   {"registers", check_registers},
-                 {"interrupts", check_interrupts}, {"timers", check_timers}, {"VINA", check_vina}};
+                 {"interrupts", check_interrupts}, {"timers", check_timers}, {"VINA", check_vina},
+                 {"time pages", check_time_pages}};
     for (unsigned i = 0; i < ARRAY_SIZE(parts); i++) {
         report_prefix_push(parts[i].name);
         parts[i].check();

@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Which registers the VTLs of a processor share and which each has of its own, MSRs, CPUID and overlay pages included.
- * TLFS 15.11.
- *
- * shared-overlays   a VTL's overlay pages hide memory from all (the first KVM implementation: --vsm-profile kvm-v1)
- */
+ * TLFS 15.11. */
 #include "hyperv.h"
 #include "runtime.h"
 #include "vsm.h"
@@ -562,10 +559,6 @@ static void check_overlays(void)
     ram[1] = MARK(2);
     uint64_t below = vsm_run(messages_off, (void *)ram);
     report(in_vtl1 == 0, "a message page of VTL1 hides memory from VTL1: 0x%lx", in_vtl1);
-    if (argument_given("shared-overlays")) {
-        report(in_vtl0 == 0, "and from VTL0: 0x%lx", in_vtl0);
-        return;
-    }
     report(in_vtl0 == MARK(1) && ram[0xf00 / 8] == 0, "and not from VTL0: 0x%lx", in_vtl0);
     report(below == MARK(1) && ram[1] == MARK(2), "which is there when it is gone: 0x%lx", below);
 }

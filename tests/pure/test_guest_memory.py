@@ -22,7 +22,7 @@ ALL_RAM = {"GuestMemory", "GuestRam", "RamMapping", "HostMemory"}
 ANY_VTL = {"UnprotectedMemory", "DirectMemory"}
 """Types that let a VTL use RAM as if nobody restricted it."""
 ACCESSES = {"read", "write", "fill", "fetch", "view", "write_all", "require_writable", "host_address"}
-OPENERS = {"map_for_kvm", "host_address", "put_over", "put_back", "drop_page"}
+OPENERS = {"map_for_kvm", "host_address", "put_over", "put_from_above", "put_back", "drop_page"}
 """What gives out host addresses of RAM, or changes what a VM finds there."""
 _MEMORY = re.compile(r"_?(\w+_)?(ram|memory)")
 
@@ -40,7 +40,7 @@ THE_MACHINE_S_OWN = {
     "vmm.machine.boot.plan": "loads the guest's image, before it runs",
     "vmm.machine.boot.load": "the same",
     "vmm.backend.hyperv.interface": "zeroes memory at a reset; an atomic OR for overlays that are shown",
-    "vmm.overlay.copying": "shows an overlay only where its VTL may read and write (`allowed`)",
+    "vmm.overlay.copying": "only where huge pages back RAM, of which nobody can take a page away",
     "vmm.backend.protection.view": "finds out what a processor did; gives none of it to the VTL",
     "vmm.backend.protection.mapping_host": "makes such views, and memories with a VTL's rights",
 }

@@ -85,10 +85,13 @@ class AddressSpaces(Protocol):
     def has_vtl(self, vp: int, vtl: int) -> bool:
         """Whether `vtl` is enabled on the VP."""
 
-    def translate(self, caller: int, vp: int, vtl: int, gva: int, access: GvaAccess) -> GvaTranslation | None:
+    def translate(
+        self, caller: int, caller_vtl: int, vp: int, vtl: int, gva: int, access: GvaAccess
+    ) -> GvaTranslation | None:
         """Walk the tables of `vtl` on `vp`, with its registers and memory rights.
 
-        caller: the VP that asks, on its own thread. None: it takes longer, the caller asks again.
+        caller: the VP that asks, on its own thread, in `caller_vtl`, which is `vtl` or a higher one. None: it takes
+        longer, the caller asks again.
         """
 
     def inhibit_flushes(self, caller: int, caller_vtl: int, vp: int, vtl: int) -> bool:
@@ -148,7 +151,7 @@ class TranslateCalls:
             return HvStatus.INVALID_PARAMETER
         if not spaces.has_vtl(vp, vtl):
             return HvStatus.INVALID_VTL_STATE
-        found = spaces.translate(context.vp, vp, vtl, header.GvaPage << 12, access)
+        found = spaces.translate(context.vp, context.vtl, vp, vtl, header.GvaPage << 12, access)
         succeeded = found is not None and found.code == Code.HvTranslateGvaSuccess
         if (
             flags.TlbFlushInhibit

@@ -183,12 +183,14 @@ class RamMapping:
         """Take the host page at `offset` out of this mapping (its contents stay in the memfd)."""
         self._map.madvise(mmap.MADV_DONTNEED, offset & -PAGE_SIZE, PAGE_SIZE)
 
-    def put_over(self, offset: int, fd: int, fd_offset: int, *, writable: bool) -> None:
+    def put_over(
+        self, offset: int, fd: int, fd_offset: int, *, writable: bool, readable: bool = True
+    ) -> None:
         """Show a page of another file in the place of the page at `offset`, at once for whoever uses the mapping.
 
         Not where huge pages back the RAM. Errors: `OSError`.
         """
-        protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        protection = (mmap.PROT_READ if readable else 0) | (mmap.PROT_WRITE if writable else 0)
         _map_fixed(self.address + offset, protection, fd, fd_offset)
 
     def put_back(self, offset: int, protection: int = mmap.PROT_READ | mmap.PROT_WRITE) -> None:
@@ -227,6 +229,10 @@ class RamView:
         self.put_back = mapping.put_back
         self.protect = mapping.protect
         self.shown = mapping.shown
+
+    def put_from_above(self, offset: int, fd: int, fd_offset: int) -> None:
+        """Show another VTL's page, read-only, at the page at `offset`. Nobody restricts this view."""
+        self.put_over(offset, fd, fd_offset, writable=False)
 
 
 def _map_fixed(address: int, protection: int, fd: int, offset: int) -> None:

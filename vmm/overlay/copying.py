@@ -6,13 +6,12 @@ It works everywhere: in tests, and where huge pages back guest RAM, so that a pa
 
 - The guest can write to every page, the hypercall page too; TLFS 3.13 asks for #GP. What it wrote is gone when
   the overlay is disabled.
-- All VTLs share guest RAM, so an overlay of one VTL is seen by the others (`separate_views` is False); the TLFS
-  gives each its own (VSM-068). Stacks then span VTLs, so nothing is lost when they overlap.
+- All VTLs share guest RAM, so an overlay of one VTL is seen, and can be written, by all others (`separate_views` is
+  False); the TLFS gives each its own (VSM-068). Stacks then span VTLs, so nothing is lost when they overlap. It is
+  no door: where overlays are copied nobody can protect memory, and VTL0 may write all of RAM anyway.
 - The RAM below changes for whoever looks past the processors: DMA into such a page is lost at disable (undefined
   in the TLFS).
 - Where there is no RAM, the guest sees nothing; a real overlay is seen there.
-- Protections that a higher VTL put on the RAM below apply; a real overlay ignores them. Where the overlay's VTL may
-  not read and write that RAM, nothing is shown: what the VMM stores there and puts back would go past them.
 - `fetch_or` is atomic against guests only if the machine lends its own; else a flag that a guest clears with a
   locked instruction in the same instant may come back: a spurious event, never a lost one.
 """
@@ -26,13 +25,6 @@ from vmm.outside import GuestMemory, GuestMemoryError
 
 FetchOr = Callable[[int, int], int]
 """`(gpa, mask) -> old byte`: an atomic OR on a byte of guest RAM."""
-
-Allowed = Callable[[int, int], bool]
-"""`(vtl, guest page number)`"""
-
-
-def _always(vtl: int, gpn: int) -> bool:
-    return True
 
 
 class CopiedPage:
@@ -68,20 +60,23 @@ class CopiedPage:
         self._memory.write(self._gpa, self._below)
         return contents
 
+    def share(self, vtl: int) -> bool:
+        """Every VTL sees it already."""
+        return True
+
+    def withdraw(self, vtl: int) -> None:
+        """It goes with `hide`."""
+
 
 class CopyingBackend:
     """Overlay pages copied into `memory` (`vmm.overlay.pages.OverlayBackend`)."""
 
     separate_views = False
 
-    def __init__(
-        self, memory: GuestMemory, fetch_or: FetchOr | None = None, allowed: Allowed = _always
-    ) -> None:
-        """fetch_or: the machine's atomic OR on guest RAM, where it has one. allowed: whether a VTL may read and write a
-        page of RAM."""
+    def __init__(self, memory: GuestMemory, fetch_or: FetchOr | None = None) -> None:
+        """fetch_or: the machine's atomic OR on guest RAM, where it has one."""
         self._memory = memory
         self._fetch_or = fetch_or
-        self.allowed = allowed
 
     def show(self, vtl: int, gpn: int, contents: bytes, writable: bool) -> CopiedPage | None:
         """Save what is at `gpn` and put `contents` there; None where there is no RAM."""

@@ -4,6 +4,9 @@
 A guest reads the sequence, computes, and reads the sequence again. So a change goes: sequence 0 ("use the
 counter"), the values, the new sequence.
 
+The page is the partition's in the TLFS, and its register each VTL's own. So lower VTLs see it too, and cannot write it;
+higher ones see RAM there, since a lower VTL must not change what they find in memory (`vmm.overlay.pages`).
+
 Implements: TMR-002, TMR-003
 """
 
@@ -31,7 +34,7 @@ class ReferenceTscPage:
     def __init__(self, vtl: int, reference: ReferenceTime, overlays: OverlayMap) -> None:
         self._lock = threading.Lock()
         self._reference = reference
-        self._page = overlays.page(vtl, f"reference TSC page of VTL {vtl}")
+        self._page = overlays.page(vtl, f"reference TSC page of VTL {vtl}", seen_below=True)
         self._msr = 0
         reference.on_new_formula(self._publish)
         self._publish(reference.formula)

@@ -77,7 +77,7 @@ Memory protections: `protections.MemoryProtections` over an `outside.Enforcement
 anything is refused. A VM that is new is told `restricted(vtl)` with `lock` held. An access that the host refuses is
 looked up with `refusing`: nobody, and it is made again, for the table may be an instant behind; else
 `outside.MemoryIntercepts` tells that VTL. The VMM itself reads and writes for a VTL by `memory.VtlMemory` only, and for
-devices by `device_memory.DeviceMemory`; overlays that are copied into RAM are in `MemoryProtections.overlays`.
+devices by `device_memory.DeviceMemory`; overlays that a VTL sees of higher ones are in `MemoryProtections.from_above`.
 
 Intercepts: `partition.intercepts` says which ports and MSRs are to leave the guest, and whom to tell of an access;
 `services.ports_changed` and `msrs_changed` say when that is another answer. `intercept_messages` has the messages. One

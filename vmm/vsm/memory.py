@@ -4,6 +4,9 @@
 These are hypercall parameters, page walks and emulated instructions; for devices see `device_memory`. What the machine
 does itself (loading a guest, zeroing memory, overlay pages) is no VTL's and needs no right.
 
+Where the VTL sees an overlay of a higher VTL, that is what is read, with the rights to the RAM in its place; a write
+finds no memory. The VTL's own overlays are not looked at: parameters in one are undefined in the TLFS (HC-021).
+
 Check and access are one: a change of rights waits for accesses that began before it (`MemoryProtections`). That costs
 an access two stores; a lock would cost more than the access itself, and each hypercall makes one. For the same reason
 `read`, `write` and `require_writable` have the look-up written out: as a call it costs a fifth of the access, or half.
@@ -18,7 +21,7 @@ from typing import Final, NamedTuple
 
 from vmm.hv.constants import HV_PAGE_SHIFT, HV_PAGE_SIZE
 from vmm.hypercall.outside import AccessInterceptedError
-from vmm.outside import Buffer, GuestMemory
+from vmm.outside import Buffer, GuestMemory, GuestMemoryError
 from vmm.vsm.outside import MemoryAccess, MemoryIntercepts, Protections
 from vmm.vsm.protections import MemoryProtections, refusing
 from vmm.vsm.rights import EXECUTE, READ, WRITE
@@ -48,6 +51,7 @@ class VtlMemory:
 
     __slots__ = (
         "__weakref__",
+        "_above",
         "_end",
         "_executable",
         "_known",
@@ -70,6 +74,7 @@ class VtlMemory:
         self._memory = memory
         self._start, self._end, self._view = block
         self._tables = protections.tables
+        self._above = protections.from_above
         self._known: object = None  # the tables that the following were looked up in
         self._readable: set[int] = set()
         self._writable: set[int] = set()
@@ -87,6 +92,8 @@ class VtlMemory:
                 and (gpa & _IN_PAGE) + size <= HV_PAGE_SIZE
             ):
                 self._check(gpa, size, READ, self._readable)
+            if self._above[self.vtl]:
+                return self._read_seen(gpa, size)
             start = self._start
             if start <= gpa and gpa + size <= self._end:
                 return self._view[gpa - start : gpa - start + size].tobytes()
@@ -106,6 +113,8 @@ class VtlMemory:
                 and (gpa & _IN_PAGE) + size <= HV_PAGE_SIZE
             ):
                 self._check(gpa, size, WRITE, self._writable)
+            if self._above[self.vtl]:
+                self._require_ram(gpa, size)
             start = self._start
             if start <= gpa and gpa + size <= self._end:
                 self._view[gpa - start : gpa - start + size] = data
@@ -120,6 +129,7 @@ class VtlMemory:
         try:
             for gpa, data in parts:
                 self._check(gpa, len(data), WRITE, self._writable)
+                self._require_ram(gpa, len(data))
                 self._memory.read(gpa, len(data))
             for gpa, data in parts:
                 self._memory.write(gpa, data)
@@ -135,6 +145,8 @@ class VtlMemory:
             and (gpa & _IN_PAGE) + size <= HV_PAGE_SIZE
         ):
             self._check(gpa, size, WRITE, self._writable)
+        if self._above[self.vtl]:
+            self._require_ram(gpa, size)
         if not (self._start <= gpa and gpa + size <= self._end):
             self._memory.read(gpa, size)
 
@@ -143,7 +155,7 @@ class VtlMemory:
         self.busy = True
         try:
             self._check(gpa, size, EXECUTE, self._executable)
-            return self._memory.read(gpa, size)
+            return self._read_seen(gpa, size)
         finally:
             self.busy = False
 
@@ -152,9 +164,29 @@ class VtlMemory:
         self.busy = True
         try:
             self._check(gpa, size, WRITE, self._writable)
+            self._require_ram(gpa, size)
             self._memory.fill(gpa, size, value)
         finally:
             self.busy = False
+
+    def _read_seen(self, gpa: int, size: int) -> bytes:
+        """What the VTL sees, be it RAM or overlays of higher VTLs."""
+        above = self._above[self.vtl]
+        found = self._memory.read(gpa, size)
+        for gpn in _pages(gpa, size) if above else ():
+            page = above.get(gpn)
+            if page is not None:
+                start, end = max(gpa, gpn << HV_PAGE_SHIFT), min(gpa + size, gpn + 1 << HV_PAGE_SHIFT)
+                seen = page.read(start & _IN_PAGE, end - start)
+                found = found[: start - gpa] + seen + found[end - gpa :]
+        return found
+
+    def _require_ram(self, gpa: int, size: int) -> None:
+        """Raise `GuestMemoryError` where the VTL sees an overlay of a higher VTL."""
+        above = self._above[self.vtl]
+        for gpn in _pages(gpa, size) if above else ():
+            if gpn in above:
+                raise GuestMemoryError(f"page {gpn:#x} is a higher VTL's overlay, which may only be read")
 
     def _check(self, gpa: int, size: int, wanted: int, allowed: set[int]) -> None:
         """Raise if any byte is refused; the first page is one of `allowed` then."""
@@ -171,6 +203,11 @@ class VtlMemory:
             self._known = tables
         if size > 0:  # the first page: rights are the same in all of it
             allowed.add(gpa >> HV_PAGE_SHIFT)
+
+
+def _pages(gpa: int, size: int) -> range:
+    """Guest page numbers of a range."""
+    return range(gpa >> HV_PAGE_SHIFT, (gpa + size + _IN_PAGE) >> HV_PAGE_SHIFT)
 
 
 def report(

@@ -38,8 +38,6 @@ class Rules(NamedTuple):
     intercept_sets_rf: bool
     intercept_has_am: bool
     execute_intercept_branch_length: bool
-    overlays_seen_by_all: bool
-    overlays_refuse_writes: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,21 +112,6 @@ ROWS: Final = (
         True,
         "hyperv_vsm: VT-x exit state shown through; the intercepted instruction was not fetched, so 0 is "
         "true",
-    ),
-    Row(
-        "overlays_seen_by_all",
-        "a VTL's overlay pages seen by the other VTLs too",
-        False,
-        True,
-        "HCP-008: each VTL has its own; the first QEMU branch writes them into RAM, its test compares VTL1's TSC page "
-        "from VTL0",
-    ),
-    Row(
-        "overlays_refuse_writes",
-        "HvCallTranslateVirtualAddress with ValidateWrite of a hypercall page: an illegal overlay access (code 7)",
-        True,
-        False,
-        "VP-022, HCP-007: the page is read-only; the first QEMU branch and its test take the write for allowed",
     ),
 )
 
@@ -252,6 +235,22 @@ SETTLED: Final = (
         "translation that meets a page, or a page table, that a higher VTL protects",
         "code 8, an intercept",
         "hvdef and Linux say so of code 8; 5 and 6 are for what the host takes from the whole partition",
+    ),
+    Settled(
+        "VP-022",
+        "ValidateWrite of an overlay that may only be read, such as the hypercall page",
+        "code 7 where the caller's VTL sees that overlay too; a higher one, which has RAM there, is told of the "
+        "overlay, and whether the VTL may write that RAM",
+        "no document says when code 7 is due; kvm-unit-tests has VTL1 ask about VTL0's hypercall page and wants "
+        "success, and what VTL1 would write there is RAM",
+    ),
+    Settled(
+        "VSM-068",
+        "who sees the overlay pages of a VTL",
+        "that VTL alone; its reference TSC page lower VTLs too, read-only, as their rights to the page allow, where "
+        "they have no overlay of their own",
+        "HCP-008, and the TLFS' reason: a higher VTL is to rely on its own; but of that page the TLFS has one for the "
+        "partition, it holds no secret, and kvm-unit-tests reads VTL1's from VTL0",
     ),
     Settled(
         "REG-010",

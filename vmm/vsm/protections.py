@@ -22,25 +22,22 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 from weakref import WeakSet
 
 from vmm.hv.constants import HV_NUM_VTLS_ARCHITECTURAL, HV_PAGE_SHIFT, HV_PAGE_SIZE
 from vmm.hv.register_bits import HV_REGISTER_VSM_PARTITION_CONFIG
 from vmm.hv.status import HvStatus
-from vmm.overlay.pages import Withdraw
 from vmm.vsm.outside import Enforcement, Refused, RightsChange
 from vmm.vsm.ranges import END, RangeMap, Run, runs_of
-from vmm.vsm.rights import ALL, READ, WRITE, rights_of
+from vmm.vsm.rights import ALL, rights_of
 
 RANGES: Final = 1 << 20
 """Ranges that all tables together may have; more is INSUFFICIENT_MEMORY. They are 9 MiB, and 120 MiB for a moment where
 all are told to a VM that is new. A secure kernel has some thousands; only one that gives neighbouring pages different
 rights throughout 4 GiB comes here."""
 
-_READ_WRITE: Final = READ | WRITE
 _A_MOMENT_S: Final = 20e-6
 
 Tables = tuple[tuple[int, RangeMap], ...]
@@ -59,11 +56,11 @@ class MemoryUser(Protocol):
         """True from before it looks at the tables until the access is over."""
 
 
-class OverlaysInRam(Protocol):
-    """Overlay pages that are copied into guest RAM: `vmm.overlay.pages.OverlayMap` is one."""
+class SeenPage(Protocol):
+    """An overlay page of a higher VTL that a VTL sees: `vmm.overlay.pages.OverlayPage` is one. Thread-safe."""
 
-    def changing(self) -> AbstractContextManager[Withdraw]:
-        """Rights change within. It gives what is to be called before they do."""
+    def read(self, offset: int, size: int) -> bytes:
+        """A copy of `size` bytes at `offset`."""
 
 
 class MemoryProtections:
@@ -75,8 +72,9 @@ class MemoryProtections:
         """ram: `(gpa, size)` in bytes, sorted. ranges: how many all tables together may have."""
         self.lock: Final = threading.Lock()
         """Held while rights change."""
-        self.overlays: OverlaysInRam | None = None
-        """Where overlays lie in guest RAM: set once, before the guest runs."""
+        self.from_above: Sequence[Mapping[int, SeenPage]] = [{}] * HV_NUM_VTLS_ARCHITECTURAL
+        """By VTL: overlays of higher VTLs that it sees, by guest page number (`vmm.overlay.pages.OverlayMap`). Set
+        once, before anybody reads memory; what is in it is replaced, never changed."""
         self._users: WeakSet[MemoryUser] = WeakSet()
         self._enforcement = enforcement
         self._ranges = ranges
@@ -107,10 +105,6 @@ class MemoryProtections:
     def restricts(self, vtl: int) -> bool:
         """Whether `vtl` lacks a right to any page."""
         return self._restricted[vtl]
-
-    def may_use(self, vtl: int, gpn: int) -> bool:
-        """Whether `vtl` may read and write a page."""
-        return self.rights(vtl, gpn) & _READ_WRITE == _READ_WRITE
 
     def rights(self, vtl: int, gpn: int) -> int:
         """What every higher VTL lets `vtl` do with a page."""
@@ -176,12 +170,10 @@ class MemoryProtections:
 
     def _give(self, owner: int, targets: Sequence[int], runs: Sequence[Run], rights: int) -> HvStatus:
         """`owner` lets these VTLs have `rights` to these pages, or nothing changes."""
-        with self._overlays_changing() as withdraw, self.lock:
+        with self.lock:
             plans = [self._plan(owner, vtl, runs, rights) for vtl in targets]
             if self._size(plans) > self._ranges:
                 return HvStatus.INSUFFICIENT_MEMORY
-            for plan in plans:
-                withdraw(plan.vtl, plan.loses)
             for number, plan in enumerate(plans):
                 status = self._enforcement.apply(plan.vtl, plan.changes) if plan.changes else HvStatus.SUCCESS
                 if status != HvStatus.SUCCESS:
@@ -198,10 +190,6 @@ class MemoryProtections:
         for user in self._users:
             while user.busy and user.vtl in targets:
                 time.sleep(_A_MOMENT_S)
-
-    def _overlays_changing(self) -> AbstractContextManager[Withdraw]:
-        """Their lock is taken before that of the rights: pages come and go by what the rights say."""
-        return nullcontext(_nothing_shown) if self.overlays is None else self.overlays.changing()
 
     def _plan(self, owner: int, vtl: int, runs: Sequence[Run], rights: int) -> _Plan:
         before = self.tables[vtl]
@@ -242,14 +230,6 @@ class _Plan(NamedTuple):
     tables: Tables
     changes: list[RightsChange]
     undo: list[RightsChange]
-
-    def loses(self, gpn: int) -> bool:
-        """Whether the VTL cannot both read and write a page behind the change."""
-        return not all(table.get(gpn) & _READ_WRITE == _READ_WRITE for _, table in self.tables)
-
-
-def _nothing_shown(vtl: int, loses: Callable[[int], bool]) -> None:
-    """There are no overlays in RAM."""
 
 
 class _Changes:

@@ -87,6 +87,9 @@ void load(void *target, void *memory);
 void store(void *target, void *memory);
 void call_into(void *target, void *memory);
 
+/* In dma.c: VTL0 has fw_cfg write so many bytes there; what becomes of the descriptor's control word: 0, or 1, an error. */
+uint32_t dma_into(uint64_t address, uint32_t length);
+
 /* The classes. */
 void accesses(void);
 void user_accesses(void);
@@ -96,6 +99,7 @@ void table_rows(void);
 void delivery_rows(void);
 void hypercall_rows(void);
 void overlay_rows(void);
+void time_page_rows(void); /* of the same class */
 void dma_rows(void);
 void register_rows(void);
 void watched(void);

@@ -20,14 +20,24 @@ static void start_dma(uint64_t at)
     outl(DMA_ADDRESS_LOW, __builtin_bswap32((uint32_t)at));
 }
 
-static void try_dma(const char *name, uint32_t control, uint64_t address, uint32_t length, unsigned place)
+static uint32_t run_dma(uint32_t control, uint64_t address, uint32_t length)
 {
     descriptor.control = __builtin_bswap32(FWCFG_SIGNATURE << 16 | DMA_SELECT | control);
     descriptor.length = __builtin_bswap32(length);
     descriptor.address = __builtin_bswap64(address);
     warden_clear(POLICY_ABANDON);
     start_dma((uint64_t)&descriptor);
-    uint32_t end = __builtin_bswap32(descriptor.control);
+    return __builtin_bswap32(descriptor.control);
+}
+
+uint32_t dma_into(uint64_t address, uint32_t length)
+{
+    return run_dma(DMA_READ, address, length);
+}
+
+static void try_dma(const char *name, uint32_t control, uint64_t address, uint32_t length, unsigned place)
+{
+    uint32_t end = run_dma(control, address, length);
     char detail[60];
     snprintf(detail, sizeof detail, "control 0x%x, %u intercepts, %s", end, warden()->count,
              intact(place) ? "not changed" : "CHANGED");

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Overlay pages of VTL0 over protected memory. */
+/* Overlay pages of VTL0 over protected memory. Those of VTL1 that VTL0 sees: timepages.c. */
 #include "attacks.h"
 
 #define VECTOR_TIMER_MESSAGE 0x63
@@ -127,5 +127,6 @@ void overlay_rows(void)
     message_over(SECRETS);
     message_over(CODE);
     protect_below();
+    time_page_rows();
     report_prefix_pop();
 }

@@ -25,7 +25,7 @@ ROWS = {
     "page-tables": 15,
     "delivery": 5,
     "hypercall": 20,
-    "overlay": 13,
+    "overlay": 38,
     "DMA": 9,
     "registers": 35,
     "register-writes": 13,

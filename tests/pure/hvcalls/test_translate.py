@@ -30,7 +30,7 @@ class Spaces:
     """Two VPs with VTL0 and VTL1; every translation ends with `found`."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[int, int, int, int, GvaAccess]] = []
+        self.asked: list[tuple[int, int, int, int, int, GvaAccess]] = []
         self.inhibited: list[tuple[int, int, int, int]] = []
         self.found: GvaTranslation | None = FOUND
         calls = TranslateCalls(self)
@@ -49,8 +49,10 @@ class Spaces:
     def has_vtl(self, vp: int, vtl: int) -> bool:
         return vtl < 2
 
-    def translate(self, caller: int, vp: int, vtl: int, gva: int, access: GvaAccess) -> GvaTranslation | None:
-        self.asked.append((caller, vp, vtl, gva, access))
+    def translate(
+        self, caller: int, caller_vtl: int, vp: int, vtl: int, gva: int, access: GvaAccess
+    ) -> GvaTranslation | None:
+        self.asked.append((caller, caller_vtl, vp, vtl, gva, access))
         return self.found
 
     def inhibit_flushes(self, caller: int, caller_vtl: int, vp: int, vtl: int) -> bool:
@@ -76,7 +78,7 @@ def spaces() -> Spaces:
 def test_the_result(spaces: Spaces) -> None:
     assert spaces.call(FORMS[0], READ, vp=1) == HvStatus.SUCCESS
 
-    assert spaces.asked == [(0, 1, 0, GVA_PAGE << 12, GvaAccess(True, False, False))]
+    assert spaces.asked == [(0, 0, 1, 0, GVA_PAGE << 12, GvaAccess(True, False, False))]
     # Code 0, cache type 6, overlay: bit 40.
     assert spaces.context.memory.read(OUTPUT, 16) == struct.pack("<QQ", 6 << 32 | 1 << 40, 0x12345)
 
@@ -120,7 +122,7 @@ def test_every_code_is_a_success_of_the_call(
 )
 def test_flags(spaces: Spaces, flags: int, access: GvaAccess) -> None:
     assert spaces.call(FORMS[0], flags) == HvStatus.SUCCESS
-    assert spaces.asked[0][4] == access
+    assert spaces.asked[0][5] == access
 
 
 @pytest.mark.tlfs("VP-021")
@@ -164,7 +166,7 @@ def test_refusals(spaces: Spaces, arguments: dict[str, int], status: HvStatus) -
 @pytest.mark.tlfs("VP-024")
 def test_a_vtl_may_translate_its_own_addresses(spaces: Spaces) -> None:
     assert spaces.call(FORMS[0], READ | USE_VTL) == HvStatus.SUCCESS
-    assert spaces.asked[0][:3] == (0, 0, 0)
+    assert spaces.asked[0][:4] == (0, 0, 0, 0)
 
 
 def test_a_higher_vtl_translates_a_lower_ones(spaces: Spaces) -> None:
@@ -172,7 +174,7 @@ def test_a_higher_vtl_translates_a_lower_ones(spaces: Spaces) -> None:
 
     assert spaces.call(FORMS[0], READ) == HvStatus.SUCCESS
     assert spaces.call(FORMS[0], READ | USE_VTL) == HvStatus.SUCCESS
-    assert [vtl for _, _, vtl, _, _ in spaces.asked] == [1, 0]
+    assert [(caller_vtl, vtl) for _, caller_vtl, _, vtl, _, _ in spaces.asked] == [(1, 1), (1, 0)]
 
 
 def test_a_vtl_that_the_vp_does_not_have(spaces: Spaces) -> None:

@@ -160,16 +160,17 @@ def test_the_map_knows_what_a_vtl_sees(overlays: OverlayMap) -> None:
 
 @dataclass
 class SeparateView:
-    """A backend like one with a memory slot per VTL: each VTL's view is a dict of pages."""
+    """A backend like one with a memory slot per VTL: each VTL's view is a dict of pages. VTLs without a view see none
+    of other VTLs."""
 
     separate_views: bool = True
     views: dict[tuple[int, int], bytearray] = field(default_factory=dict)
+    without_view: set[int] = field(default_factory=set)
 
-    def allowed(self, vtl: int, gpn: int) -> bool:
-        return True
-
-    def show(self, vtl: int, gpn: int, contents: bytes, writable: bool) -> SeparatePage:
+    def show(self, vtl: int, gpn: int, contents: bytes, writable: bool) -> SeparatePage | None:
         assert (vtl, gpn) not in self.views
+        if gpn == NO_RAM:
+            return None
         self.views[vtl, gpn] = bytearray(contents)
         return SeparatePage(self, (vtl, gpn))
 
@@ -191,7 +192,22 @@ class SeparatePage:
         return before
 
     def hide(self) -> bytes:
-        return bytes(self.backend.views.pop(self.key))
+        contents = self.backend.views.pop(self.key)
+        assert all(other is not contents for other in self.backend.views.values()), (
+            "a lower VTL still sees it"
+        )
+        return bytes(contents)
+
+    def share(self, vtl: int) -> bool:
+        key = (vtl, self.key[1])
+        assert vtl < self.key[0] and key not in self.backend.views
+        if vtl in self.backend.without_view:
+            return False
+        self.backend.views[key] = self.backend.views[self.key]
+        return True
+
+    def withdraw(self, vtl: int) -> None:
+        assert self.backend.views.pop((vtl, self.key[1])) is self.backend.views[self.key]
 
 
 def test_with_a_view_per_vtl_overlays_of_one_do_not_show_in_another() -> None:
@@ -205,6 +221,107 @@ def test_with_a_view_per_vtl_overlays_of_one_do_not_show_in_another() -> None:
 
     assert set(backend.views) == {(1, 1)}
     assert (overlays.at(0, 1), overlays.at(1, 1)) == (None, vtl1)
+
+
+def time_page(overlays: OverlayMap, vtl: int) -> OverlayPage:
+    page = overlays.page(vtl, f"time page of VTL{vtl}", seen_below=True)
+    page.write(100, bytes([0xF0 + vtl]))
+    return page
+
+
+@pytest.mark.tlfs("VSM-068", "TMR-002")
+def test_a_time_page_is_seen_from_below_and_not_from_above() -> None:
+    backend = SeparateView()
+    overlays = OverlayMap(backend)
+    page = time_page(overlays, 1)
+
+    page.enable(1)
+    page.write(100, b"!")
+
+    assert {key: seen[100:101] for key, seen in backend.views.items()} == {(1, 1): b"!", (0, 1): b"!"}
+    assert (overlays.at(0, 1), overlays.at(1, 1), overlays.at(2, 1)) == (page, page, None)
+    page.enable(2)
+    assert set(backend.views) == {(1, 2), (0, 2)}
+    page.disable()
+    assert backend.views == {} and not any(overlays.from_above)
+
+
+@pytest.mark.tlfs("VSM-068")
+def test_a_vtl_that_comes_later_sees_what_is_there() -> None:
+    """VTL1's VM is made when VTL2 has its time page, and VTL0 an overlay of its own there."""
+    backend = SeparateView(without_view={1})
+    overlays = OverlayMap(backend)
+    page, own = time_page(overlays, 2), overlays.page(0, "VTL0's")
+    own.enable(1)
+    page.enable(1)
+    time_page(overlays, 0).enable(3)
+    assert (overlays.at(0, 1), overlays.at(1, 1)) == (own, None)
+
+    backend.without_view.clear()
+    overlays.view_added(1)
+
+    assert (overlays.at(0, 1), overlays.at(1, 1), overlays.at(1, 3)) == (own, page, None)
+    assert backend.views[1, 1] is backend.views[2, 1]
+
+
+def test_a_time_page_where_no_ram_is_is_seen_by_nobody() -> None:
+    overlays = OverlayMap(SeparateView())
+    page = time_page(overlays, 1)
+
+    page.enable(NO_RAM)
+    page.disable()
+
+    assert overlays.at(0, NO_RAM) is None and not any(overlays.from_above)
+
+
+SHARING_STEPS = st.lists(
+    st.tuples(st.integers(0, 5), st.one_of(st.none(), st.integers(0, 2))),
+    max_size=30,
+)
+
+
+@pytest.mark.tlfs("VSM-068", "HCP-008", "TMR-002")
+@given(SHARING_STEPS)
+def test_in_any_order_each_vtl_sees_what_it_should(steps: list[tuple[int, int | None]]) -> None:
+    """Three VTLs, each with a time page (0 to 2) and another one (3 to 5), moved about on three guest pages.
+
+    The rule, as a list per VTL and guest page: the last one of its own, else the time page of the lowest VTL above that
+    sees its time page there.
+    """
+    backend = SeparateView()
+    overlays = OverlayMap(backend)
+    pages = [time_page(overlays, vtl) for vtl in range(3)]
+    for vtl in range(3):
+        pages.append(overlays.page(vtl, f"messages of VTL{vtl}"))
+        pages[-1].write(100, bytes([0x80 + vtl]))
+    stacks: dict[tuple[int, int], list[int]] = {}
+    where: dict[int, int] = {}
+
+    for number, gpn in steps:
+        vtl = number % 3
+        if where.get(number) != gpn:
+            if number in where:
+                stacks[vtl, where.pop(number)].remove(number)
+            if gpn is not None:
+                where[number] = gpn
+                stacks.setdefault((vtl, gpn), []).append(number)
+        if gpn is None:
+            pages[number].disable()
+        else:
+            pages[number].enable(gpn)
+
+        top = {key: stack[-1] for key, stack in stacks.items() if stack}
+        for view in range(3):
+            for at in range(3):
+                above = [top[higher, at] for higher in range(view + 1, 3) if top.get((higher, at), 3) < 3]
+                expected = top.get((view, at), above[0] if above else None)
+                assert overlays.at(view, at) is (None if expected is None else pages[expected])
+                seen = backend.views.get((view, at))
+                mark = None if expected is None else (0xF0 if expected < 3 else 0x80) + expected % 3
+                assert (None if seen is None else seen[100]) == mark
+    for page in pages:
+        page.reset()
+    assert backend.views == {} and not any(overlays.from_above)
 
 
 def test_vtls_that_share_ram_get_it_back_in_any_order(memory: FakeMemory, overlays: OverlayMap) -> None:

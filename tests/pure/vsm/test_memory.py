@@ -331,3 +331,74 @@ def test_a_crash_report_shows_no_text_that_vtl0_may_not_read(
 
     assert reports[0].message is None
     assert reports[0].message_error is not None and "VTL0" in reports[0].message_error
+
+
+class TimePage:
+    """VTL1's, in the place of a page of RAM; each byte is 0xEE."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        assert offset + size <= PAGE
+        return b"\xee" * size
+
+
+SHOWN = 20
+
+
+@pytest.fixture
+def below(scene: Scene) -> Scene:
+    """VTL0 sees a page of VTL1's at page 20, and at three that it has fewer rights to."""
+    seen = dict.fromkeys((SHOWN, HIDDEN, READ_ONLY, DATA), TimePage())
+    scene.rights.from_above = [seen, *scene.rights.from_above[1:]]
+    return scene
+
+
+@pytest.mark.tlfs("VSM-068", "HC-021")
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_higher_vtl_s_overlay_is_what_is_read(below: Scene, direct: bool) -> None:
+    memory = below.memory(direct=direct)
+
+    assert memory.read(SHOWN * PAGE + 8, 4) == memory.fetch(SHOWN * PAGE + 8, 4) == b"\xee" * 4
+    assert memory.read(SHOWN * PAGE - 2, 4) == b"\x13\x13\xee\xee"
+    assert memory.read(SHOWN * PAGE + PAGE - 2, 4) == b"\xee\xee\x15\x15"
+    around = memory.read(SHOWN * PAGE - 1, PAGE + 2)
+    assert around == b"\x13" + b"\xee" * PAGE + b"\x15"
+    assert below.memory(vtl=1).read(SHOWN * PAGE, 2) == b"\x14\x14", "not by the VTL whose table has none"
+
+
+@pytest.mark.tlfs("VSM-068", "VSM-084")
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_higher_vtl_s_overlay_is_not_written_nor_the_ram_below(below: Scene, direct: bool) -> None:
+    memory = below.memory(direct=direct)
+    before = bytes(below.ram.bytes)
+    at = SHOWN * PAGE
+    writes: list[Callable[[], object]] = [
+        lambda: memory.write(at, b"x"),
+        lambda: memory.write(at - 1, b"xx"),
+        lambda: memory.require_writable(at + 8, 8),
+        lambda: memory.write_all([(at - PAGE, b"x"), (at, b"x")]),
+        lambda: memory.fill(at - PAGE, 3 * PAGE),
+    ]
+
+    for write in writes:
+        with pytest.raises(GuestMemoryError, match="0x14 is a higher VTL's overlay"):
+            write()
+
+    assert bytes(below.ram.bytes) == before
+    memory.write(at - 1, b"x")
+
+
+@pytest.mark.tlfs("VSM-068", "VSM-080")
+def test_rights_come_first(below: Scene) -> None:
+    memory = below.memory()
+
+    for access in (
+        lambda: memory.read(HIDDEN * PAGE, 1),
+        lambda: memory.write(READ_ONLY * PAGE, b"x"),
+        lambda: memory.require_writable(READ_ONLY * PAGE, 1),
+        lambda: memory.fetch(DATA * PAGE, 1),
+    ):
+        with pytest.raises(AccessInterceptedError):
+            access()
+    assert memory.read(READ_ONLY * PAGE, 1) == memory.read(DATA * PAGE, 1) == b"\xee"
+    with pytest.raises(GuestMemoryError):
+        memory.write(DATA * PAGE, b"x")

@@ -7,6 +7,10 @@ The cache type is what IA32_PAT makes of the page; KVM gives guest RAM no other 
 A page, of a table too, that a higher VTL does not let the VTL access is an intercept (code 8). Codes 5 and 6 are for
 what the host has taken from the whole partition, which is nothing here.
 
+No document says when a write to an overlay that may only be read is an illegal access (code 7). Here it is when the
+caller's VTL sees that overlay too. A higher VTL that does not has RAM in its place: it is told of the overlay, and
+whether the VTL it asks about may access that RAM so, which is what the caller would do for it.
+
 Implements: VP-022, VP-023
 """
 
@@ -31,6 +35,7 @@ from vmm.hypercall.outside import AccessInterceptedError, ProcessorMemory
 from vmm.outside import GuestMemoryError
 
 _CPL_USER: Final = 3
+_ILLEGAL: Final = Code.HvTranslateGvaGpaIllegalOverlayAccess
 _CODES: Final = {
     Denial.NOT_PRESENT: Code.HvTranslateGvaPageNotPresent,
     Denial.RESERVED_BITS: Code.HvTranslateGvaInvalidPageTableFlags,
@@ -58,12 +63,8 @@ class VpAddressSpaces:
         errands: Errands,
         memory: Callable[[int], ProcessorMemory],
         state: HvState,
-        *,
-        overlays_refuse_writes: bool = True,
     ) -> None:
-        """memory: with the rights of a VTL. overlays_refuse_writes: whether a write to the hypercall page is an illegal
-        access (`vmm.vsm.profile`)."""
-        self._overlays_refuse_writes = overlays_refuse_writes
+        """memory: with the rights of a VTL."""
         self.inhibit_flushes = vcpus.inhibit_flushes
         self._vcpu = vcpus.vcpu
         self._errands = errands
@@ -79,13 +80,18 @@ class VpAddressSpaces:
         """Whether `vtl` is enabled on the VP."""
         return self._state.vp(vp, vtl) is not None
 
-    def translate(self, caller: int, vp: int, vtl: int, gva: int, access: GvaAccess) -> GvaTranslation | None:
+    def translate(
+        self, caller: int, caller_vtl: int, vp: int, vtl: int, gva: int, access: GvaAccess
+    ) -> GvaTranslation | None:
         """Walk the tables of `vtl` on `vp`. Errors: `KvmError`."""
         return self._errands.ask(
-            caller, vp, ("translate", vtl, gva, access), lambda: self._translate(vp, vtl, gva, access)
+            caller,
+            vp,
+            ("translate", caller_vtl, vtl, gva, access),
+            lambda: self._translate(caller_vtl, vp, vtl, gva, access),
         )
 
-    def _translate(self, vp: int, vtl: int, gva: int, access: GvaAccess) -> GvaTranslation:
+    def _translate(self, caller_vtl: int, vp: int, vtl: int, gva: int, access: GvaAccess) -> GvaTranslation:
         vcpu = self._vcpu(vp, vtl)
         if self._cpuid is None:
             self._cpuid = Cpuid(vcpu.get_cpuid2())  # the same on all VPs in what is asked for
@@ -99,7 +105,7 @@ class VpAddressSpaces:
             return found
         gpa_page = found.gpa >> HV_PAGE_SHIFT
         paging_off = not cpu.sregs.cr0 & r.CR0_PG
-        failure = None if paging_off else self._refused_page(memory, vtl, gpa_page, access)
+        failure = None if paging_off else self._refused_page(memory, caller_vtl, vtl, gpa_page, access)
         if failure is not None:
             return GvaTranslation(failure, gpa_page)
         cache_type = int(HvCacheType.WriteBack)
@@ -130,29 +136,32 @@ class VpAddressSpaces:
         return found
 
     def _refused_page(
-        self, memory: ProcessorMemory, vtl: int, gpa_page: int, access: GvaAccess
+        self, memory: ProcessorMemory, caller_vtl: int, vtl: int, gpa_page: int, access: GvaAccess
     ) -> Code | None:
-        """Why the VTL may not access a page as asked, None if it may. The rights to RAM do not bind an overlay that is
-        no RAM."""
-        overlay = self._state.overlays.at(vtl, gpa_page)
-        if overlay is not None:
-            if access.write and not overlay.writable and self._overlays_refuse_writes:
-                return Code.HvTranslateGvaGpaIllegalOverlayAccess
-            if self._state.overlays.separate_views:
-                return None
+        """Why the VTL may not access a page as asked, None if it may. The rights to RAM do not bind an overlay of its
+        own that is no RAM, unless somebody asks who sees that RAM."""
+        overlays = self._state.overlays
+        overlay = overlays.at(vtl, gpa_page)
+        caller_sees_it = overlay is not None and overlay.vtl >= caller_vtl
+        illegal = None
+        if overlay is not None and caller_sees_it and access.write:
+            illegal = None if overlay.writable and overlay.vtl == vtl else _ILLEGAL
+        if overlay is not None and overlay.vtl == vtl and caller_sees_it and overlays.separate_views:
+            return illegal
         gpa = gpa_page << HV_PAGE_SHIFT
         try:
             if access.read:
                 memory.read(gpa, 1)
-            if access.write:
-                memory.require_writable(gpa, 1)
             if access.execute:
                 memory.fetch(gpa, 1)
+            if access.write:
+                memory.require_writable(gpa, 1)
         except GuestMemoryError:
-            return Code.HvTranslateGvaGpaUnmapped
+            # Of a page of a higher VTL, which the VTL sees, it is the write that finds no memory.
+            return Code.HvTranslateGvaGpaUnmapped if overlay is None or overlay.vtl <= vtl else illegal
         except AccessInterceptedError:
             return Code.HvTranslateGvaIntercept
-        return None
+        return illegal
 
 
 def _accesses(access: GvaAccess, user: bool) -> list[Access]:

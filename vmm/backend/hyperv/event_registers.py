@@ -147,7 +147,7 @@ def _write_event(vcpu: Vcpu, value: int) -> None:
     if event.EventType != HvX64PendingEventType.HvX64PendingEventException:
         raise RegisterValueError
     _check_exception(vcpu, event.Vector, event.DeliverErrorCode)
-    if _in_flight(events) and _double(events.exception.nr, event.Vector):
+    if _in_flight(events) and makes_double_fault(events.exception.nr, event.Vector):
         _put_exception(events, _DF, True, 0)
     else:
         _put_exception(events, event.Vector, event.DeliverErrorCode, event.ErrorCode)
@@ -162,7 +162,7 @@ def _write_event(vcpu: Vcpu, value: int) -> None:
         vcpu.set_mp_state(k.KVM_MP_STATE_RUNNABLE)
 
 
-def _double(first: int, second: int) -> bool:
+def makes_double_fault(first: int, second: int) -> bool:
     """Whether two exceptions make a double fault."""
     if first == _PF:
         return second == _PF or second in _CONTRIBUTORY

@@ -52,8 +52,8 @@ from vmm.overlay.pages import OverlayBackend
 from vmm.vsm import calls as vsm_calls
 from vmm.vsm.device_memory import DeviceMemory
 from vmm.vsm.memory import VtlMemory
-from vmm.vsm.profile import rules
 from vmm.vsm.protections import MemoryProtections
+from vmm.vsm.rights import WRITE
 
 VTL0: Final = 0
 SYNTHETIC_MSRS: Final = MsrRange(0x4000_0000, 0x200)
@@ -138,15 +138,15 @@ class HypervInterface:
             machine.protection.adopt(VTL0, machine.vm, machine.view, ())
         maximum_vtl = VTL0 if offer.vsm is None else offer.vsm.maximum_vtl
         self.memories = VtlMemories(machine.memory, self._protections, maximum_vtl)
-        if self._protections is not None and machine.device_memory is not None:
-            machine.device_memory.obey(VtlMemory(machine.memory, self._protections, VTL0))
         self._overlays = self._mapped_overlays(native)
-        overlays: OverlayBackend = self._overlays or self._copied_overlays(native)
+        overlays: OverlayBackend = self._overlays or CopyingBackend(machine.memory, self._fetch_or(native))
         self.state = HvState(
             offer.msrs, self.services, machine.device_memory or machine.memory, machine.clock, overlays, tsc
         )
-        if self._protections is not None and not self.state.overlays.separate_views:
-            self._protections.overlays = self.state.overlays
+        if self._protections is not None:
+            self._protections.from_above = self.state.overlays.from_above
+            if machine.device_memory is not None:
+                machine.device_memory.obey(VtlMemory(machine.memory, self._protections, VTL0))
         self._tlbs = VpTlbs(machine.processors)
         self._errands = Errands(machine.processors)
         for processor in machine.processors:
@@ -168,19 +168,13 @@ class HypervInterface:
         keep_msrs(machine.vm, () if self.vtls is None else shared_msrs.ranges())
 
     def _mapped_overlays(self, native: NativeCode | None) -> MappedOverlays | None:
-        view, vsm = self._machine.view, self._offer.vsm
-        if view is None or (vsm is not None and rules(vsm.profile).overlays_seen_by_all):
+        view = self._machine.view
+        if view is None:
             return None
         pages = HV_NUM_VTLS_ARCHITECTURAL * (PAGES_PER_VTL + PAGES_PER_VP * len(self._machine.processors))
         return MappedOverlays(
             {VTL0: self._covering(VTL0, view)}, pages, native.fetch_or if native is not None else None
         )
-
-    def _copied_overlays(self, native: NativeCode | None) -> CopyingBackend:
-        protections, fetch_or = self._protections, self._fetch_or(native)
-        if protections is None:
-            return CopyingBackend(self._machine.memory, fetch_or)
-        return CopyingBackend(self._machine.memory, fetch_or, protections.may_use)
 
     def _covering(self, vtl: int, view: OverlayView) -> OverlayView:
         """`view`, in which a page of an overlay is not bound by the rights of what it hides."""
@@ -200,13 +194,7 @@ class HypervInterface:
         registers = RegisterCalls(state, by_leaf, vps, errands, widths)
         starts = StartCalls(VpStarts(vps, errands, state), widths)
         translations = TranslateCalls(
-            VpAddressSpaces(
-                self.vtls or OnlyVtl0(vps),
-                errands,
-                self.memories.of,
-                state,
-                overlays_refuse_writes=offer.vsm is None or rules(offer.vsm.profile).overlays_refuse_writes,
-            )
+            VpAddressSpaces(self.vtls or OnlyVtl0(vps), errands, self.memories.of, state)
         )
         known: dict[int, Callable[..., object]] = {
             **handlers(state.connections, state.find_synic, self.services, self._tlbs),
@@ -263,8 +251,14 @@ class HypervInterface:
     def _refuse_overlay_writes(
         self, caller: Caller, processor: VirtualProcessor, vtl: int, vcpu: Vcpu
     ) -> None:
+        protection = self._machine.protection
+        looked_before = protection is None or protection.over_overlays
+        allowed = None if looked_before else partial(self._may_write, vtl)
         if self._overlays is not None:
-            RefusedWrites(processor, vcpu, caller.handlers, vtl, self._overlays).attach()
+            RefusedWrites(processor, vcpu, caller.handlers, vtl, self._overlays, allowed).attach()
+
+    def _may_write(self, vtl: int, gpn: int) -> bool:
+        return self._protections is None or bool(self._protections.rights(vtl, gpn) & WRITE)
 
     def _parts(self, higher: HigherVms) -> Parts:
         machine, tsc = self._machine, self._tsc
@@ -281,6 +275,7 @@ class HypervInterface:
                 raise
             if self._overlays is not None and view is not None:
                 self._overlays.views[vtl] = self._covering(vtl, view)
+                self.state.overlays.view_added(vtl)
             return vm
 
         def add_vcpu(vm: VtlVm, vp: int) -> Vcpu:
@@ -327,6 +322,8 @@ class HypervInterface:
             self._machine.protection.drop_higher()
         zero = self.vtls is not None and self.vtls.reset()
         self.state.reset()
+        if self._overlays is not None:
+            self._overlays.drop_higher()
         if zero:  # behind overlays, which may put back what they hid
             for gpa, size in self._machine.memory.ranges():
                 self._machine.memory.fill(gpa, size)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest's write to a page that it may only read, such as the hypercall page: #GP (TLFS 3.13).
+"""A guest's write to a page that it may only read: the hypercall page (TLFS 3.13), an overlay of a higher VTL. #GP.
 
 | where | how the write comes to the VMM | RIP of the #GP |
 |---|---|---|
@@ -9,7 +9,8 @@
 
 The address is not told in the last case. While such a page is shown the access is taken for one to it; without one,
 EFAULT ends the run as ever. Where a VTL's mapping refuses more than these pages,
-`vmm.backend.protection.mapping_faults` looks first whether it is a write to one.
+`vmm.backend.protection.mapping_faults` looks first whether it is a write to one. Memory attributes bind a page of a
+higher VTL: an access that the VTL's rights refuse is left to whoever tells of it.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ from typing import Final, Protocol
 
 from kvmapi import Vcpu
 from kvmapi.uapi import kvm as k
-from kvmapi.uapi.x86 import GP_VECTOR, KVM_VCPUEVENT_VALID_SHADOW
+from kvmapi.uapi.vsm import KVM_MEMORY_EXIT_FLAG_WRITE
+from kvmapi.uapi.x86 import DF_VECTOR, GP_VECTOR, KVM_VCPUEVENT_VALID_SHADOW
+from vmm.backend.hyperv.event_registers import makes_double_fault
 from vmm.backend.vp import REFUSED_ACCESS, VirtualProcessor
 from vmm.hv.constants import HV_PAGE_SHIFT
 
-# struct kvm_run: mmio.phys_addr u64 @32, mmio.is_write u8 @52; memory_fault.gpa u64 @40
+# struct kvm_run: mmio.phys_addr u64 @32, mmio.is_write u8 @52; memory_fault.flags u64 @32, gpa u64 @40
 _MMIO_GPA_U64: Final = 32 // 8
 _MMIO_IS_WRITE_U8: Final = 52
+_FAULT_FLAGS_U64: Final = 32 // 8
 _FAULT_GPA_U64: Final = 40 // 8
 _EXIT_REASON_U32: Final = 8 // 4
 
@@ -36,7 +40,15 @@ class Refusing(Protocol):
 
     @property
     def refused(self) -> frozenset[tuple[int, int]]:
-        """`(VTL, guest page number)` of what is shown now and may only be read."""
+        """`(VTL, guest page number)` of the VTL's own pages that are shown now and may only be read."""
+
+    @property
+    def from_above(self) -> frozenset[tuple[int, int]]:
+        """Likewise of pages of higher VTLs."""
+
+
+Allowed = Callable[[int], bool]
+"""Whether the VTL may write the page of RAM with that number."""
 
 
 class RefusedWrites:
@@ -49,13 +61,16 @@ class RefusedWrites:
         handlers: dict[int, Callable[[], None]],
         vtl: int,
         overlays: Refusing,
+        allowed: Allowed | None = None,
     ) -> None:
-        """vcpu, handlers: those of the VTL."""
+        """vcpu, handlers: those of the VTL. allowed: asked where rights may be what an EFAULT is about, which tells the
+        access then; None where somebody else has looked before."""
         self._processor = processor
         self._vcpu = vcpu
         self._handlers = handlers
         self._vtl = vtl
         self._overlays = overlays
+        self._allowed = allowed
         self._other_mmio = handlers[k.KVM_EXIT_MMIO]
         self._other_fault = handlers.get(REFUSED_ACCESS, self._unexpected)
 
@@ -66,33 +81,46 @@ class RefusedWrites:
 
     def mmio(self) -> None:
         """KVM_EXIT_MMIO."""
-        run = self._vcpu.run
-        gpn = run.u64[_MMIO_GPA_U64] >> HV_PAGE_SHIFT
-        if (self._vtl, gpn) in self._overlays.refused and run.u8[_MMIO_IS_WRITE_U8]:
+        run, overlays = self._vcpu.run, self._overlays
+        page = self._vtl, run.u64[_MMIO_GPA_U64] >> HV_PAGE_SHIFT
+        if run.u8[_MMIO_IS_WRITE_U8] and (page in overlays.refused or page in overlays.from_above):
             self._general_protection()
         else:
             self._other_mmio()
 
     def fault(self) -> None:
         """KVM_RUN failed with EFAULT."""
-        refused = self._overlays.refused
+        refused, from_above = self._overlays.refused, self._overlays.from_above
         run = self._vcpu.run
         if run.u32[_EXIT_REASON_U32] == k.KVM_EXIT_MEMORY_FAULT:
-            mine = (self._vtl, run.u64[_FAULT_GPA_U64] >> HV_PAGE_SHIFT) in refused
+            page = self._vtl, run.u64[_FAULT_GPA_U64] >> HV_PAGE_SHIFT
+            mine = page in refused or (page in from_above and self._is_no_matter_of_rights(page[1]))
         else:
-            mine = any(vtl == self._vtl for vtl, _ in refused)
+            mine = any(vtl == self._vtl for vtl, _ in refused | from_above)
         if mine:
             self._general_protection()
         else:
             self._other_fault()
 
+    def _is_no_matter_of_rights(self, gpn: int) -> bool:
+        if self._allowed is None:
+            return True
+        return bool(self._vcpu.run.u64[_FAULT_FLAGS_U64] & KVM_MEMORY_EXIT_FLAG_WRITE) and self._allowed(gpn)
+
     def _unexpected(self) -> None:
         self._processor.run_failed(errno.EFAULT)
 
     def _general_protection(self) -> None:
+        """With an exception in delivery, which has found its stack there, it is what a processor makes of the two."""
         events = self._vcpu.get_vcpu_events()
-        exception = events.exception
-        exception.injected, exception.pending, exception.nr = 1, 0, GP_VECTOR
+        exception, vector = events.exception, GP_VECTOR
+        if exception.injected:
+            if exception.nr == DF_VECTOR:
+                self._handlers[k.KVM_EXIT_SHUTDOWN]()
+                return
+            if makes_double_fault(exception.nr, GP_VECTOR):
+                vector = DF_VECTOR
+        exception.injected, exception.pending, exception.nr = 1, 0, vector
         exception.has_error_code, exception.error_code = 1, 0
         # No NMI or SMI that came since the GET is lost by writing them back.
         events.flags = KVM_VCPUEVENT_VALID_SHADOW

@@ -3,7 +3,7 @@
 
 The rights that a higher VTL gave are those to the page of RAM. An overlay in its place is another page, the VTL's own:
 it can use it, and what lies below is neither seen nor changed by that. So nothing is enforced on a covered page; its
-rights come into force when it is seen again.
+rights come into force when it is seen again. A page of a higher VTL that the VTL sees is no cover: the rights bind it.
 
 Implements: MISC-008, VSM-068
 """

@@ -39,8 +39,8 @@ class HostProtection(Protocol):
         """Reset: the VMs of all VTLs above 0 are about to be closed, and VTL0 begins anew. All VPs are frozen."""
 
     def covering(self, vtl: int, view: OverlayView) -> OverlayView:
-        """`view`, the VTL's, by which pages of overlays are put in the place of RAM: they have rights of their own, and
-        those of the RAM come back with it."""
+        """`view`, the VTL's, by which pages of overlays are put in the place of RAM: its own have rights of their own,
+        and those of the RAM come back with it; the RAM's bind it in those of higher VTLs."""
 
     def attach(
         self,
@@ -115,6 +115,10 @@ class _CoveringView:
         """First the other page, then the right to use it: RAM is never bare."""
         self._view.put_over(offset, fd, fd_offset, writable=writable)
         self._attributes.covered(self._vtl, self._gpa_of(offset))
+
+    def put_from_above(self, offset: int, fd: int, fd_offset: int) -> None:
+        """The attributes stay those of RAM."""
+        self._view.put_from_above(offset, fd, fd_offset)
 
     def put_back(self, offset: int) -> None:
         """First the rights of RAM, then RAM."""

@@ -155,15 +155,26 @@ class MappingFaults:
         event = in_delivery(self._vcpu)
         if event is None:
             self._instruction(cpu, self._others[REFUSED_ACCESS])
-        elif not self._event(cpu, event, requeue=False):
+        elif self._event(cpu, event, requeue=False):
+            return
+        elif self._writes_read_only(of_event(cpu, self._view, event.vector, event.error_code)):
+            self._others[REFUSED_ACCESS]()
+        else:
             self._repeat(cpu, self._others[REFUSED_ACCESS])
 
     def internal_error(self) -> None:
-        """KVM_EXIT_INTERNAL_ERROR: maybe an instruction that KVM could not fetch or carry out for want of rights."""
-        if self._view.restricts() and not self._retries:
+        """KVM_EXIT_INTERNAL_ERROR: maybe an instruction that KVM could not fetch or carry out for want of rights, or a
+        LOCKed access to an overlay that may only be read."""
+        if (self._view.restricts() or self._view.shows_read_only()) and not self._retries:
             cpu = self._processor_state()
             touches = of_instruction(cpu, self._view)
             if self._refuse(cpu, touches):
+                return
+            if self._writes_read_only(touches):
+                put_registers(
+                    self._vcpu, cpu.regs, cpu.sregs
+                )  # takes back the #UD of an emulator that gave up
+                self._others[REFUSED_ACCESS]()
                 return
             self._retries = True
             try:
@@ -265,7 +276,10 @@ class MappingFaults:
             gva = None if hit is None else hit.gva + gpa - hit.gpa
             self._tell(refused.owner, MemoryAccess(gpa, wanted, gva, raw, len(raw)))
         elif hit is not None and instruction is not None and instruction.locked:
-            self._carry_out(cpu, touches, self._others[REFUSED_ACCESS])
+            if self._writes_read_only(touches):
+                self._others[REFUSED_ACCESS]()
+            else:
+                self._carry_out(cpu, touches, self._others[REFUSED_ACCESS])
 
     def _refuse_kept_write(self, gpa: int, size: int) -> None:
         refused = self._protections.refusing(self._vtl, self._ram_gpa(gpa), size, WRITE)
@@ -285,10 +299,13 @@ class MappingFaults:
         self._others[k.KVM_EXIT_MMIO]()
 
     def _is_elsewhere(self, gpa: int, *, is_write: bool) -> bool:
-        """Whether rights have nothing to do with an access: a device's memory, an overlay, an alias of the ROM."""
+        """Whether rights have nothing to do with an access: a device's memory, an overlay, an alias of the ROM; or a
+        write that they allow, to a higher VTL's overlay, which does not."""
         ram_gpa = self._ram_gpa(gpa)
         page = ram_gpa >> PAGE_SHIFT
-        return not self._view.is_ram(page) or self._view.covered(page) or (is_write and ram_gpa != gpa)
+        if not self._view.is_ram(page) or self._view.covered(page) or (is_write and ram_gpa != gpa):
+            return True
+        return is_write and self._view.read_only(page) and bool(self._view.rights(page) & WRITE)
 
     def _take_back_read(self, cpu: Processor, touches: Touches) -> None:
         written = {
@@ -311,12 +328,18 @@ class MappingFaults:
             touches = of_instruction(cpu, self._view, whole=True)
             if self._settled(cpu, touches):
                 return
-        if any(touch.wanted == WRITE and self._view.covered(self._page(touch)) for touch in touches.touches):
+        if self._writes_read_only(touches):
             otherwise()
         elif decoded is None and touches.fault is not None:
             self._repeat(cpu, otherwise)
         else:
             self._repeat(cpu, partial(self._give_up, cpu, decoded))
+
+    def _writes_read_only(self, touches: Touches) -> bool:
+        """Whether an overlay is written that may only be read."""
+        return any(
+            touch.wanted == WRITE and self._view.read_only(self._page(touch)) for touch in touches.touches
+        )
 
     def _settled(self, cpu: Processor, touches: Touches) -> bool:
         """Whether the touches were a reason for the exit: somebody is told, or the instruction is carried out."""

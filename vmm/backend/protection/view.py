@@ -11,8 +11,8 @@ A KVM VM reaches guest memory through the mapping that its memory slots show, an
 
 What a page has in the mapping follows from three things, in this order: an overlay that covers it (the overlay is
 another page, the VTL's own; the page's rights count again when it is seen again), that the VMM lets it in for one
-instruction, and the VTL's rights. The kernel takes translations away, of KVM's too, before mprotect(2) and mmap(2)
-return.
+instruction, and the VTL's rights. Where the VTL sees an overlay of a higher VTL, that is what the rights are to, and
+nothing can be written. The kernel takes translations away, of KVM's too, before mprotect(2) and mmap(2) return.
 
 Implements: VSM-077, VSM-078, MISC-008, VSM-068, IMP-007
 """
@@ -20,8 +20,9 @@ Implements: VSM-077, VSM-078, MISC-008, VSM-068, IMP-007
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from mmap import PROT_READ, PROT_WRITE
 from typing import Final, Protocol
 
@@ -49,6 +50,11 @@ _DATA: Final = tuple(
 class RamPages(OverlayView, Protocol):
     """A mapping of guest RAM (`vmm.machine.ram.RamView`). Errors: `OSError`."""
 
+    def put_over(
+        self, offset: int, fd: int, fd_offset: int, *, writable: bool, readable: bool = True
+    ) -> None:
+        """Show a page of another file."""
+
     def put_back(self, offset: int, protection: int = PROT_READ | PROT_WRITE) -> None:
         """Show RAM again."""
 
@@ -72,6 +78,8 @@ class ProtectedView:
         self._lock = threading.Lock()
         self._rights = RangeMap(ALL)
         self._covered: frozenset[int] = frozenset()
+        self._read_only: frozenset[int] = frozenset()  # covered pages that the guest may not write
+        self._from_above: Mapping[int, tuple[int, int]] = {}  # page number -> file, offset in it
         self._let_in: dict[int, int] = {}  # page number -> protection
         self._to_stay: dict[int, bytes] = {}  # what is to be as it was, though it can be written
 
@@ -88,7 +96,7 @@ class ProtectedView:
     def areas(self, changes: Sequence[RightsChange] = ()) -> int:
         """How many areas of memory (VMAs) the kernel needs for the mapping, once `changes` are made; at most."""
         rights = _changed(self._rights, changes)
-        around = 2 * (len(self._covered) + len(self._let_in)) + len(self._gpa_of)
+        around = 2 * (len(self._covered) + len(self._from_above) + len(self._let_in)) + len(self._gpa_of)
         if len(rights) <= _FEW:
             return len(rights) + around
         protections = (PROTECTION[value] for _, _, value in rights.items())
@@ -112,18 +120,21 @@ class ProtectedView:
             try:
                 for change in changes:
                     done.append(change)
-                    self._protect(change.gpn, change.pages, PROTECTION[change.rights], before)
+                    self._protect(change, before)
             except OSError:
                 self._rights = before
                 self._take_back(done)
                 raise
 
-    def _protect(self, gpn: int, pages: int, protection: int, before: RangeMap) -> None:
-        """One mprotect for each run that has it not yet and is not covered."""
+    def _protect(self, change: RightsChange, before: RangeMap) -> None:
+        """One mprotect for each run of RAM that has it not yet."""
+        gpn, pages, protection = change.gpn, change.pages, PROTECTION[change.rights]
         for page in [page for page in self._let_in if gpn <= page < gpn + pages]:
             del self._let_in[page]  # whoever let it in finds out when it faults again
-            self._set(page, 1, protection)
-        for first, count in runs_without(gpn, pages, self._covered):
+            self._set(page, 1, self._protection(page))
+        for page in [page for page in self._from_above if gpn <= page < gpn + pages]:
+            self._set(page, 1, self._protection(page))
+        for first, count in self._runs_of_ram(gpn, pages):
             value, end = before.run(first)
             if end >= first + count and PROTECTION[value] == protection:
                 continue
@@ -132,13 +143,28 @@ class ProtectedView:
     def _take_back(self, done: Iterable[RightsChange]) -> None:
         """Protections as `_rights` says. The kernel had room for them before, so it has now."""
         for change in done:
-            for first, count in runs_without(change.gpn, change.pages, self._covered):
+            for page in self._from_above:
+                if change.gpn <= page < change.gpn + change.pages:
+                    self._set(page, 1, self._protection(page))
+            for first, count in self._runs_of_ram(change.gpn, change.pages):
                 end = first + count
                 while first < end:
                     value, behind = self._rights.run(first)
                     behind = min(behind, end)
                     self._set(first, behind - first, PROTECTION[value])
                     first = behind
+
+    def _runs_of_ram(self, gpn: int, pages: int) -> Iterator[tuple[int, int]]:
+        """The runs of pages that no overlay is in the place of."""
+        return runs_without(gpn, pages, self._covered | self._from_above.keys())
+
+    def _protection(self, gpn: int) -> int:
+        """What a page that is not covered has in the mapping by the VTL's rights."""
+        return self._as_shown(gpn, PROTECTION[self._rights.get(gpn)])
+
+    def _as_shown(self, gpn: int, protection: int) -> int:
+        """`protection`, without what a page of a higher VTL does not give."""
+        return protection & PROT_READ if gpn in self._from_above else protection
 
     def _set(self, gpn: int, pages: int, protection: int) -> None:
         size = pages << PAGE_SHIFT
@@ -150,8 +176,10 @@ class ProtectedView:
             self._let_in.clear()
             restricted = [(gpn, pages) for gpn, pages, value in self._rights.items() if value != ALL]
             self._rights = RangeMap(ALL)
+            for gpn in self._from_above:
+                self._set(gpn, 1, self._protection(gpn))
             for gpn, pages in restricted:
-                for first, count in runs_without(gpn, pages, self._covered):
+                for first, count in self._runs_of_ram(gpn, pages):
                     self._set(first, count, PROTECTION[ALL])
 
     # ---- overlays (vmm.backend.hyperv.mapped_overlays.OverlayView) --------------------------------------
@@ -163,17 +191,40 @@ class ProtectedView:
             gpn = self._gpn(offset)
             self._let_in.pop(gpn, None)
             self._covered = self._covered | {gpn}
+            if not writable:
+                self._read_only = self._read_only | {gpn}
+
+    def put_from_above(self, offset: int, fd: int, fd_offset: int) -> None:
+        """Show a page of a higher VTL's in the place of the page at `offset`, as far as the rights to that one go."""
+        with self._lock:
+            gpn = self._gpn(offset)
+            readable = PROTECTION[self._rights.get(gpn)] != OUT
+            self._pages.put_over(offset, fd, fd_offset, writable=False, readable=readable)
+            self._let_in.pop(gpn, None)
+            self._from_above = {**self._from_above, gpn: (fd, fd_offset)}
 
     def put_back(self, offset: int) -> None:
         """Show RAM again, as far as the VTL's rights go."""
         with self._lock:
             gpn = self._gpn(offset)
+            self._let_in.pop(gpn, None)
             self._pages.put_back(offset, PROTECTION[self._rights.get(gpn)])
             self._covered = self._covered - {gpn}
+            self._read_only = self._read_only - {gpn}
+            self._from_above = {page: place for page, place in self._from_above.items() if page != gpn}
 
     def covered(self, gpn: int) -> bool:
-        """Whether an overlay is in the place of the page. Without a lock."""
+        """Whether an overlay of the VTL's own is in the place of the page. Without a lock."""
         return gpn in self._covered
+
+    def read_only(self, gpn: int) -> bool:
+        """Whether an overlay is in the place of the page that the guest may not write, whatever its rights to RAM.
+        Without a lock."""
+        return gpn in self._read_only or gpn in self._from_above
+
+    def shows_read_only(self) -> bool:
+        """Whether there is any such page. Without a lock."""
+        return bool(self._read_only or self._from_above)
 
     def is_ram(self, gpn: int) -> bool:
         """Whether there is RAM at that page number."""
@@ -199,16 +250,20 @@ class ProtectedView:
 
         To find out what a processor did, never for the VTL. Errors: `GuestMemoryError`.
         """
+        gpn = gpa >> PAGE_SHIFT
         with self._lock:
-            if gpa >> PAGE_SHIFT in self._covered:
+            if gpn in self._covered:
                 return self._pages.shown(self.offset_of(gpa, size), size)
+            if gpn in self._from_above:  # which the mapping may not let be read
+                fd, start = self._from_above[gpn]
+                return os.pread(fd, size, start + gpa % PAGE_SIZE)
         return self._ram.read(gpa, size)
 
     # ---- what is allowed though the mapping does not have it --------------------------------------------
 
     def lacks(self, gpn: int, wanted: int) -> bool:
-        """Whether the mapping denies an access of a kind that the rights allow. Without a lock."""
-        if gpn in self._covered:
+        """Whether the mapping denies an access of a kind that the rights, and the page, allow. Without a lock."""
+        if gpn in self._covered or (wanted == WRITE and gpn in self._from_above):
             return False
         rights = self._rights.get(gpn)
         protection = self._let_in.get(gpn, PROTECTION[rights])
@@ -231,12 +286,13 @@ class ProtectedView:
                 rights = self._rights.get(gpn)
                 if rights & READ:
                     protections[gpn] = PROT_READ | PROT_WRITE
-                if rights & READ and not rights & WRITE and gpn not in self._covered:
+                in_ram = gpn not in self._covered and gpn not in self._from_above
+                if rights & READ and not rights & WRITE and in_ram:
                     self._to_stay[gpn] = self._ram.read(gpn << PAGE_SHIFT, PAGE_SIZE)
             for gpn, protection in protections.items():
                 if gpn not in self._covered:
-                    self._let_in[gpn] = protection
-                    self._set(gpn, 1, protection)
+                    self._let_in[gpn] = self._as_shown(gpn, protection)
+                    self._set(gpn, 1, self._let_in[gpn])
             return True
 
     def let_out(self) -> bool:
@@ -244,7 +300,7 @@ class ProtectedView:
         with self._lock:
             pages, self._let_in = self._let_in, {}
             for gpn in pages:
-                self._set(gpn, 1, PROTECTION[self._rights.get(gpn)])
+                self._set(gpn, 1, self._protection(gpn))
             kept, self._to_stay = self._to_stay, {}
             for gpn, contents in kept.items():
                 if self._ram.read(gpn << PAGE_SHIFT, PAGE_SIZE) != contents:

@@ -16,6 +16,7 @@ from vmm.hv.call_codes import HypercallCode as Code
 from vmm.hv.memory_bits import HvTranslateGvaResultCode as Result
 from vmm.hv.status import HvStatus
 from vmm.hvcalls.translate import GvaAccess
+from vmm.overlay.pages import OverlayMap
 from vmm.vsm.memory import VtlMemory
 from vmm.vsm.protections import MemoryProtections
 
@@ -258,8 +259,8 @@ def test_each_vtl_has_its_own_tables(rig: Rig) -> None:
     spaces = VpAddressSpaces(TwoVtls(rig), rig.hyperv._errands, rig.hyperv.memories.of, rig.hyperv.state)
     read = GvaAccess(read=True, write=False, execute=False)
 
-    vtl0 = spaces.translate(0, 0, 0, GVA_PAGE << 12, read)
-    vtl1 = spaces.translate(0, 0, 1, GVA_PAGE << 12, read)
+    vtl0 = spaces.translate(0, 0, 0, 0, GVA_PAGE << 12, read)
+    vtl1 = spaces.translate(0, 1, 0, 1, GVA_PAGE << 12, read)
 
     assert vtl0 is not None and vtl1 is not None
     assert (vtl0.gpa_page, vtl1.gpa_page) == (DATA >> 12, GVA_PAGE)
@@ -267,20 +268,21 @@ def test_each_vtl_has_its_own_tables(rig: Rig) -> None:
 
 
 INTERCEPT = Result.HvTranslateGvaIntercept
-NONE, ONLY_READ, READ_WRITE, READ_EXECUTE = 0, 1, 3, 5
+NONE, ONLY_READ, READ_WRITE, READ_EXECUTE, RWX = 0, 1, 3, 5, 0xF
 
 
 def translate_protected(
-    rig: Rig, protected: dict[int, int], access: GvaAccess, vtl: int = 0
+    rig: Rig, protected: dict[int, int], access: GvaAccess, vtl: int = 0, caller_vtl: int | None = None
 ) -> tuple[int, int]:
     """(code, GPA page) where VTL1 has given VTL0 these rights to pages."""
     rights = MemoryProtections(rig.ram.ranges(), Told())
+    rights.from_above = rig.hyperv.state.overlays.from_above
     for gpa, flags in protected.items():
         assert rights.modify(1, 0, flags, [gpa >> 12]) == (HvStatus.SUCCESS, 1)
     spaces = VpAddressSpaces(
         TwoVtls(rig), rig.hyperv._errands, lambda of: VtlMemory(rig.ram, rights, of), rig.hyperv.state
     )
-    found = spaces.translate(0, 0, vtl, GVA_PAGE << 12, access)
+    found = spaces.translate(0, vtl if caller_vtl is None else caller_vtl, 0, vtl, GVA_PAGE << 12, access)
     assert found is not None
     return found.code, found.gpa_page
 
@@ -327,3 +329,94 @@ def test_an_overlay_has_rights_of_its_own(rig: Rig) -> None:
     expected = SUCCESS if rig.hyperv.state.overlays.separate_views else INTERCEPT
 
     assert translate_protected(rig, {DATA: NONE}, access) == (expected, DATA >> 12)
+
+
+ANY = GvaAccess(read=True, write=True, execute=True)
+ASK_TO_READ = GvaAccess(read=True, write=False, execute=False)
+ASK_TO_WRITE = GvaAccess(read=False, write=True, execute=False)
+
+
+class SeparateViews:
+    """VTLs 0 to 2 see overlays of their own; what they hold does not matter here."""
+
+    separate_views = True
+
+    def show(self, vtl: int, gpn: int, contents: bytes, writable: bool) -> SeparateViews:
+        return self
+
+    def read(self, offset: int, size: int) -> bytes:
+        return bytes(size)
+
+    def write(self, offset: int, data: bytes) -> None:
+        raise AssertionError("nobody writes")
+
+    def fetch_or(self, offset: int, mask: int) -> int:
+        raise AssertionError("nobody writes")
+
+    def hide(self) -> bytes:
+        return bytes(4096)
+
+    def share(self, vtl: int) -> bool:
+        return True
+
+    def withdraw(self, vtl: int) -> None:
+        pass
+
+
+@pytest.fixture
+def overlays(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> OverlayMap:
+    found = OverlayMap(SeparateViews())
+    monkeypatch.setattr(rig.hyperv.state, "overlays", found)
+    return found
+
+
+@pytest.mark.tlfs("VP-022", "VP-023", "HCP-008")
+@pytest.mark.parametrize(
+    ("rights", "access", "by_itself", "by_vtl1"),
+    [
+        (RWX, ANY, ILLEGAL_OVERLAY, SUCCESS),
+        (RWX, ASK_TO_READ, SUCCESS, SUCCESS),
+        (READ_EXECUTE, ANY, ILLEGAL_OVERLAY, INTERCEPT),
+        (NONE, ASK_TO_READ, SUCCESS, INTERCEPT),
+    ],
+)
+def test_who_asks_about_a_hypercall_page(
+    rig: Rig, overlays: OverlayMap, rights: int, access: GvaAccess, by_itself: Result, by_vtl1: Result
+) -> None:
+    """VTL0 may not write its own. VTL1 has RAM there, which it must not write for VTL0 where VTL0 may not."""
+    overlays.page(0, "hypercall page", writable=False).enable(DATA >> 12)
+
+    found = [translate_protected(rig, {DATA: rights}, access, caller_vtl=caller)[0] for caller in (0, 1)]
+
+    assert found == [by_itself, by_vtl1]
+
+
+@pytest.mark.tlfs("VP-022", "VSM-068", "TMR-002")
+@pytest.mark.parametrize(
+    ("rights", "access", "found"),
+    [
+        (RWX, ASK_TO_READ, [SUCCESS, SUCCESS, SUCCESS]),
+        (RWX, ANY, [ILLEGAL_OVERLAY, ILLEGAL_OVERLAY, SUCCESS]),
+        (READ_EXECUTE, ASK_TO_READ, [SUCCESS, SUCCESS, SUCCESS]),
+        (READ_EXECUTE, ASK_TO_WRITE, [INTERCEPT, INTERCEPT, INTERCEPT]),
+        (READ_WRITE, ANY, [INTERCEPT, INTERCEPT, INTERCEPT]),
+        (NONE, ASK_TO_READ, [INTERCEPT, INTERCEPT, INTERCEPT]),
+    ],
+)
+def test_who_asks_about_a_higher_vtl_s_time_page(
+    rig: Rig, overlays: OverlayMap, rights: int, access: GvaAccess, found: list[Result]
+) -> None:
+    """VTL0 sees VTL1's, with its rights to the page. VTL2 sees RAM there."""
+    overlays.page(1, "time page", seen_below=True).enable(DATA >> 12)
+
+    codes = [translate_protected(rig, {DATA: rights}, access, caller_vtl=caller)[0] for caller in range(3)]
+
+    assert codes == found
+    seen = overlays.at(0, DATA >> 12)
+    assert seen is not None and seen.vtl == 1
+
+
+def test_a_vtl_may_write_its_own_time_page(rig: Rig, overlays: OverlayMap) -> None:
+    overlays.page(0, "time page", seen_below=True).enable(DATA >> 12)
+
+    assert translate_protected(rig, {DATA: NONE}, ASK_TO_WRITE)[0] == SUCCESS

@@ -18,11 +18,11 @@ POOL_PAGES = 2
 
 
 class Rig:
-    """RAM with a view for VTL0 and VTL1 each, and an overlay map over both."""
+    """RAM with a view for VTLs 0 to 2 each, and an overlay map over all."""
 
     def __init__(self, ram: GuestRam) -> None:
         self.ram = ram
-        self.mappings = [ram.map_for_kvm(), ram.map_for_kvm()]
+        self.mappings = [ram.map_for_kvm() for _ in range(3)]
         views = {vtl: RamView(ram, mapping) for vtl, mapping in enumerate(self.mappings)}
         self.overlays = MappedOverlays(views, POOL_PAGES, None)
         self.map = OverlayMap(self.overlays)
@@ -121,3 +121,49 @@ def test_one_more_than_the_pool_has_works_unseen(rig: Rig) -> None:
 
     assert rig.seen(0, GPN + POOL_PAGES) == 0
     assert pages[-1].read(0, 1) == b"\x88"
+
+
+@pytest.mark.tlfs("VSM-068", "TMR-002")
+def test_a_time_page_in_the_views_of_lower_vtls(rig: Rig) -> None:
+    page = rig.map.page(1, "time page", seen_below=True)
+    page.write(0, b"\x22")
+
+    page.enable(GPN)
+
+    assert [rig.seen(vtl) for vtl in range(3)] == [0x22, 0x22, 0x11]
+    assert [rig.rights(vtl)[:2] for vtl in range(3)] == ["r-", "rw", "rw"]
+    assert not rig.overlays.refused and rig.overlays.from_above == {(0, GPN)}
+    rig.mappings[1].view[GPN * PAGE] = 0x33  # the guest, in VTL1
+    assert (rig.seen(0), rig.ram.read(GPN * PAGE, 1)) == (0x33, b"\x11")
+    page.enable(GPN + 1)
+    assert [rig.seen(vtl) for vtl in range(3)] == [0x11] * 3
+    assert rig.rights(0).startswith("rw") and rig.overlays.from_above == {(0, GPN + 1)}
+    page.disable()
+    assert rig.overlays.from_above == frozenset()
+
+
+@pytest.mark.tlfs("VSM-068")
+def test_a_lower_vtl_s_time_page_does_not_show_above(rig: Rig) -> None:
+    page = rig.map.page(0, "time page", seen_below=True)
+    page.write(0, b"\x22")
+
+    page.enable(GPN)
+
+    assert [rig.seen(vtl) for vtl in range(3)] == [0x22, 0x11, 0x11]
+
+
+def test_views_that_are_gone_are_not_touched(rig: Rig) -> None:
+    """VTL2 comes back after a reset before VTL1 does: VTL1's view of then is nobody's."""
+    rig.overlays.drop_higher()
+    rig.overlays.views[2] = RamView(rig.ram, rig.mappings[2])
+    page = rig.map.page(2, "time page", seen_below=True)
+    page.write(0, b"\x22")
+    page.enable(GPN)
+    assert [rig.seen(vtl) for vtl in range(3)] == [0x22, 0x11, 0x22]
+
+    rig.overlays.views[1] = RamView(rig.ram, rig.mappings[1])
+    rig.map.view_added(1)
+
+    assert rig.seen(1) == 0x22 and rig.rights(1).startswith("r-")
+    page.disable()
+    assert [rig.seen(vtl) for vtl in range(3)] == [0x11] * 3

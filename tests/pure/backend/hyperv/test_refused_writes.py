@@ -12,6 +12,7 @@ import pytest
 from kvmapi import Kvm
 from kvmapi.fake import FakeKvm
 from kvmapi.uapi import kvm as k
+from kvmapi.uapi.vsm import KVM_MEMORY_EXIT_FLAG_EXEC, KVM_MEMORY_EXIT_FLAG_WRITE
 from vmm.backend import kick
 from vmm.backend.hyperv.refused_writes import RefusedWrites
 from vmm.backend.outcome import Outcome, OutcomeKind
@@ -27,6 +28,7 @@ class Pages:
 
     def __init__(self) -> None:
         self.refused = frozenset({(0, GPN)})
+        self.from_above: frozenset[tuple[int, int]] = frozenset()
 
 
 class Rig:
@@ -39,14 +41,16 @@ class Rig:
         self.vp = VirtualProcessor(0, vcpu, PortBus(), MmioBus(), self.ended.append)
         self.vp.handlers[k.KVM_EXIT_MMIO] = lambda: self.other.append("mmio")
         self.pages = Pages()
-        RefusedWrites(self.vp, vcpu, self.vp.handlers, 0, self.pages).attach()
+        self.refusals = RefusedWrites(self.vp, vcpu, self.vp.handlers, 0, self.pages)
+        self.refusals.attach()
 
     def mmio(self, gpa: int, write: bool) -> None:
         self.vp.vcpu.run.u8[32:53] = struct.pack("<QQIB", gpa, 0, 1, write)
         self.vp.handlers[k.KVM_EXIT_MMIO]()
 
-    def fault(self, reason: int, gpa: int = 0) -> None:
+    def fault(self, reason: int, gpa: int = 0, flags: int = 0) -> None:
         self.vp.vcpu.run.u32[2] = reason
+        self.vp.vcpu.run.u64[4] = flags
         self.vp.vcpu.run.u64[5] = gpa
         self.vp.handlers[REFUSED_ACCESS]()
 
@@ -98,3 +102,84 @@ def test_a_fault_while_no_page_is_shown_ends_the_run(rig: Rig) -> None:
     rig.fault(0)
 
     assert [outcome.kind for outcome in rig.ended] == [OutcomeKind.INTERNAL_ERROR]
+
+
+ABOVE_GPN = 0x456
+
+
+@pytest.fixture
+def below(rig: Rig) -> Rig:
+    """VTL0 sees a page of VTL1's, and VTL1 one of VTL2's."""
+    rig.pages.from_above = frozenset({(0, ABOVE_GPN), (1, GPN + 1)})
+    return rig
+
+
+@pytest.mark.tlfs("VSM-068")
+def test_an_emulated_write_to_a_higher_vtl_s_page(below: Rig) -> None:
+    below.mmio(ABOVE_GPN << 12, write=True)
+    assert (below.exception, below.other) == (GP, [])
+
+    below.mmio(ABOVE_GPN << 12, write=False)
+    below.mmio((GPN + 1) << 12, write=True)
+    assert below.other == ["mmio", "mmio"]
+
+
+@pytest.mark.tlfs("VSM-068", "VSM-080")
+@pytest.mark.parametrize(
+    ("flags", "may_write", "faults"),
+    [
+        (KVM_MEMORY_EXIT_FLAG_WRITE, True, True),
+        (KVM_MEMORY_EXIT_FLAG_WRITE, False, False),
+        (KVM_MEMORY_EXIT_FLAG_EXEC, True, False),
+        (0, True, False),
+    ],
+)
+def test_what_attributes_refuse_there_is_the_rights(
+    below: Rig, flags: int, may_write: bool, faults: bool
+) -> None:
+    asked: list[int] = []
+
+    def allowed(gpn: int) -> bool:
+        asked.append(gpn)
+        return may_write
+
+    told: list[str] = []
+    below.vp.handlers[REFUSED_ACCESS] = lambda: told.append("told")
+    RefusedWrites(below.vp, below.vp.vcpu, below.vp.handlers, 0, below.pages, allowed).attach()
+
+    below.fault(k.KVM_EXIT_MEMORY_FAULT, ABOVE_GPN << 12, flags)
+
+    assert (below.exception == GP, told) == ((True, []) if faults else (False, ["told"]))
+    assert asked in ([], [ABOVE_GPN])
+
+
+@pytest.mark.parametrize(("reason", "gpa"), [(k.KVM_EXIT_MEMORY_FAULT, ABOVE_GPN << 12), (0, 0)])
+def test_where_the_rights_have_been_looked_up_before(below: Rig, reason: int, gpa: int) -> None:
+    below.pages.refused = frozenset()
+
+    below.fault(reason, gpa)
+
+    assert (below.exception, below.ended) == (GP, [])
+
+
+@pytest.mark.tlfs("HCP-007", "VSM-068")
+@pytest.mark.parametrize(("before", "expected"), [(13, 8), (14, 8), (6, 13), (3, 13)])
+def test_a_stack_that_cannot_be_written(rig: Rig, before: int, expected: int) -> None:
+    """The write was that of an exception's delivery: a processor makes a double fault of some pairs."""
+    events = rig.vp.vcpu.get_vcpu_events()
+    events.exception.injected, events.exception.nr = 1, before
+    rig.vp.vcpu.set_vcpu_events(events)
+
+    rig.fault(0)
+
+    assert (rig.exception, rig.ended) == ((1, expected, 1, 0), [])
+
+
+def test_nor_by_the_double_fault_s_delivery_ends_in_a_triple_fault(rig: Rig) -> None:
+    events = rig.vp.vcpu.get_vcpu_events()
+    events.exception.injected, events.exception.nr = 1, 8
+    rig.vp.vcpu.set_vcpu_events(events)
+
+    rig.fault(0)
+
+    assert [outcome.kind for outcome in rig.ended] == [OutcomeKind.TRIPLE_FAULT]

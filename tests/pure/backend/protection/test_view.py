@@ -179,11 +179,71 @@ def test_reset_gives_everything_back_but_overlays(kernel: Kernel, overlay: int) 
     assert kernel.areas() == before
 
 
+SHOWN = {rights: "r-" if allowed != "--" else "--" for rights, allowed in LEGAL.items()}
+"""What the mapping has of a higher VTL's overlay, by rights to the page."""
+
+
+@pytest.mark.tlfs("VSM-068", "VSM-077")
+@pytest.mark.parametrize("rights", LEGAL)
+def test_a_higher_vtl_s_overlay_is_bound_by_the_rights(kernel: Kernel, overlay: int, rights: int) -> None:
+    view = kernel.view
+    offset = view.offset_of(GPN * PAGE, PAGE)
+    os.pwrite(overlay, b"overlay", 0)
+    view.apply([RightsChange(GPN, 1, rights)])
+
+    view.put_from_above(offset, overlay, 0)
+    assert kernel.allows(GPN) == SHOWN[rights]
+    assert view.read(GPN * PAGE, 7) == b"overlay"
+    assert not view.covered(GPN) and view.read_only(GPN) and view.shows_read_only()
+    for after in LEGAL:
+        view.apply([RightsChange(GPN - 4, 9, after)])
+        assert (kernel.allows(GPN), kernel.allows(GPN + 1)) == (SHOWN[after], LEGAL[after])
+    view.reset()
+    assert kernel.allows(GPN) == "r-"
+    view.apply([RightsChange(GPN, 1, rights)])
+    view.put_back(offset)
+
+    assert kernel.allows(GPN) == LEGAL[rights]
+    assert not view.read_only(GPN) and not view.shows_read_only()
+
+
+@pytest.mark.tlfs("VSM-068")
+def test_a_higher_vtl_s_overlay_is_let_in_to_be_read_only(kernel: Kernel, overlay: int) -> None:
+    view = kernel.view
+    view.put_from_above(view.offset_of(GPN * PAGE, PAGE), overlay, 0)
+    assert not view.lacks(GPN, READ) and not view.lacks(GPN, WRITE)
+
+    view.apply([RightsChange(GPN, 1, RW)])
+
+    assert view.lacks(GPN, READ) and not view.lacks(GPN, WRITE)
+    for pages, walked in (({GPN: READ}, []), ({GPN: WRITE}, []), ({}, [GPN])):
+        assert view.let_in(pages, walked) and kernel.allows(GPN) == "r-"
+        view.let_out()
+        assert kernel.allows(GPN) == "--"
+    view.take_out([GPN])
+    view.let_out()
+    view.apply([RightsChange(GPN, 1, ALL)])
+    assert kernel.allows(GPN) == "r-"
+
+
+@pytest.mark.tlfs("VSM-068", "MISC-008")
+def test_what_a_guest_may_not_write(kernel: Kernel, overlay: int) -> None:
+    offset = kernel.view.offset_of(GPN * PAGE, PAGE)
+    found = []
+    for writable in (True, False):
+        kernel.view.put_over(offset, overlay, 0, writable=writable)
+        found.append(kernel.view.read_only(GPN))
+        kernel.view.put_back(offset)
+
+    assert found == [False, True] and not kernel.view.read_only(GPN)
+
+
 class Refusing:
     """A mapping that the host refuses to change after some calls."""
 
     def __init__(self, pages: RamView, calls: int) -> None:
         self.offset_of, self.put_over, self.put_back = pages.offset_of, pages.put_over, pages.put_back
+        self.put_from_above = pages.put_from_above
         self.shown = pages.shown
         self._protect = pages.protect
         self.calls = calls
@@ -268,14 +328,15 @@ def test_a_vtl_without_a_vm_is_kept_from_nothing() -> None:
 
 
 PIECES = st.lists(st.tuples(st.integers(0, 63), st.integers(1, 20), st.sampled_from(list(LEGAL))), max_size=6)
-STEPS = st.lists(st.one_of(PIECES, st.integers(0, 63)), max_size=12)
+STEPS = st.lists(st.one_of(PIECES, st.integers(0, 127)), max_size=12)
 
 
 @pytest.mark.tlfs("VSM-077", "VSM-068")
 @settings(deadline=None, max_examples=60)
 @given(steps=STEPS)
 def test_any_changes_and_overlays(steps: list[list[tuple[int, int, int]] | int]) -> None:
-    """A list of pieces is a change of rights, a number shows or hides an overlay there."""
+    """A list of pieces is a change of rights, a number below 64 shows or hides an overlay there, 64 and more one of a
+    higher VTL."""
     fd = os.memfd_create("overlay")
     os.ftruncate(fd, PAGE)
     try:
@@ -283,14 +344,20 @@ def test_any_changes_and_overlays(steps: list[list[tuple[int, int, int]] | int])
             kernel = Kernel(ram)
             expected = dict.fromkeys(range(GPN, GPN + 96), ALL)
             covered: set[int] = set()
+            from_above: set[int] = set()
             for step in steps:
                 if isinstance(step, int):
-                    offset = kernel.view.offset_of((GPN + step) * PAGE, PAGE)
-                    if GPN + step in covered:
+                    gpn = GPN + step % 64
+                    offset = kernel.view.offset_of(gpn * PAGE, PAGE)
+                    if gpn in covered | from_above:
                         kernel.view.put_back(offset)
-                    else:
+                        covered, from_above = covered - {gpn}, from_above - {gpn}
+                    elif step < 64:
                         kernel.view.put_over(offset, fd, 0, writable=False)
-                    covered ^= {GPN + step}
+                        covered |= {gpn}
+                    else:
+                        kernel.view.put_from_above(offset, fd, 0)
+                        from_above |= {gpn}
                     continue
                 taken: set[int] = set()
                 changes = []
@@ -304,7 +371,8 @@ def test_any_changes_and_overlays(steps: list[list[tuple[int, int, int]] | int])
             areas = kernel.areas()
             for gpn, rights in expected.items():
                 allowed = next(permissions for low, high, permissions in areas if low <= gpn < high)
-                assert allowed == ("r-" if gpn in covered else LEGAL[rights])
+                shown = (SHOWN if gpn in from_above else LEGAL)[rights]
+                assert allowed == ("r-" if gpn in covered else shown)
     finally:
         os.close(fd)
 
