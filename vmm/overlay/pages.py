@@ -167,8 +167,8 @@ class OverlayMap:
         """No longer show `vtl` another page of a higher VTL than `wanted`."""
         shown = self.from_above[vtl].get(gpn)
         if shown is not None and shown is not wanted:
-            shown.withdraw(vtl)
             self.from_above[vtl] = {at: page for at, page in self.from_above[vtl].items() if at != gpn}
+            shown.withdraw(vtl)  # last: a guest that can write there again must not be told that it cannot
 
     def _share(self, vtl: int, gpn: int, wanted: OverlayPage | None) -> None:
         """Show `vtl` the page `wanted` of a higher VTL, if there is one."""

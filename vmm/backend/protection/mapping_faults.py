@@ -23,6 +23,7 @@ Implements: VSM-080, IMP-007
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -48,6 +49,7 @@ from vmm.backend.protection.vector_operands import has_mask
 from vmm.backend.protection.view import PAGE_SHIFT, ProtectedView
 from vmm.backend.vp import AFTER_KICK, REFUSED_ACCESS, VirtualProcessor
 from vmm.hypercall.outside import AccessInterceptedError, ProcessorMemory
+from vmm.outside import GuestMemoryError
 from vmm.vsm.outside import MemoryAccess, MemoryIntercepts, Refused
 from vmm.vsm.rights import EXECUTE, READ, WRITE
 
@@ -230,6 +232,8 @@ class MappingFaults:
                 self._memory.write(gpa, bytes(run.u8[_MMIO_DATA : _MMIO_DATA + size]))
             except AccessInterceptedError:
                 return False
+            except GuestMemoryError:  # a higher VTL's overlay, which has come meanwhile
+                self._others[k.KVM_EXIT_MMIO]()
             return True
         cpu = self._processor_state()
         touches = of_instruction(cpu, self._view)
@@ -289,8 +293,9 @@ class MappingFaults:
     def _make_kept_write(self, gpa: int, data: bytes) -> None:
         """Errors: `AccessInterceptedError`."""
         if not self._is_elsewhere(gpa, is_write=True):
-            self._memory.write(gpa, data)
-            return
+            with contextlib.suppress(GuestMemoryError):  # a higher VTL's overlay, which has come meanwhile
+                self._memory.write(gpa, data)
+                return
         # An instruction that writes over two pages may have only one of them in RAM. To those who answer
         # KVM_EXIT_MMIO it is as if KVM told of it now.
         run = self._vcpu.run
