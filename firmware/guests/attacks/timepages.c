@@ -185,7 +185,7 @@ static void told_of_overlays(void)
     row(!open.status && !open.code && open.overlay, "VTL1 asks about VTL0's hypercall page", detail);
     uint16_t status = protect(hv_page(), PAGE_SIZE, RIGHTS_RX);
     vsm_run(translate, &closed), vsm_run(translate, &read);
-    protect(hv_page(), PAGE_SIZE, RIGHTS_ALL);
+    protect(hv_page(), PAGE_SIZE, ordinary);
     snprintf(detail, sizeof detail, "codes %u, %u", closed.code, read.code);
     row(!status && closed.code == CODE_INTERCEPT && !read.code && read.overlay,
         "VTL1 asks about VTL0's hypercall page over RAM that VTL0 may not write", detail);
@@ -197,7 +197,6 @@ void time_page_rows(void)
     over(CODE);
     uint8_t *page = page_alloc();
     shared = (volatile uint64_t *)page;
-    uint32_t before = ordinary;
     protect((uint64_t)page, PAGE_SIZE, RIGHTS_ALL);
     for (unsigned i = 0; i < WORDS; i++)
         shared[i] = FILL;
@@ -226,5 +225,5 @@ void time_page_rows(void)
     bool back = shared[MARK_WORD] == FILL;
     shared[MARK_WORD] = MARK;
     row(back && shared[MARK_WORD] == MARK, "VTL1's reference TSC page goes", back ? "memory is VTL0's again" : "still seen");
-    protect((uint64_t)page, PAGE_SIZE, before);
+    protect((uint64_t)page, PAGE_SIZE, ordinary);
 }
