@@ -227,6 +227,18 @@ def test_special_fully_nested_mode_lets_the_slave_interrupt_itself() -> None:
     assert (plain.take(), nested.take()) == (None, 8)
 
 
+def test_special_fully_nested_mode_keeps_lower_inputs_of_the_master_out() -> None:
+    pics = Pics(master_icw4=SFNM)
+    pics.pulse(12)
+    pics.take()
+
+    pics.pulse(3)
+
+    assert pics.take() is None
+    pics.pulse(1)
+    assert pics.take() == 1
+
+
 def test_requests_behind_each_other_at_the_slave_all_come(pics: Pics) -> None:
     pics.pulse(10, 9)
     assert pics.take() == 9
@@ -402,7 +414,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_whatever_a_guest_does_intr_agrees_with_the_registers(steps: list[tuple[str, int, int]]) -> None:
+def test_whatever_a_guest_does_changes_are_told_and_it_can_recover(steps: list[tuple[str, int, int]]) -> None:
     pics = Pics()
     for action, where, value in steps:
         if action == "line":
@@ -414,6 +426,7 @@ def test_whatever_a_guest_does_intr_agrees_with_the_registers(steps: list[tuple[
         elif pics.pair.intr:
             assert 0 <= pics.pair.acknowledge() <= 0xFF
         assert pics.pair.intr == (pics.changes[-1] if pics.changes else False)
+    assert pics.changes == [index % 2 == 0 for index in range(len(pics.changes))]
 
     # An ordinary initialisation recovers from any state.
     pics.initialise(MASTER, VECTORS, 4)

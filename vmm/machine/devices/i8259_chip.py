@@ -85,11 +85,12 @@ class I8259:
         blocking = self.isr
         if self._special_mask:
             blocking &= ~self.imr
-        if self._special_fully_nested:
-            blocking &= ~self._slave_inputs
-        if blocking and self._rank(self._first(blocking)) <= self._rank(level):
-            return None
-        return level
+        if not blocking:
+            return level
+        served = self._first(blocking)
+        if served == level and self._special_fully_nested and self._slave_inputs >> level & 1:
+            return level  # the slave has one of higher priority than what is in service
+        return level if self._rank(level) < self._rank(served) else None
 
     def acknowledge(self, level: int) -> None:
         """INTA for what `request` gave: its IS bit is set (unless in AEOI mode), its edge is used up."""
