@@ -277,6 +277,24 @@ def test_protection_keys_have_their_own_bit() -> None:
     assert found == Refusal(Denial.PRIVILEGE, pw.ERROR_PRESENT | pw.ERROR_USER | pw.ERROR_KEY)
 
 
+@pytest.mark.parametrize("cr4", [r.CR4_PKE, r.CR4_PKE | r.CR4_SMAP])
+@pytest.mark.parametrize("user", [False, True])
+@pytest.mark.parametrize("pkru", [0, 1 << 10, 1 << 11])
+def test_a_key_that_forbids_is_told_whatever_else_does(cr4: int, user: bool, pkru: int) -> None:
+    """SDM volume 3, 4.7: the PK flag tells of the key alone. The page is read-only."""
+    memory = Memory(0x8000)
+    paging = MODES["4-level"][0]
+    paging = replace(paging, cr0=paging.cr0 | r.CR0_WP, cr4=paging.cr4 | cr4, pkru=pkru)
+    mapping = long_mapping(key=5, paging=paging)
+    build(memory, mapping)
+    memory.put(leaf_entry(3), memory.number(leaf_entry(3)) & ~pw.WRITABLE)
+
+    found = walk(memory, mapping.paging, GVA, Access(write=True, user=user))
+
+    told = pw.ERROR_PRESENT | pw.ERROR_WRITE | (pw.ERROR_USER if user else 0) | (pw.ERROR_KEY if pkru else 0)
+    assert found == Refusal(Denial.PRIVILEGE, told)
+
+
 def test_pse_36_pages_reach_beyond_4_gib() -> None:
     memory = Memory(0x8000)
     paging = replace(MODES["32-bit"][0], physical_bits=40)

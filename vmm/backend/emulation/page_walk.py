@@ -230,19 +230,28 @@ def _denied(paging: Paging, access: Access, rights: int, no_execute: int, leaf: 
     if access.fetch:
         smep = user_page and not user_access and paging.cr4 & r.CR4_SMEP
         return 0 if no_execute or smep or (user_access and not user_page) else None
+    key = ERROR_KEY if _key_forbids(paging, access, user_page, leaf) else 0
     if user_access and not user_page:
-        return 0
+        return key
     if user_page and not user_access and paging.cr4 & r.CR4_SMAP and (access.implicit or not paging.ac):
-        return 0
-    write_protected = user_access or bool(paging.cr0 & r.CR0_WP)
-    if access.write and write_protected and not rights & WRITABLE:
-        return 0
-    if paging.long_mode and paging.cr4 & (r.CR4_PKE if user_page else r.CR4_PKS):
-        keys = paging.pkru if user_page else paging.pkrs
-        key = keys >> 2 * (leaf >> _PTE_KEY_SHIFT & 0xF)
-        if key & 1 or (key & 2 and access.write and write_protected):
-            return ERROR_KEY
-    return None
+        return key
+    if access.write and _write_protects(paging, access) and not rights & WRITABLE:
+        return key
+    return key or None
+
+
+def _write_protects(paging: Paging, access: Access) -> bool:
+    """Whether a write needs the right to."""
+    return (access.user and not access.implicit) or bool(paging.cr0 & r.CR0_WP)
+
+
+def _key_forbids(paging: Paging, access: Access, user_page: bool, leaf: int) -> bool:
+    """Whether the page's protection key forbids a data access, which the error code tells by itself (4.7)."""
+    if not (paging.long_mode and paging.cr4 & (r.CR4_PKE if user_page else r.CR4_PKS)):
+        return False
+    keys = paging.pkru if user_page else paging.pkrs
+    key = keys >> 2 * (leaf >> _PTE_KEY_SHIFT & 0xF)
+    return bool(key & 1 or (key & 2 and access.write and _write_protects(paging, access)))
 
 
 def _error_code(paging: Paging, access: Access, found: int) -> int:
