@@ -17,7 +17,6 @@ from tests.pure.emulation.guest import (
 )
 from vmm.backend.emulation import registers as r
 from vmm.backend.emulation.processor import Feature
-from vmm.backend.emulation.table import MONITOR
 
 UD, GP, PF, NM = (x86.UD_VECTOR, None), (x86.GP_VECTOR, 0), x86.PF_VECTOR, (x86.NM_VECTOR, None)
 CLAC, STAC = b"\x0f\x01\xca", b"\x0f\x01\xcb"
@@ -449,24 +448,3 @@ def test_what_cpuid_does_not_have_is_undefined(code: bytes) -> None:
 def test_a_known_feature_without_a_handler_is_declined() -> None:
     with a_guest(Feature(0x8000_0008, "ebx", 4)) as guest:
         assert guest.carry_out(b"\x0f\x01\xfd") == "RDPRU is not carried out here"
-
-
-@pytest.mark.parametrize(
-    ("code", "ecx", "cpl", "expected"),
-    [
-        (b"\x0f\x01\xc8", 0, 0, None),
-        (b"\x0f\x01\xc8", 1, 0, GP),
-        (b"\x0f\x01\xc8", 0, 3, UD),
-        (b"\x0f\x01\xc9", 1, 0, None),  # wake at interrupts though they are off
-        (b"\x0f\x01\xc9", 2, 0, GP),
-    ],
-)
-def test_monitor_and_mwait_where_cpuid_has_them(
-    code: bytes, ecx: int, cpl: int, expected: tuple[int, int] | None
-) -> None:
-    with a_guest(MONITOR, cpl=cpl) as guest:
-        guest.set_regs(rax=DATA, rcx=ecx)
-
-        guest.carry_out(code)
-
-        assert guest.exception == expected

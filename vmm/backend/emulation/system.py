@@ -14,6 +14,8 @@ from vmm.backend.emulation.page_walk import Access
 from vmm.backend.emulation.processor import Feature, Processor
 
 _XGETBV_ECX_1 = Feature(0xD, "eax", 2, index=1)
+_MWAIT_INTERRUPT_BREAK = Feature(5, "ecx", 1)
+_BREAK_AT_INTERRUPTS = 1  # MWAIT's ECX: wake at interrupts though RFLAGS.IF is clear
 
 # State components of XCR0 and which of them must be set together (SDM volume 1, section 13.3)
 _X87, _SSE, _AVX = 1 << 0, 1 << 1, 1 << 2
@@ -97,7 +99,7 @@ def monitor(cpu: Processor, instruction: Instruction) -> None:
     """MONITOR: checks the address; watching it may end at any time, so nothing is watched."""
     if cpu.cpl:
         raise undefined_opcode()
-    if cpu.regs.rcx & 0xFFFF_FFFF:
+    if _extensions(cpu):
         raise general_protection()
     operand = MemoryOperand("ds", cpu.bits, ((0, 1),), 0)
     cpu.memory.check(linear(cpu, operand, 1), 1, Access())
@@ -107,8 +109,14 @@ def mwait(cpu: Processor, instruction: Instruction) -> None:
     """MWAIT: may end at any time, so it ends at once."""
     if cpu.cpl:
         raise undefined_opcode()
-    if cpu.regs.rcx & 0xFFFF_FFFE:
+    known = _BREAK_AT_INTERRUPTS if cpu.cpuid.has(_MWAIT_INTERRUPT_BREAK) else 0
+    if _extensions(cpu) & ~known:
         raise general_protection()
+
+
+def _extensions(cpu: Processor) -> int:
+    """What MONITOR and MWAIT are asked for beyond the usual: ECX, in 64-bit mode RCX."""
+    return int(cpu.regs.rcx) if cpu.bits == 64 else int(cpu.regs.rcx & 0xFFFF_FFFF)
 
 
 def undefined(cpu: Processor, instruction: Instruction) -> None:
