@@ -13,15 +13,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+
+import pytest
 
 from kvmapi import Kvm, Vcpu
 from kvmapi.fake import FakeKvm
 from kvmapi.uapi import x86
 from vmm.backend.emulation import registers as r
 from vmm.backend.emulation.emulator import Emulator
-from vmm.backend.emulation.processor import Feature
+from vmm.backend.emulation.faults import GuestFaultError
+from vmm.backend.emulation.processor import Cpuid, Feature, Processor
 from vmm.hypercall.outside import UnprotectedMemory
 from vmm.outside import Buffer, GuestMemoryError
 
@@ -195,6 +198,20 @@ def a_guest(*features: Feature, bits: int = 64, cpl: int = 0) -> Iterator[Guest]
         guest.vcpu.set_regs(x86.kvm_regs(rip=CODE, rsp=STACK, rflags=r.RFLAGS_IF | 2))
         guest.fake.calls.clear()
         yield guest
+
+
+@contextmanager
+def processor(*, bits: int = 64, cpl: int = 0) -> Iterator[tuple[Guest, Processor]]:
+    """A guest, and its processor for a part of an instruction: what that changes is not stored."""
+    with a_guest(bits=bits, cpl=cpl) as guest:
+        yield guest, Processor(guest.vcpu, UnprotectedMemory(guest.memory), Cpuid([]))
+
+
+def raised(do: Callable[[], None]) -> tuple[int, int | None]:
+    """Vector and error code of the fault that `do` ends with."""
+    with pytest.raises(GuestFaultError) as fault:
+        do()
+    return fault.value.vector, fault.value.error_code
 
 
 def _set_up_memory(memory: Memory, bits: int) -> None:

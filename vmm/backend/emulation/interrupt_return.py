@@ -14,7 +14,7 @@ from vmm.backend.emulation.stack_frame import null_segment
 
 _IOPL, _IF, _VM, _RF, _NT = 3 << 12, 1 << 9, 1 << 17, 1 << 16, 1 << 14
 _VIRTUAL_INTERRUPTS = 1 << 19 | 1 << 20
-_ALWAYS = 0x4DD5 | 1 << 8
+_ALWAYS = 0x4DD5
 """CF, PF, AF, ZF, SF, TF, DF, OF, NT."""
 _WIDE = _RF | 1 << 18 | 1 << 21
 """RF, AC, ID: of a frame of at least 32 bits."""
@@ -37,7 +37,7 @@ def interrupt_return(cpu: Processor, size: int) -> None:
         raise DeclinedError("a return from a nested task is not carried out here")
     rip, selector, flags = _pop(cpu, 0, 3, size)
     selector &= 0xFFFF
-    if flags & _VM and size > 2 and not cpu.long_mode and not cpu.cpl:
+    if flags & _VM and not cpu.long_mode and not cpu.cpl:
         raise DeclinedError("a return to virtual-8086 mode is not carried out here")
     code = _code(cpu, selector)
     level = selector & _RPL
