@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.pure.cpu.recorded_hosts import load
 from vmm.cli.main import main
-from vmm.machine.cpu import CpuSpec, CpuSpecError, parse_cpu
+from vmm.machine.cpu import CpuidTable, CpuSpec, CpuSpecError, Topology, parse_cpu
 from vmm.machine.cpu.features import ALIASES, FEATURES
 from vmm.machine.cpu.models import NAMES
-from vmm.machine.cpu.spec import PROPERTIES
+from vmm.machine.cpu.spec import MAX_PHYS_BITS, MIN_PHYS_BITS, PROPERTIES
 
 
 def test_model_alone() -> None:
@@ -113,6 +114,8 @@ def test_vmx_controls_are_understood_but_not_applied() -> None:
         ("qemu64,vendor=Intel", "12 ASCII characters"),
         ("qemu64,family=0x1000", "expected 0x0 to"),
         ("qemu64,phys-bits=64", "expected 0x20 to 0x34"),
+        ("host,host-phys-bits-limit=31", "expected 0x20 to 0x34"),
+        ("host,host-phys-bits-limit=53", "expected 0x20 to 0x34"),
         ("qemu64,tsc-frequency=12", "1M to 100G"),
         ("qemu64,stepping=x", "stepping=x"),
     ],
@@ -132,14 +135,27 @@ def test_every_feature_can_be_switched(name: str) -> None:
     assert name in spec.on
 
 
-@given(st.text(alphabet="+-=,_ abhqemu64sx0.", max_size=40))
-def test_any_text_parses_or_raises_cpu_spec_error(text: str) -> None:
+VALUES = ("", "on", "off", "0", "1", "-1", "0x20", "52", "0xff", "1e400", "nan", "1.5G", "٣", "GenuineIntel")
+ITEMS = st.builds(
+    lambda sign, name, value: f"{sign}{name}{value}",
+    st.sampled_from(("", "", "+", "-")),
+    st.sampled_from((*PROPERTIES, "avx2", "hv-time", "vmx-mbec", "l3-cache", "zzzz", "")),
+    st.one_of(st.just(""), st.sampled_from(VALUES).map("={}".format)),
+)
+TEXTS = st.one_of(
+    st.text(alphabet="+-=,_ abhqemu64sx0.", max_size=40), st.lists(ITEMS, max_size=6).map(",".join)
+)
+
+
+@given(st.sampled_from(("qemu64", "host")), TEXTS)
+def test_any_text_is_a_processor_or_raises_cpu_spec_error(model: str, text: str) -> None:
     try:
-        spec = parse_cpu(f"qemu64,{text}")
+        cpu = load("kvm-intel").resolve(f"{model},{text}")
     except CpuSpecError as error:
-        assert str(error)
+        assert "\n" not in str(error)
     else:
-        assert spec.model == "qemu64"
+        assert MIN_PHYS_BITS <= cpu.phys_bits <= MAX_PHYS_BITS
+        assert CpuidTable(cpu.entries(Topology(1), 0)).limit(0) == cpu.level
 
 
 def test_help_names_all_there_is(capsys: pytest.CaptureFixture[str]) -> None:

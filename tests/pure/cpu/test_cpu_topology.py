@@ -144,6 +144,7 @@ def test_cache_sharing_agrees_with_the_apic_ids(shape: Topology) -> None:
         caches = [
             e for e in load(host).table(model, shape).subleaves(leaf) if e.register(Register.EAX) & 0x1F
         ]
+        assert {cache.eax >> 5 & 7 for cache in caches} == {1, 2, 3}
         for cache in caches:
             level, sharing = cache.eax >> 5 & 7, (cache.eax >> 14 & 0xFFF) + 1
             bits = shape.package_shift if level == 3 else shape.thread_bits

@@ -99,6 +99,7 @@ def _hertz(text: str) -> int:
 
 
 def _phys_bits(text: str) -> int:
+    """A width of physical addresses; 0 for none given."""
     return 0 if text == "0" else _number(text, MIN_PHYS_BITS, MAX_PHYS_BITS)
 
 
@@ -115,7 +116,7 @@ PROPERTIES: dict[str, tuple[str, Callable[[str], object]]] = {
     "min-xlevel": ("xlevel", lambda t: _number(t, 0x8000_0000, 0x8000_00FF)),
     "phys-bits": ("phys_bits", _phys_bits),
     "host-phys-bits": ("host_phys_bits", _switch),
-    "host-phys-bits-limit": ("host_phys_bits_limit", lambda t: _number(t, 0, MAX_PHYS_BITS)),
+    "host-phys-bits-limit": ("host_phys_bits_limit", _phys_bits),
     "tsc-frequency": ("tsc_hz", _hertz),
     "tsc-freq": ("tsc_hz", _hertz),
     "ucode-rev": ("ucode_rev", lambda t: _number(t, 0, 2**64 - 1)),
