@@ -96,7 +96,7 @@ class ReferenceTime:
         formula, standing = self._state
         if standing is not None:
             return standing
-        return (tsc.read() * formula.scale >> 64) + formula.offset
+        return formula.at(tsc.read())
 
     def clock_deadline_ns(self, time: int, latest_ns: int) -> int:
         """When, on the machine's clock, reference time `time` comes: in the past if it has come, at most
@@ -125,8 +125,8 @@ class ReferenceTime:
                 return
             scale = tsc_scale(self._tsc.hz)  # a machine restored on another host may have another TSC
             sequence = formula.sequence + 1 if formula.sequence < SEQUENCE_LAST else 1
-            offset = standing - (self._tsc.read() * scale >> 64)
-            formula = TscFormula(sequence, scale, offset)
+            formula = TscFormula(sequence, scale, 0)
+            formula = formula._replace(offset=standing - formula.at(self._tsc.read()))
             self._state = (formula, None)
             pages = list(self._pages)
         for page in pages:

@@ -4,65 +4,26 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tests.pure.synic.partition import PAGE, FakePartition, FakeTsc
-from vmm.hv.messages import HV_TIMER_MESSAGE_PAYLOAD, HvMessageType
-from vmm.hv.msr_bits import HV_X64_MSR_STIMER_CONFIG
-from vmm.hv.status import HvStatus
-from vmm.synic.messages import Message, PostedMessage
-from vmm.synic.synic import Synic
-from vmm.timers.reference import ReferenceTime
-from vmm.timers.stimer import LAZY_GRAIN_100NS, LONGEST_SLEEP_NS, SyntheticTimers
-
-VP, VTL = 1, 0
-SIMP_PAGE, SINT, SINT_VECTOR = 5, 2, 0xF1
-MS = 10_000  # in 100 ns units
-MS_NS = 1_000_000
-DIRECT_VECTOR = 0xF3
-ENABLED, PERIODIC, LAZY, AUTO_ENABLE, DIRECT = 1, 2, 4, 8, 1 << 12
-MESSAGE = SINT << 16
-DIRECT_CONFIG = DIRECT | DIRECT_VECTOR << 4
-INTERRUPT = (VP, VTL, SINT_VECTOR, False)
-DIRECT_INTERRUPT = (VP, VTL, DIRECT_VECTOR, False)
-
-
-class Rig(FakePartition):
-    def __init__(self, tsc: bool = False, direct_mode: bool = True) -> None:
-        super().__init__()
-        self.reference = ReferenceTime(self.clock, FakeTsc(self.clock) if tsc else None)
-        self.reference.resume()
-        self.synic = Synic(VP, VTL, self.overlays, self.services)
-        self.synic.write_scontrol(1)
-        self.synic.write_simp(SIMP_PAGE * PAGE | 1)
-        self.synic.write_sint(SINT, SINT_VECTOR)
-        self.timers = SyntheticTimers(
-            self.synic, self.reference, self.clock, self.services, direct_mode=direct_mode
-        )
-
-    def start(self, config: int, count: int, index: int = 0) -> None:
-        """Count first, then config with Enabled, as Linux and kvm-unit-tests do it."""
-        assert self.timers.write_count(index, count)
-        assert self.timers.write_config(index, config | ENABLED)
-
-    def enabled(self, index: int = 0) -> bool:
-        return bool(self.timers.read_config(index) & ENABLED)
-
-    def advance(self, units: int) -> None:
-        self.clock.advance(units * 100)
-
-    def take(self) -> HV_TIMER_MESSAGE_PAYLOAD | None:
-        """Read the timer message in the slot, empty the slot, write EOM if asked to."""
-        message = self.message(SIMP_PAGE, SINT)
-        if message.MessageType == 0:
-            return None
-        assert message.MessageType == HvMessageType.HvMessageTypeTimerExpired
-        assert message.PayloadSize == HV_TIMER_MESSAGE_PAYLOAD.SIZE
-        self.empty_slot(SIMP_PAGE, SINT)
-        if message.MessageFlags.MessagePending:
-            self.synic.write_eom(0)
-        return HV_TIMER_MESSAGE_PAYLOAD.unpack(message.Payload)
+from tests.pure.synic.partition import FakeTsc
+from tests.pure.timers.stimer_rig import (
+    AUTO_ENABLE,
+    DIRECT,
+    DIRECT_CONFIG,
+    DIRECT_INTERRUPT,
+    ENABLED,
+    INTERRUPT,
+    LAZY,
+    MESSAGE,
+    MS,
+    PERIODIC,
+    SIMP_PAGE,
+    SINT,
+    VP,
+    VTL,
+    Rig,
+)
+from vmm.timers.stimer import LAZY_GRAIN_100NS, LONGEST_SLEEP_NS
 
 
 @pytest.fixture
@@ -127,16 +88,17 @@ def test_a_one_shot_timer_sends_its_message_once(tsc: bool) -> None:
 
 
 @pytest.mark.tlfs("TMR-011")
-def test_an_expired_count_fires_at_once(rig: Rig) -> None:
+@pytest.mark.parametrize("count", [1, 10 * MS])
+def test_an_expired_count_fires_at_once(rig: Rig, count: int) -> None:
     rig.advance(10 * MS)
 
-    rig.start(MESSAGE, 1)
+    rig.start(MESSAGE, count)
 
     assert rig.services.taken() == [INTERRUPT]
     assert not rig.enabled()
     payload = rig.take()
     assert payload is not None
-    assert (payload.ExpirationTime, payload.DeliveryTime) == (1, 10 * MS)
+    assert (payload.ExpirationTime, payload.DeliveryTime) == (count, 10 * MS)
 
 
 @pytest.mark.tlfs("TMR-014")
@@ -160,12 +122,13 @@ def test_a_direct_timer_needs_no_synic(rig: Rig) -> None:
     assert rig.services.taken() == [DIRECT_INTERRUPT]
 
 
-def test_a_direct_vector_no_apic_takes_expires_silently(rig: Rig) -> None:
-    rig.start(DIRECT | 15 << 4, MS)
+@pytest.mark.parametrize(("vector", "interrupts"), [(15, 0), (16, 1)])
+def test_a_direct_vector_no_apic_takes_expires_silently(rig: Rig, vector: int, interrupts: int) -> None:
+    rig.start(DIRECT | vector << 4, MS)
 
     rig.advance(MS)
 
-    assert rig.services.taken() == []
+    assert rig.services.taken() == [(VP, VTL, vector, False)] * interrupts
     assert not rig.enabled()
 
 
@@ -183,6 +146,17 @@ def test_a_clock_that_runs_ahead_of_the_tsc_does_not_fire_early() -> None:
 
     assert early == []
     assert rig.services.taken() == [DIRECT_INTERRUPT]
+
+
+def test_a_host_timer_that_could_not_be_cancelled_in_time_does_nothing(rig: Rig) -> None:
+    rig.start(DIRECT_CONFIG, MS)
+    rig.timers.write_config(0, DIRECT_CONFIG)
+    rig.advance(2 * MS)
+
+    rig.clock.timers[0].callback()
+
+    assert rig.services.taken() == []
+    assert rig.clock.next_deadline_ns() is None
 
 
 def test_a_far_expiry_is_slept_for_in_parts(rig: Rig) -> None:
@@ -337,169 +311,3 @@ def test_a_lazy_timer_fires_on_a_coarse_grid_and_never_early(rig: Rig) -> None:
     deadline = rig.clock.next_deadline_ns()
 
     assert deadline == (MS + LAZY_GRAIN_100NS) * 100
-
-
-# Undeliverable messages
-
-
-@pytest.mark.tlfs("SYN-022", "TMR-013")
-def test_a_busy_slot_delays_the_message_until_eom(rig: Rig) -> None:
-    """As stimer_test_one_shot_busy of kvm-unit-tests."""
-    rig.memory.write(SIMP_PAGE * PAGE + SINT * 256, b"\x10\x00\x00\x80")
-    rig.start(MESSAGE, MS)
-    rig.advance(2 * MS)
-    busy = rig.message(SIMP_PAGE, SINT)
-    interrupts = rig.services.taken()
-
-    rig.empty_slot(SIMP_PAGE, SINT)
-    rig.synic.write_eom(0)
-
-    assert busy.MessageFlags.MessagePending
-    assert interrupts == []
-    assert rig.services.taken() == [INTERRUPT]
-    payload = rig.take()
-    assert payload is not None
-    assert (payload.ExpirationTime, payload.DeliveryTime) == (MS, 2 * MS)
-
-
-@pytest.mark.tlfs("TMR-013")
-def test_each_timer_has_one_message_outstanding(rig: Rig) -> None:
-    rig.synic.post(SINT, PostedMessage(1, b""))
-    for index in range(4):
-        rig.start(MESSAGE | PERIODIC, MS, index)
-
-    rig.advance(100 * MS)
-    waiting = rig.synic.waiting(SINT)
-    rig.empty_slot(SIMP_PAGE, SINT)
-    rig.synic.write_eom(0)
-    payloads = [rig.take() for _ in range(4)]
-
-    assert waiting == 4
-    assert [payload.TimerIndex for payload in payloads if payload] == [0, 1, 2, 3]
-
-
-def test_a_stopped_timers_waiting_message_is_withdrawn(rig: Rig) -> None:
-    rig.synic.post(SINT, PostedMessage(1, b""))
-    rig.start(MESSAGE | PERIODIC, MS)
-    rig.advance(2 * MS)
-
-    rig.timers.write_config(0, 0)
-    rig.empty_slot(SIMP_PAGE, SINT)
-    rig.synic.write_eom(0)
-    rig.advance(10 * MS)
-
-    assert rig.message(SIMP_PAGE, SINT).MessageType == 0
-
-
-def test_a_message_waits_for_a_disabled_synic(rig: Rig) -> None:
-    rig.synic.write_scontrol(0)
-    rig.start(MESSAGE, MS)
-    rig.advance(5 * MS)
-    before = rig.message(SIMP_PAGE, SINT).MessageType
-
-    rig.synic.write_scontrol(1)
-
-    assert before == 0
-    payload = rig.take()
-    assert payload is not None
-    assert payload.DeliveryTime == 5 * MS
-
-
-def test_a_write_between_expiry_and_posting_leaves_nothing_behind(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The timer thread has decided to post; the VP disables the timer before it does."""
-    rig.synic.post(SINT, PostedMessage(1, b""))
-    post = rig.synic.post
-    between: list[int] = []
-
-    def disable_first(sint: int, message: Message) -> HvStatus:
-        rig.timers.write_config(0, 0)
-        between.append(sint)
-        return post(sint, message)
-
-    monkeypatch.setattr(rig.synic, "post", disable_first)
-    rig.start(MESSAGE, MS)
-    rig.advance(MS)
-
-    assert between == [SINT]
-    assert rig.synic.waiting(SINT) == 0
-
-
-def test_reset_stops_everything(rig: Rig) -> None:
-    rig.start(MESSAGE | PERIODIC, MS)
-    rig.start(DIRECT_CONFIG | PERIODIC, MS, 1)
-
-    rig.timers.reset()
-    rig.advance(10 * MS)
-
-    assert rig.services.taken() == []
-    assert [(rig.timers.read_config(n), rig.timers.read_count(n)) for n in range(4)] == [(0, 0)] * 4
-
-
-def test_an_interrupt_sink_may_use_the_timers_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No lock is held while an interrupt is requested."""
-    request = rig.services.request_interrupt
-
-    def rearm(vp: int, vtl: int, vector: int, auto_eoi: bool) -> None:
-        request(vp, vtl, vector, auto_eoi)
-        if len(rig.services.interrupts) < 3:
-            rig.start(DIRECT_CONFIG, rig.reference.now() + MS)
-
-    monkeypatch.setattr(rig.services, "request_interrupt", rearm)  # a guest that reacts at once
-    rig.synic = Synic(VP, VTL, rig.overlays, rig.services)
-    rig.timers = SyntheticTimers(rig.synic, rig.reference, rig.clock, rig.services)
-    rig.start(DIRECT_CONFIG, MS)
-
-    rig.advance(10 * MS)
-
-    assert rig.services.taken() == [DIRECT_INTERRUPT] * 3
-
-
-# Any sequence of writes
-
-CONFIGS = st.builds(
-    lambda flags, vector, sint: flags | vector << 4 | sint << 16,
-    st.integers(0, 15).map(lambda flags: flags) | st.integers(0, 15).map(lambda flags: flags | DIRECT),
-    st.integers(0, 255),
-    st.sampled_from([0, SINT]),
-)
-WRITES = st.lists(
-    st.one_of(
-        st.tuples(st.just("config"), st.integers(0, 3), CONFIGS),
-        st.tuples(
-            st.just("count"),
-            st.integers(0, 3),
-            st.one_of(st.integers(0, 50 * MS), st.integers(0, (1 << 64) - 1)),
-        ),
-        st.tuples(st.just("advance"), st.just(0), st.integers(0, 20 * MS)),
-        st.tuples(st.just("take"), st.just(0), st.just(0)),
-        st.tuples(st.just("synic"), st.just(0), st.integers(0, 1)),
-    ),
-    max_size=40,
-)
-
-
-@pytest.mark.tlfs("TMR-010", "TMR-011", "TMR-012", "TMR-013")
-@given(WRITES)
-def test_invariants_of_any_sequence(writes: list[tuple[str, int, int]]) -> None:
-    """Nothing raises; no message is early; a timer that is off or has count 0 is not armed; Enabled never goes with
-    SINT 0 in message mode."""
-    rig = Rig()
-    for action, index, value in writes:
-        if action == "config":
-            assert rig.timers.write_config(index, value)
-        elif action == "count":
-            assert rig.timers.write_count(index, value)
-        elif action == "advance":
-            rig.advance(value)
-        elif action == "synic":
-            rig.synic.write_scontrol(value)
-        elif (payload := rig.take()) is not None:
-            assert payload.ExpirationTime <= payload.DeliveryTime <= rig.reference.now()
-        for number, host_timer in enumerate(rig.clock.timers):
-            config = HV_X64_MSR_STIMER_CONFIG(rig.timers.read_config(number))
-            if host_timer.deadline_ns is not None:
-                assert config.Enabled
-                assert rig.timers.read_count(number) != 0
-            assert not (config.Enabled and config.SINTx == 0 and not config.DirectMode)
