@@ -77,7 +77,10 @@ def test_nothing_waits_after_reset() -> None:
     ],
 )
 def test_controller_commands(command: int, answer: list[int]) -> None:
-    assert Board().ask(command) == answer
+    board = Board()
+
+    assert board.ask(command) == answer
+    assert board.control.calls == []
 
 
 def test_controller_ram_holds_what_was_written() -> None:
@@ -338,8 +341,12 @@ def test_reset_brings_everything_back() -> None:
     board = Board()
     board.command(0x60, 0)
     board.command(0xDD)
+    board.command(0x65, 0x5A)
     board.port_92.write(0, 1, 1)
+    board.ask_keyboard(0xF0, 3)
     board.data.write(0, 1, 0xF2)
+    board.data.write(0, 1, 0xF0)  # and the keyboard expects a parameter
+    board.command(0x20)
     board.command(0x60)
 
     board.reset()
@@ -347,8 +354,9 @@ def test_reset_brings_everything_back() -> None:
     assert board.answer() == []
     assert not board.line.level
     assert board.port_92.read(0, 1) == 0x02
-    assert board.ask(0x20) == [kbc.CTR_AFTER_POST]
-    assert board.ask_keyboard(0xEE) == [0xEE]
+    assert (board.ask(0x20), board.ask(0x25)) == ([kbc.CTR_AFTER_POST], [0])
+    assert board.ask_keyboard(0x02) == [RESEND]
+    assert board.ask_keyboard(0xF0, 0) == [ACK, ACK, 0x41]
 
 
 def test_bytes_behind_the_ports_are_not_decoded() -> None:
@@ -356,8 +364,12 @@ def test_bytes_behind_the_ports_are_not_decoded() -> None:
 
     assert board.commands.read(0, 2) == 0xFF00 | kbc.STATUS_UNLOCKED | kbc.STATUS_SYS
     assert board.port_92.read(0, 2) == 0xFF02
+    assert board.data.read(1, 1) == 0xFF
     board.commands.write(0, 2, 0xFEAE)
+    board.port_92.write(0, 2, 0x0102)
+    board.data.write(1, 1, 0xF2)
     assert board.control.calls == []
+    assert board.answer() == []
 
 
 @given(ACCESSES)

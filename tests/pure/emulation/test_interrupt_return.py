@@ -235,6 +235,30 @@ def test_a_16_bit_stack_pointer_keeps_its_upper_half() -> None:
         assert cpu.regs.rsp == 0x7_0000 | STACK + 12
 
 
+def test_a_16_bit_stack_of_the_outer_level_has_a_16_bit_pointer() -> None:
+    with processor(bits=32) as (guest, cpu):
+        guest.memory.data[GDT + (g.USER_SS & ~3) + 6] &= ~(1 << 6)  # B
+        cpu.regs.rsp = 0x7_0000 | STACK
+        for index, value in enumerate((TARGET, g.USER_CS_32, ALWAYS, 0x5_0000 | OUTER_STACK, g.USER_SS)):
+            guest.memory.put((0x7_0000 | STACK) + 4 * index, value, 4)
+
+        interrupt_return(cpu, 4)
+
+        assert cpu.regs.rsp == 0x7_0000 | OUTER_STACK
+
+
+def test_a_frame_may_end_where_the_stack_pointer_does() -> None:
+    with processor(bits=32) as (guest, cpu):
+        cpu.sregs.ss.db = 0
+        cpu.regs.rsp = 0xFFF4
+        for index, value in enumerate((TARGET, 0xABCD_0000 | g.KERNEL_CS_32, ALWAYS)):
+            guest.memory.put(0xFFF4 + 4 * index, value, 4)
+
+        interrupt_return(cpu, 4)
+
+        assert (cpu.regs.rip, cpu.regs.rsp, cpu.sregs.cs.selector) == (TARGET, 0, g.KERNEL_CS_32)
+
+
 @pytest.mark.parametrize("cpl", [0, 3])
 def test_the_frame_is_read_with_the_levels_rights(cpl: int) -> None:
     with processor(bits=32, cpl=cpl) as (guest, cpu):
@@ -295,12 +319,12 @@ def test_data_segments_of_32_bit_code_lose_their_base() -> None:
 
 def test_a_return_to_the_same_level_leaves_data_segments_alone() -> None:
     with processor() as (guest, cpu):
-        before = bytes(cpu.sregs.ds)
+        before = [bytes(getattr(cpu.sregs, name)) for name in ("ds", "es", "fs", "gs")]
         put(guest, *frame())
 
         interrupt_return(cpu, 8)
 
-        assert bytes(cpu.sregs.ds) == before
+        assert [bytes(getattr(cpu.sregs, name)) for name in ("ds", "es", "fs", "gs")] == before
 
 
 # ---- what is not carried out -----------------------------------------------------------------------------
