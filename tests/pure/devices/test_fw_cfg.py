@@ -154,6 +154,20 @@ def test_an_own_item_can_be_added_once() -> None:
         board.device.add_item(0x20, b"")
 
 
+@pytest.mark.parametrize("key", [-1, 0xC000, 0x18000])
+def test_an_item_that_cannot_be_selected_is_refused(key: int) -> None:
+    with pytest.raises(ValueError, match="cannot be selected"):
+        Board().device.add_item(key, b"")
+
+
+def test_items_of_the_architecture() -> None:
+    board = Board()
+
+    board.device.add_item(0x8000, b"abc")
+
+    assert board.bytes_of(0x8000, 3) == b"abc"
+
+
 # DMA
 
 
@@ -243,6 +257,51 @@ def test_reset_forgets_a_half_written_address() -> None:
     board.dma_port.write(4, 4, int.from_bytes(struct.pack(">I", DESCRIPTOR), "little"))
 
     assert board.memory.read(BUFFER, 4) == b"QEMU"
+
+
+EDGES = (0, 1, 7, RAM_BYTES - 1, RAM_BYTES, 1 << 32, (1 << 64) - 1)
+TRANSFERS = st.lists(
+    st.tuples(
+        st.builds(
+            int.__or__, st.sampled_from((0, 0x20 << 16, 0x4020 << 16, 0x1234 << 16)), st.integers(0, 31)
+        ),
+        st.sampled_from((0, 1, 3, 7, 8, 100, RAM_BYTES, (1 << 32) - 1)),
+        st.sampled_from((*EDGES, BUFFER)),
+    ),
+    max_size=8,
+)
+
+
+@given(TRANSFERS)
+def test_any_transfers_move_through_the_item_as_a_model_says(transfers: list[tuple[int, int, int]]) -> None:
+    items = {0: b"QEMU", 0x20: b"payload", 0x4020: b"payload"}
+    board = Board()
+    board.device.add_file("etc/file", b"payload")
+    rest = items[0]
+    for control, length, gpa in transfers:
+        before = bytes(board.memory.ram)
+        if control & SELECT:
+            rest = items.get(control >> 16, b"")
+        moved = min(length, len(rest)) if control & (READ | SKIP | WRITE) else 0
+        if control & READ:
+            expected = ERROR if length and gpa + length > RAM_BYTES else 0
+        else:
+            expected = ERROR if length and control & WRITE else 0
+
+        result = board.dma(control, length, gpa)
+
+        assert result == expected
+        if control & READ and not expected:
+            # The outcome is stored last: in a transfer over the descriptor it is what stays.
+            wanted = bytearray(before)
+            wanted[gpa : gpa + length] = rest[:moved].ljust(length, b"\0")
+            wanted[DESCRIPTOR : DESCRIPTOR + 4] = bytes(4)
+            assert board.memory.ram[BUFFER:] == wanted[BUFFER:]
+            assert board.memory.ram[:DESCRIPTOR] == wanted[:DESCRIPTOR]
+        elif not expected:
+            assert board.memory.ram[BUFFER:] == before[BUFFER:]
+        rest = rest if expected else rest[moved:]
+    assert bytes(board.device.read(1, 1) for _ in range(8)) == rest.ljust(8, b"\0")
 
 
 @given(ACCESSES, st.binary(max_size=64))

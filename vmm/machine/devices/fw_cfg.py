@@ -39,6 +39,7 @@ FILE_NAME_BYTES = 56
 """A directory entry's name field, its terminating NUL included."""
 
 _KEY_WRITE_CHANNEL = 0x4000  # selects an item for writing; no item can be written, so it selects the item
+_KEY_OF_ARCHITECTURE = 0x8000  # above it are no files
 
 _DMA_ERROR = 1 << 0
 _DMA_READ = 1 << 1
@@ -77,10 +78,12 @@ class FwCfg:
     def add_item(self, key: int, data: bytes) -> None:
         """Put `data` under the number `key`, for instance one of QEMU's fixed keys.
 
-        Errors: ValueError when the key is taken or belongs to the files.
+        Errors: ValueError when the key is taken, belongs to the files or cannot be selected.
         """
-        if key in self._items or (key >= KEY_FIRST_FILE and not key & 0x8000):
+        if key in self._items or (key >= KEY_FIRST_FILE and not key & _KEY_OF_ARCHITECTURE):
             raise ValueError(f"fw_cfg key {key:#x} is taken or kept for files; use a free key below 0x20")
+        if not 0 <= key <= 0xFFFF or key & _KEY_WRITE_CHANNEL:
+            raise ValueError(f"fw_cfg key {key:#x} cannot be selected; use a free key below 0x20")
         with self._lock:
             self._items[key] = bytes(data)
 
@@ -146,7 +149,7 @@ class FwCfg:
         """The control word to give back: 0, or the error bit."""
         if control & _DMA_SELECT:
             self._select(control >> 16)
-        if not control & (_DMA_READ | _DMA_SKIP | _DMA_WRITE):
+        if not length or not control & (_DMA_READ | _DMA_SKIP | _DMA_WRITE):
             return 0
         data = self._data[self._offset : self._offset + length]
         if control & _DMA_READ:
