@@ -3,52 +3,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import pytest
 from hypothesis import given
 
 from vmm.machine.devices import rtc as chip
-from vmm.machine.devices.rtc import Rtc
 
-from .fakes import SECOND_NS, FakeClock, FakeLine
+from .fakes import SECOND_NS
 from .fuzz import ACCESSES, carry_out
-
-GIB, MIB = 1 << 30, 1 << 20
-
-# Sunday, 2024-02-25 13:14:15 UTC
-START = int(datetime(2024, 2, 25, 13, 14, 15, tzinfo=UTC).timestamp())
-START_BCD = {0: 0x15, 2: 0x14, 4: 0x13, 6: 0x01, 7: 0x25, 8: 0x02, 9: 0x24, 0x32: 0x20}
-
-DONT_CARE = 0xC0
-
-
-class Board:
-    def __init__(self, low: int = 3 * GIB, high: int = 2 * GIB) -> None:
-        self.clock = FakeClock(wall_ns=START * SECOND_NS)
-        self.line = FakeLine()
-        self.alarms = 0
-        self.device = Rtc(self.line, self.clock, low, high, self._alarm)
-        self.device.reset()
-
-    def _alarm(self) -> None:
-        self.alarms += 1
-
-    def read(self, index: int) -> int:
-        self.device.write(0, 1, index)
-        return self.device.read(1, 1)
-
-    def write(self, index: int, value: int) -> None:
-        self.device.write(0, 1, index)
-        self.device.write(1, 1, value)
-
-    def time(self) -> tuple[int, int, int]:
-        return self.read(4), self.read(2), self.read(0)
-
-    def alarm_at(self, hour: int, minute: int, second: int) -> None:
-        for index, value in ((1, second), (3, minute), (5, hour)):
-            self.write(index, value)
-
+from .rtc_board import DONT_CARE, START_BCD, Board
 
 # Time
 
@@ -101,6 +63,39 @@ def test_a_single_register_can_be_set_while_the_clock_runs() -> None:
     assert board.time() == (0x20, 0x14, 0x16)
 
 
+def test_a_register_set_while_the_clock_runs_keeps_the_phase_of_the_second() -> None:
+    board = Board()
+    board.clock.advance(SECOND_NS * 7 // 10)
+
+    board.write(2, 0x20)
+    board.clock.advance(SECOND_NS * 3 // 10 - 1)
+    before = board.time()
+    board.clock.advance(1)
+
+    assert (before, board.time()) == ((0x13, 0x20, 0x15), (0x13, 0x20, 0x16))
+
+
+def test_control_writes_under_set_leave_the_time_that_is_being_set() -> None:
+    board = Board()
+    board.write(chip.REG_B, chip.B_SET | chip.B_24)
+    board.write(4, 0x05)
+
+    board.write(chip.REG_B, chip.B_SET | chip.B_24 | chip.B_AIE)
+    board.write(chip.REG_A, chip.A_AT_POST)
+    board.write(chip.REG_B, chip.B_24)
+
+    assert board.time() == (0x05, 0x14, 0x15)
+
+
+def test_a_control_write_while_the_clock_runs_leaves_the_time() -> None:
+    board = Board()
+    board.clock.advance(5 * SECOND_NS)
+
+    board.write(chip.REG_B, chip.B_24 | chip.B_AIE)
+
+    assert board.time() == (0x13, 0x14, 0x20)
+
+
 def test_set_keeps_the_phase_of_the_second() -> None:
     board = Board()
     board.clock.advance(SECOND_NS * 7 // 10)
@@ -142,25 +137,6 @@ def test_a_released_divider_does_not_move_the_phase_of_a_later_set() -> None:
     assert board.read(0) == 0x16
 
 
-def test_a_set_time_survives_a_reset() -> None:
-    board = Board()
-    board.write(4, 0x20)
-
-    board.device.reset()
-
-    assert board.time() == (0x20, 0x14, 0x15)
-
-
-def test_reset_starts_a_stopped_clock() -> None:
-    board = Board()
-    board.write(chip.REG_B, chip.B_SET)
-
-    board.device.reset()
-    board.clock.advance(SECOND_NS)
-
-    assert board.read(0) == 0x16
-
-
 def test_uip_is_set_from_2228_us_before_the_update() -> None:
     board = Board()
     seen = []
@@ -182,14 +158,6 @@ def test_uip_stays_clear_while_set() -> None:
 
 
 # Registers
-
-
-def test_control_registers_after_reset() -> None:
-    board = Board()
-
-    values = [board.read(index) for index in (chip.REG_A, chip.REG_B, chip.REG_C, chip.REG_D)]
-
-    assert values == [0x26, chip.B_24, 0, chip.D_VRT]
 
 
 def test_c_and_d_are_read_only_and_uip_too() -> None:
@@ -310,6 +278,18 @@ def test_an_unacknowledged_alarm_calls_once() -> None:
     assert (unread, board.alarms) == (1, 2)
 
 
+def test_a_write_while_the_alarm_is_unacknowledged_calls_nobody() -> None:
+    board = Board()
+    board.alarm_at(0x13, 0x14, 0x16)
+    board.write(chip.REG_B, chip.B_24 | chip.B_AIE)
+    board.clock.advance(SECOND_NS)
+
+    board.write(1, 0x17)
+    board.write(chip.REG_B, chip.B_24 | chip.B_AIE | chip.B_PIE)
+
+    assert board.alarms == 1
+
+
 def test_an_impossible_alarm_never_comes() -> None:
     board = Board()
     board.alarm_at(0x99, 0, 0)
@@ -357,9 +337,23 @@ def test_periodic_interrupt_rates(rate: int, hz: int) -> None:
     assert board.clock.now_ns() == SECOND_NS
 
 
-def test_rate_0_is_off() -> None:
+def test_the_first_period_ends_on_the_time_bases_grid() -> None:
     board = Board()
-    board.write(chip.REG_A, 0x20)
+    board.clock.advance(SECOND_NS // 4 + SECOND_NS // 8)
+
+    board.write(chip.REG_A, 0x20 | 15)  # 2 Hz
+    board.read(chip.REG_C)  # forgets the periods of the rate before
+    board.write(chip.REG_B, chip.B_24 | chip.B_PIE)
+
+    assert board.clock.next_deadline_ns() == SECOND_NS // 2
+    board.clock.advance(SECOND_NS // 8)
+    assert (board.line.level, board.read(chip.REG_C)) == (True, chip.C_IRQF | chip.C_PF)
+
+
+@pytest.mark.parametrize("control", [0x20, 0x66, 0x76])
+def test_rate_0_or_a_held_divider_is_off(control: int) -> None:
+    board = Board()
+    board.write(chip.REG_A, control)
     board.write(chip.REG_B, chip.B_24 | chip.B_PIE)
 
     board.clock.advance(SECOND_NS)
@@ -386,55 +380,6 @@ def test_disabling_the_last_interrupt_stops_the_timer() -> None:
     board.write(chip.REG_B, chip.B_24)
 
     assert board.clock.next_deadline_ns() is None
-
-
-def test_reset_disables_interrupts_and_drops_the_line() -> None:
-    board = Board()
-    board.write(chip.REG_B, chip.B_24 | chip.B_UIE)
-    board.clock.advance(SECOND_NS)
-
-    board.device.reset()
-    board.clock.advance(5 * SECOND_NS)
-
-    assert not board.line.level
-    assert board.read(chip.REG_B) == chip.B_24
-
-
-# CMOS
-
-
-def test_cmos_memory_sizes() -> None:
-    board = Board(low=3 * GIB, high=2 * GIB)
-
-    def word(index: int) -> int:
-        return board.read(index) | board.read(index + 1) << 8
-
-    assert word(0x15) == 640
-    assert (word(0x17), word(0x30)) == (0xFFFF, 0xFFFF)  # 64 MiB - 1 KiB is all it can say
-    assert word(0x34) == (3 * GIB - 16 * MIB) // 65536
-    assert word(0x5B) | board.read(0x5D) << 16 == 2 * GIB // 65536
-
-
-def test_cmos_of_a_small_machine() -> None:
-    board = Board(low=8 * MIB, high=0)
-
-    assert board.read(0x17) | board.read(0x18) << 8 == 7 * 1024
-    assert [board.read(index) for index in (0x34, 0x35, 0x5B, 0x5C, 0x5D)] == [0] * 5
-
-
-def test_cmos_checksum() -> None:
-    board = Board()
-
-    assert board.read(0x2E) << 8 | board.read(0x2F) == sum(board.read(index) for index in range(0x10, 0x2E))
-
-
-def test_the_shutdown_byte_survives_a_reset() -> None:
-    board = Board()
-    board.write(chip.CMOS_SHUTDOWN, 0x0A)
-
-    board.device.reset()
-
-    assert board.read(chip.CMOS_SHUTDOWN) == 0x0A
 
 
 @given(ACCESSES)
