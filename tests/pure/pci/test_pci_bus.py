@@ -86,6 +86,19 @@ class TestMechanism:
 
         assert board.read(0x0C, 4) == 0x00004000
 
+    @pytest.mark.parametrize("register", [0x38, 0xFC])
+    def test_a_write_across_the_end_does_not_reach_the_next_register(
+        self, board: PciBoard, register: int
+    ) -> None:
+        board.add(pin=1)
+        board.bus.reset()
+        line = board.read(0x3C, 1)
+        board.select(register)
+
+        board.ports.write(0xCFD, 4, 0x55AAAAAA)  # interrupt line, behind 0x38, could be written
+
+        assert board.read(0x3C, 1) == line != 0x55
+
 
 class TestHeader:
     def test_identity(self, board: PciBoard) -> None:
@@ -231,6 +244,18 @@ class TestBars:
 
         assert board.moves[-1] == (0, None)
 
+    @pytest.mark.parametrize(
+        ("address", "decoded"), [(0xFF00, 0xFF00), (0x1_0000, None), (0x1_C000, None), (0xFFFF_FF00, None)]
+    )
+    def test_io_bars_end_where_ports_do(self, board: PciBoard, address: int, decoded: int | None) -> None:
+        board.add((io_bar(),))
+        board.bus.reset()
+
+        board.write(BAR0, 4, address)
+
+        assert board.moves[-1] == (0, decoded)
+        assert (address & 0xFFFF in board.ports.ports) is (decoded is not None)
+
     def test_an_occupied_place_is_taken_once_it_is_free(self, board: PciBoard) -> None:
         board.add((memory_bar(value=1),), slot=4)
         board.add((memory_bar(value=2),), slot=5)
@@ -305,6 +330,16 @@ class TestInterrupts:
         assert board.lines[irq].level
         assert board.read(STATUS, 2, slot=slot) >> 3 & 1
 
+    def test_the_interrupt_status_is_in_its_byte_only(self, board: PciBoard) -> None:
+        function = board.add(slot=3, pin=1)
+        board.bus.reset()
+        quiet = [board.read(offset, size) for offset, size in ((4, 2), (5, 1), (7, 1), (8, 4))]
+
+        function.set_interrupt(True)
+
+        assert [board.read(offset, size) for offset, size in ((4, 2), (5, 1), (7, 1), (8, 4))] == quiet
+        assert (board.read(6, 1) & 8, board.read(4, 4) >> 16 & 8) == (8, 8)
+
     def test_a_shared_line_stays_high_until_all_let_go(self, board: PciBoard) -> None:
         first, second = board.add(slot=3, pin=1), board.add(slot=7, pin=1)
         board.bus.reset()
@@ -352,6 +387,17 @@ class TestInterrupts:
 
 
 class TestPlaces:
+    def test_a_pin_that_does_not_exist(self, board: PciBoard) -> None:
+        with pytest.raises(ValueError, match=r"interrupt pin 5 is not 0\.\.4"):
+            board.add(pin=5)
+
+    def test_capabilities_beyond_the_end(self, board: PciBoard) -> None:
+        fitting = [Capability(9, bytes(94), bytes(94))] * 2  # 96 bytes each: 0x40 to 0x100
+
+        board.add(capabilities=fitting)
+        with pytest.raises(ValueError, match="does not fit into 256 bytes"):
+            board.add(slot=4, capabilities=[*fitting, Capability(9, b"", b"")])
+
     def test_a_taken_slot(self, board: PciBoard) -> None:
         board.add()
 
