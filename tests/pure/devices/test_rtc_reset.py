@@ -84,6 +84,7 @@ def test_cmos_memory_sizes() -> None:
     def word(index: int) -> int:
         return board.read(index) | board.read(index + 1) << 8
 
+    assert board.read(0x14) == 0x02  # a coprocessor, no floppies
     assert word(0x15) == 640
     assert (word(0x17), word(0x30)) == (0xFFFF, 0xFFFF)  # 64 MiB - 1 KiB is all it can say
     assert word(0x34) == (3 * GIB - 16 * MIB) // 65536
