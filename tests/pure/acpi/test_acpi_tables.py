@@ -110,24 +110,24 @@ def test_fadt_revision_and_length() -> None:
 
 
 @pytest.mark.parametrize(
-    ("port_offset", "length_offset", "x_offset", "port", "length"),
+    ("port_offset", "length_offset", "x_offset", "port", "length", "access"),
     [
-        (56, 88, 148, acpi_pm.PM1A_EVT, 4),
-        (64, 89, 172, acpi_pm.PM1A_CNT, 2),
-        (76, 91, 208, acpi_pm.PM_TMR, 4),
-        (80, 92, 220, acpi_pm.GPE0, 4),
+        (56, 88, 148, acpi_pm.PM1A_EVT, 4, 2),
+        (64, 89, 172, acpi_pm.PM1A_CNT, 2, 2),
+        (76, 91, 208, acpi_pm.PM_TMR, 4, 3),
+        (80, 92, 220, acpi_pm.GPE0, 4, 1),
     ],
     ids=["PM1a_EVT", "PM1a_CNT", "PM_TMR", "GPE0"],
 )
 def test_fadt_register_blocks(
-    port_offset: int, length_offset: int, x_offset: int, port: int, length: int
+    port_offset: int, length_offset: int, x_offset: int, port: int, length: int, access: int
 ) -> None:
+    """access: the size of an access, 1 a byte, 2 a word, 3 a dword."""
     fadt = make_guest().tables()[b"FACP"]
 
     assert struct.unpack_from("<I", fadt, port_offset) == (port,)
     assert fadt[length_offset] == length
-    space, bits, shift, _, address = struct.unpack_from("<BBBBQ", fadt, x_offset)
-    assert (space, bits, shift, address) == (1, 8 * length, 0, port)
+    assert struct.unpack_from("<BBBBQ", fadt, x_offset) == (1, 8 * length, 0, access, port)
 
 
 def test_fadt_sci_smi_and_reset_register() -> None:
@@ -140,6 +140,15 @@ def test_fadt_sci_smi_and_reset_register() -> None:
     assert not flags >> 20 & 1  # not HW_REDUCED_ACPI
     assert flags >> 4 & 0b111 == 0  # power button, sleep button and RTC wake status are in PM1
     assert flags >> 8 & 1 == (acpi_pm.PM_TIMER_BITS > 24)  # TMR_VAL_EXT
+
+
+def test_fadt_has_c1_only_and_tells_of_the_century() -> None:
+    fadt = make_guest().tables()[b"FACP"]
+
+    level_2, level_3 = struct.unpack_from("<HH", fadt, 96)
+    assert level_2 > 100 and level_3 > 1000  # microseconds: these say that there is none
+    assert fadt[108] == 0x32  # the byte of the CMOS
+    assert struct.unpack_from("<I", fadt, 112)[0] & 0b1111 == 0b0101  # WBINVD, C1 on all processors
 
 
 @pytest.mark.parametrize(("i8042", "boot_flags"), [(True, 0b111), (False, 0b101)])
@@ -241,6 +250,8 @@ def test_an_rsdp_in_the_middle_of_the_area_is_refused() -> None:
         ({"apic_ids": (0,), "pci_hole64": (0xC0000000, 0x40000000)}, "64-bit PCI hole"),
         ({"apic_ids": (0,), "area": (0x7FE0000, 0x20000)}, "rsdp_gpa"),
         ({"apic_ids": (0,), "area": (0xE0008, 0x1000)}, "multiples of 16"),
+        ({"apic_ids": (0,), "area": (0x7FE0000, 0x20000), "rsdp_gpa": 0xDFFF0}, "RSDP at 0xdfff0"),
+        ({"apic_ids": (0,), "area": (0x7FE0000, 0x20000), "rsdp_gpa": 0xFFFE0}, "RSDP at 0xfffe0"),
         ({"apic_ids": (0,), "area": (0xE0000, 0)}, "ACPI area"),
     ],
 )

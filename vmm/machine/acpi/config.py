@@ -9,6 +9,7 @@ from typing import Final
 # Where guests look for the RSDP on a PC without UEFI (ACPI 6.3 section 5.2.5.1), `(gpa, size)`.
 BIOS_AREA: Final = (0xE0000, 0x20000)
 RSDP_ALIGNMENT: Final = 16
+RSDP_SIZE: Final = 36
 
 GIB: Final = 1 << 30
 IOAPIC_BASE: Final = 0xFEC00000
@@ -84,8 +85,8 @@ class AcpiConfig:
             raise AcpiConfigError(f"ACPI area {gpa:#x}+{size:#x} does not lie below 4 GiB")
         rsdp = gpa if self.rsdp_gpa is None else self.rsdp_gpa
         first, end = BIOS_AREA[0], sum(BIOS_AREA)
-        if not first <= rsdp < end or rsdp % RSDP_ALIGNMENT:
+        if not first <= rsdp <= end - RSDP_SIZE or rsdp % RSDP_ALIGNMENT:
             raise AcpiConfigError(
-                f"RSDP at {rsdp:#x}: guests look for it at multiples of {RSDP_ALIGNMENT} in "
+                f"RSDP at {rsdp:#x}: guests look for its {RSDP_SIZE} bytes at multiples of {RSDP_ALIGNMENT} in "
                 f"[{first:#x}, {end:#x}); give rsdp_gpa when the tables lie elsewhere"
             )

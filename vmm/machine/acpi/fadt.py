@@ -8,14 +8,13 @@ from typing import Final
 from vmm.machine.acpi.header import BYTE_ACCESS, DWORD_ACCESS, WORD_ACCESS, io_address, pack, table
 from vmm.machine.devices import acpi_pm
 from vmm.machine.devices.reset_port import RESET_PORT, RESET_VALUE
+from vmm.machine.devices.rtc_time import CENTURY
 
 FADT_REVISION: Final = 6
 FADT_MINOR_REVISION: Final = 3
 FACS_SIZE: Final = 64
 FACS_ALIGNMENT: Final = 64
 FACS_VERSION: Final = 2
-
-RTC_CENTURY_INDEX: Final = 0x32
 
 # IA-PC boot architecture flags (table 5-10).
 _LEGACY_DEVICES: Final = 1 << 0
@@ -137,7 +136,7 @@ def build_fadt(facs_gpa: int, dsdt_gpa: int, i8042: bool) -> bytes:
             "X_GPE0_BLK": io_address(acpi_pm.GPE0, acpi_pm.GPE0_LEN, BYTE_ACCESS),
             "P_LVL2_LAT": _NO_C2_LATENCY_US,
             "P_LVL3_LAT": _NO_C3_LATENCY_US,
-            "CENTURY": RTC_CENTURY_INDEX,
+            "CENTURY": CENTURY,
             "IAPC_BOOT_ARCH": boot_flags,
             "Flags": _WBINVD | _PROC_C1 | _RESET_REG_SUP | timer_flag,
             "RESET_REG": io_address(RESET_PORT, 1, BYTE_ACCESS),

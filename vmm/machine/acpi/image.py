@@ -7,13 +7,12 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from vmm.machine.acpi.config import RSDP_ALIGNMENT, AcpiConfig, AcpiConfigError
+from vmm.machine.acpi.config import RSDP_ALIGNMENT, RSDP_SIZE, AcpiConfig, AcpiConfigError
 from vmm.machine.acpi.dsdt import build_dsdt
 from vmm.machine.acpi.fadt import FACS_ALIGNMENT, build_facs, build_fadt
 from vmm.machine.acpi.header import OEM_ID, checksum, table
 from vmm.machine.acpi.madt import build_madt
 
-RSDP_SIZE: Final = 36
 RSDP_REVISION: Final = 2
 XSDT_REVISION: Final = 1
 RSDT_REVISION: Final = 1
