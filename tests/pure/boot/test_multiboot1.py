@@ -11,6 +11,7 @@ import pytest
 from tests.pure.boot.fake_memory import DIRTY, GIB, MIB, RSDP_GPA, FakeMemory
 from tests.pure.boot.images import EM_X86_64, Elf, Segment, image, multiboot_header
 from vmm.machine.boot import BootError, BootFormat, BootRequest, EntryState, load, recognise
+from vmm.machine.boot.multiboot1 import HEADER_MAGIC, find_header, has_multiboot2_header
 
 CODE = b"\x90" * 100
 TEXT = multiboot_header() + CODE
@@ -274,6 +275,28 @@ def test_wrong_checksum_is_no_header_but_a_later_right_one_is() -> None:
     spoiled[8] ^= 1
     assert recognise(image(bytes(spoiled))) is BootFormat.RAW
     assert recognise(image(bytes(spoiled) + multiboot_header())) is BootFormat.MULTIBOOT1
+
+
+def test_a_header_without_its_checksum_is_none() -> None:
+    """Its flags alone make the sum 0."""
+    assert find_header(image(struct.pack("<2I", HEADER_MAGIC, -HEADER_MAGIC & 0xFFFFFFFF))) is None
+
+
+MULTIBOOT2 = struct.pack("<4I", 0xE85250D6, 0, 16, 0x17ADAF1A)
+
+
+@pytest.mark.parametrize(
+    ("offset", "found"), [(0, True), (8, True), (32752, True), (4, False), (32760, False), (32768, False)]
+)
+def test_a_multiboot2_header_is_found_in_the_first_32_kib(offset: int, found: bool) -> None:
+    assert has_multiboot2_header(image(bytes(offset) + MULTIBOOT2 + bytes(16))) is found
+
+
+def test_a_multiboot2_header_has_its_checksum() -> None:
+    spoiled = MULTIBOOT2[:-1] + b"\x18"
+    assert not has_multiboot2_header(image(spoiled))
+    assert not has_multiboot2_header(image(MULTIBOOT2[:-1]))
+    assert has_multiboot2_header(image(spoiled + MULTIBOOT2))
 
 
 def test_image_above_ram_is_refused_with_the_memory_it_needs() -> None:
