@@ -29,7 +29,7 @@ RESET_DIVISOR = 12
 IER_RDI, IER_THRI, IER_RLSI, IER_MSI = 0x01, 0x02, 0x04, 0x08
 IIR_NONE, IIR_RLS, IIR_RDA, IIR_TIMEOUT, IIR_THRE, IIR_MSI = 0x01, 0x06, 0x04, 0x0C, 0x02, 0x00
 IIR_FIFO_ENABLED = 0xC0
-FCR_ENABLE, FCR_CLEAR_RX, FCR_CLEAR_TX = 0x01, 0x02, 0x04
+FCR_ENABLE, FCR_CLEAR_RX = 0x01, 0x02
 LCR_STOP_BITS, LCR_PARITY, LCR_DLAB = 0x04, 0x08, 0x80
 MCR_DTR, MCR_RTS, MCR_OUT1, MCR_OUT2, MCR_LOOP = 0x01, 0x02, 0x04, 0x08, 0x10
 LSR_THRE, LSR_TEMT = 0x20, 0x40
@@ -201,8 +201,6 @@ class Serial(BytePorts):
     def _write_ier(self, value: int) -> None:
         if value & ~self._ier & IER_THRI:
             self._thre_pending = True  # THR is empty: enabling its interrupt raises it
-        elif not value & IER_THRI:
-            self._thre_pending = False
         self._ier = value
         self._rx.enable_timeout(bool(value & IER_RDI))
 
@@ -210,9 +208,8 @@ class Serial(BytePorts):
         changed = (value ^ self._fcr) & FCR_ENABLE
         if changed or (value & FCR_ENABLE and value & FCR_CLEAR_RX):
             self._rx.clear()
-        if not value & FCR_ENABLE:
-            value = 0  # the other bits count only while the FIFOs are on
-        self._fcr = value & ~(FCR_CLEAR_RX | FCR_CLEAR_TX)
+        self._fcr = value & FCR_ENABLE
+        # The trigger counts only while the FIFOs are on, and the transmitter's is always empty.
         self._rx.set_fifo(bool(value & FCR_ENABLE), _FIFO_TRIGGER[value >> 6])
 
     def _write_mcr(self, value: int) -> None:
