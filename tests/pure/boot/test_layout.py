@@ -10,7 +10,7 @@ import pytest
 from tests.pure.boot.fake_memory import GIB, MIB, FakeMemory
 from tests.pure.boot.images import image
 from vmm.machine.boot import BootError, Segment
-from vmm.machine.boot.layout import BOARD_AREAS, BOOT_AREAS, PAGE_SIZE
+from vmm.machine.boot.layout import BOARD_AREAS, BOOT_AREAS, GDT, PAGE_SIZE
 from vmm.machine.boot.plan import LoadPlan
 
 
@@ -92,6 +92,18 @@ def test_empty_claim_takes_nothing() -> None:
     it.claim("nothing", 0xA0000, 0)  # not even of RAM
     it.claim("nothing", 0x1000, 0)
     it.claim("something", 0xFFF, 2)
+
+
+def test_a_structure_larger_than_its_area_is_refused() -> None:
+    plan().place_area(GDT, bytes(GDT.size))
+    with pytest.raises(BootError, match="the GDT has 4097 bytes, there is room for 4096"):
+        plan().place_area(GDT, bytes(GDT.size + 1))
+
+
+@pytest.mark.parametrize("gpa", [16 * MIB - 1, 16 * MIB])
+def test_a_claim_at_the_end_of_ram_is_refused(gpa: int) -> None:
+    with pytest.raises(BootError, match=r"\[0xc0000, 0x1000000\): give the guest at least 17 MiB"):
+        plan(FakeMemory(16 * MIB)).claim("it", gpa, 2)
 
 
 @pytest.mark.parametrize(
