@@ -11,6 +11,7 @@ import pytest
 from tests.pure.boot.fake_memory import DIRTY, GIB, MIB, RSDP_GPA, FakeMemory
 from tests.pure.boot.images import BzImage, image
 from vmm.machine.boot import BootError, BootFormat, BootRequest, E820Entry, EntryState, load, recognise
+from vmm.machine.boot.zero_page import zero_page
 
 
 def boot(
@@ -103,6 +104,28 @@ def test_zero_page_copies_the_setup_header() -> None:
     for first, last in ((0x1F1, 0x210), (0x22C, 0x26C)):  # between them lie the fields a loader writes
         assert memory.read(page + first, last - first) == data[first:last]
     assert memory.read(page + 0x26C, 0x2D0 - 0x26C) == bytes(0x2D0 - 0x26C)  # nothing behind the header
+
+
+@pytest.mark.parametrize("end", [0x264, 0x290])
+def test_the_shortest_and_the_longest_setup_header_are_taken_whole(end: int) -> None:
+    """A header ends behind init_size at least, and before the zero page's next field."""
+    memory = FakeMemory()
+    built = BzImage(jump=end - 0x202)
+    page = boot(built, memory).gprs["rsi"]
+    assert memory.read(page + 0x22C, end - 0x22C) == built.build()[0x22C:end]
+    assert memory.read(page + end, 0x2D0 - end) == bytes(0x2D0 - end)
+
+
+def test_zero_page_keeps_the_kernels_own_load_flags() -> None:
+    page = zero_page(b"\0" * (0x211 - 0x1F1) + b"\x20", [], 0, 0, 0)
+    assert page[0x211] == 0x20 | 0x80 | 0x01  # quiet; heap in use, loaded high
+
+
+def test_zero_page_has_the_upper_halves_of_an_initrds_place_and_size() -> None:
+    page = zero_page(b"", [], 0x5_1234_0000, 0x6_8765_4321, 0)
+    assert [page[at : at + 4] for at in (0x218, 0x21C, 0xC0, 0xC4)] == [
+        value.to_bytes(4, "little") for value in (0x12340000, 0x87654321, 5, 6)
+    ]
 
 
 def test_zero_page_is_zero_but_for_what_is_set() -> None:

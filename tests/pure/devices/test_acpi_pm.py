@@ -163,7 +163,10 @@ def test_other_smi_commands_and_the_status_byte_are_only_stored() -> None:
 
     board.smi.write(0, 2, 0xF142)
 
-    assert board.smi.read(0, 2) == 0xF142
+    stored = board.smi.read(0, 2)
+    board.smi.reset()
+
+    assert (stored, board.smi.read(0, 2)) == (0xF142, 0)
     assert board.read(CNT) == 0
 
 
@@ -256,6 +259,16 @@ def test_it_wakes_once() -> None:
     board.device.press_power_button()
 
     assert board.control.calls == [("suspend", 0), ("wake", 0)]
+
+
+def test_it_falls_asleep_once() -> None:
+    """Two processors may both write the register before the machine stands."""
+    board = Board()
+
+    board.write(CNT, S3)
+    board.write(CNT, S3)
+
+    assert board.control.calls == [("suspend", 0)]
 
 
 def test_it_can_sleep_again_after_waking() -> None:

@@ -260,6 +260,25 @@ def test_reset_masks_all_and_keeps_the_pins_levels(chip: Chip) -> None:
     assert len(chip.messages) == 2
 
 
+def test_an_eoi_is_nothing_to_an_edge_triggered_pin(chip: Chip) -> None:
+    chip.route(0x31)
+    chip.ioapic.set_pin(PIN, True)
+    sent = len(chip.messages)
+
+    chip.ioapic.end_of_interrupt(0x31)
+
+    assert (sent, len(chip.messages)) == (1, 1)
+
+
+def test_the_eoi_register_looks_at_the_vector_only(chip: Chip) -> None:
+    chip.route(0x31 | 1 << 15)
+    chip.ioapic.set_pin(PIN, True)
+
+    chip.ioapic.write(0x40, 4, 0xABCDEF31)
+
+    assert len(chip.messages) == 2  # the pin is still high
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("pin"), st.integers(0, IOAPIC_PINS - 1), st.integers(0, 1)),

@@ -121,11 +121,80 @@ def test_vex(code: bytes, opcode: int, prefix: int, wide: bool, register: int, r
     assert (found.register_operand, found.rm_register, found.length) == (register, rm, len(code))
 
 
-def test_vex_after_a_prefix_is_marked() -> None:
-    found = decoded(b"\x66\xc5\xfc\x77")
+@pytest.mark.parametrize("prefix", [b"\x66", b"\xf2", b"\xf3", b"\xf0", b"\x40", b"\x4f"])
+def test_vex_after_a_prefix_is_marked(prefix: bytes) -> None:
+    found = decoded(prefix + b"\xc5\xfc\x77")
 
     assert found.vex is not None
     assert found.vex.bad_prefix
+
+
+@pytest.mark.parametrize("prefix", [b"", b"\x64", b"\x67"])
+def test_vex_may_follow_a_segment_or_an_address_size(prefix: bytes) -> None:
+    found = decoded(prefix + b"\xc5\xfc\x77")
+
+    assert found.vex is not None
+    assert not found.vex.bad_prefix
+
+
+@pytest.mark.parametrize("inverted_rxb", range(8))
+def test_registers_of_a_vex_prefix_are_what_capstone_finds(inverted_rxb: int) -> None:
+    code = bytes(
+        [0xC4, inverted_rxb << 5 | 1, 0x7A, 0x6F, 0x44, 0x3B, 0x10]
+    )  # vmovdqu xmm, [base + index + 16]
+    disassembler = capstone.Cs(capstone.CS_ARCH_X86, _MODES[64])
+    disassembler.detail = True
+    register, memory = next(disassembler.disasm(code, 0, 1)).operands
+
+    found = decoded(code)
+
+    assert found.memory is not None
+    assert f"xmm{found.register_operand}" == disassembler.reg_name(register.reg)
+    names = (disassembler.reg_name(number) for number in (memory.mem.index, memory.mem.base))
+    assert found.memory.registers == tuple((register_number(name), 1) for name in names)
+
+
+def test_vex_names_its_second_source() -> None:
+    found = decoded(
+        b"\xc5\x99\x6f\xc0"
+    )  # vvvv is inverted: 1100 names register 3, which must not be named here
+
+    assert found.vex is not None
+    assert (found.vex.vvvv, found.vex.wide) == (12, False)
+
+
+def test_rex_is_an_opcode_outside_64_bit_code() -> None:
+    assert (decoded(b"\x40", 32).opcode, decoded(b"\x40\xcc").opcode) == (0x40, 0xCC)
+
+
+@pytest.mark.parametrize(
+    ("bits", "operand", "segment"),
+    [
+        (64, b"\x03", "ds"),  # [rbx]
+        (64, b"\x45\x00", "ss"),  # [rbp]
+        (64, b"\x04\x24", "ss"),  # [rsp]
+        (64, b"\x04\x28", "ds"),  # [rax + rbp]
+        (64, b"\x05\x00\x00\x00\x00", "ds"),  # [rip]
+        (32, b"\x04\x25\x00\x00\x00\x00", "ds"),  # [0]
+        (16, b"\x00", "ds"),  # [bx + si]
+        (16, b"\x02", "ss"),  # [bp + si]
+        (16, b"\x06\x00\x00", "ds"),  # [0]
+        (16, b"\x46\x00", "ss"),  # [bp]
+    ],
+)
+def test_the_stack_segment_goes_with_the_stacks_registers(bits: int, operand: bytes, segment: str) -> None:
+    found = decoded(b"\x0f\x6e" + operand, bits)
+
+    assert found.memory is not None
+    assert found.memory.segment == segment
+
+
+@pytest.mark.parametrize("operand", [b"\x45\x00", b"\x04\x24"])
+def test_r12_and_r13_are_no_registers_of_the_stack(operand: bytes) -> None:
+    found = decoded(b"\x41\x0f\x6e" + operand)
+
+    assert found.memory is not None
+    assert found.memory.segment == "ds"
 
 
 def test_more_than_15_bytes_fault() -> None:
