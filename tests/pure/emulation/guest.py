@@ -207,7 +207,7 @@ def processor(*, bits: int = 64, cpl: int = 0) -> Iterator[tuple[Guest, Processo
         yield guest, Processor(guest.vcpu, UnprotectedMemory(guest.memory), Cpuid([]))
 
 
-def raised(do: Callable[[], None]) -> tuple[int, int | None]:
+def raised(do: Callable[[], object]) -> tuple[int, int | None]:
     """Vector and error code of the fault that `do` ends with."""
     with pytest.raises(GuestFaultError) as fault:
         do()

@@ -11,7 +11,6 @@ from tests.pure.emulation.guest import (
     DATA,
     INVPCID,
     SMAP,
-    XSAVE,
     Guest,
     a_guest,
 )
@@ -24,21 +23,10 @@ XGETBV, XSETBV = b"\x0f\x01\xd0", b"\x0f\x01\xd1"
 INVPCID_RAX_AT_RBX = b"\x66\x0f\x38\x82\x03"
 CLWB_AT_RBX, CLFLUSHOPT_AT_RBX = b"\x66\x0f\xae\x33", b"\x66\x0f\xae\x3b"
 CLWB = Feature(7, "ebx", 24)
-XGETBV_1 = Feature(0xD, "eax", 2, index=1)
 
 
 def stays_at_the_instruction(guest: Guest) -> bool:
     return bool(guest.regs.rip == CODE and guest.regs.rflags & r.RFLAGS_RF)
-
-
-def set_xcr0(guest: Guest, value: int) -> None:
-    xcrs = x86.kvm_xcrs(nr_xcrs=1)
-    xcrs.xcrs[0].value = value
-    guest.vcpu.set_xcrs(xcrs)
-
-
-def xcr0(guest: Guest) -> int:
-    return int(guest.vcpu.get_xcrs().xcrs[0].value)
 
 
 @pytest.mark.parametrize(("code", "before", "after"), [(CLAC, r.RFLAGS_AC, 0), (STAC, 0, r.RFLAGS_AC)])
@@ -56,6 +44,7 @@ def test_clac_and_stac_change_ac_alone(code: bytes, before: int, after: int) -> 
     [
         ([], 0, CLAC),  # not in CPUID
         ([SMAP], 3, STAC),
+        ([SMAP], 3, CLAC),
         ([SMAP], 0, b"\xf0" + CLAC),  # LOCK
     ],
 )
@@ -78,6 +67,15 @@ def test_what_is_not_in_the_table_is_declined_and_changes_nothing(code: bytes) -
         assert "opcode" in refusal
         assert (bytes(guest.regs), bytes(guest.sregs), guest.exception) == (*before, None)
         assert not [call.name for call in guest.fake.calls if "_SET_" in call.name]
+
+
+def test_an_instruction_that_took_effect_clears_rf() -> None:
+    with a_guest(SMAP) as guest:
+        guest.set_regs(rflags=2 | r.RFLAGS_RF)
+
+        guest.carry_out(CLAC)
+
+        assert guest.regs.rflags == 2
 
 
 def test_in_ring_3_what_is_not_in_the_table_is_undefined() -> None:
@@ -162,102 +160,6 @@ def test_the_interrupt_shadow_of_the_instruction_before_ends(code: bytes) -> Non
         assert events.flags == x86.KVM_VCPUEVENT_VALID_SHADOW
 
 
-# ---- XGETBV, XSETBV --------------------------------------------------------------------------------------
-
-
-def test_xgetbv_reads_xcr0_and_clears_upper_halves() -> None:
-    with a_guest(XSAVE) as guest:
-        guest.set_sregs(cr4=r.CR4_PAE | r.CR4_OSXSAVE)
-        set_xcr0(guest, 0x1_0000_0007)
-        guest.set_regs(rax=1 << 63, rdx=1 << 63, rcx=0xFFFF_FFFF_0000_0000)  # only ECX counts
-
-        guest.carry_out(XGETBV)
-
-        assert (guest.regs.rax, guest.regs.rdx, guest.exception) == (7, 1, None)
-
-
-def test_xgetbv_1_tells_what_is_in_use() -> None:
-    with a_guest(XSAVE, XGETBV_1) as guest:
-        guest.set_sregs(cr4=r.CR4_PAE | r.CR4_OSXSAVE)
-        set_xcr0(guest, 7)
-        area = guest.vcpu.get_xsave()
-        area.region[128] = 0b1010  # XSTATE_BV: SSE, and a component that XCR0 does not enable
-        guest.vcpu.set_xsave(area)
-        guest.set_regs(rcx=1)
-
-        guest.carry_out(XGETBV)
-
-        assert (guest.regs.rax, guest.regs.rdx) == (0b10, 0)
-
-
-@pytest.mark.parametrize(
-    ("features", "osxsave", "cpl", "ecx", "expected"),
-    [
-        ([], True, 0, 0, UD),
-        ([XSAVE], False, 0, 0, UD),
-        ([XSAVE], True, 0, 1, GP),  # ECX 1 is not in CPUID
-        ([XSAVE, XGETBV_1], True, 0, 2, GP),
-        ([XSAVE], True, 3, 0, None),  # any privilege level
-    ],
-)
-def test_xgetbv_faults(
-    features: list[Feature], osxsave: bool, cpl: int, ecx: int, expected: tuple[int, int] | None
-) -> None:
-    with a_guest(*features, cpl=cpl) as guest:
-        guest.set_sregs(cr4=r.CR4_PAE | osxsave * r.CR4_OSXSAVE)
-        set_xcr0(guest, 1)
-        guest.set_regs(rcx=ecx)
-
-        guest.carry_out(XGETBV)
-
-        assert guest.exception == expected
-
-
-@pytest.mark.parametrize("value", [1, 3, 7])
-def test_xsetbv_sets_what_cpuid_offers(value: int) -> None:
-    with a_guest(XSAVE) as guest:
-        guest.set_sregs(cr4=r.CR4_PAE | r.CR4_OSXSAVE)
-        guest.set_regs(rax=value)
-
-        guest.carry_out(XSETBV)
-
-        assert (xcr0(guest), guest.exception, guest.regs.rip) == (value, None, CODE + 3)
-
-
-@pytest.mark.parametrize(
-    ("value", "ecx", "cpl"),
-    [
-        (0, 0, 0),  # x87 must stay
-        (2, 0, 0),
-        (5, 0, 0),  # AVX without SSE
-        (8 | 7, 0, 0),  # not in CPUID
-        (1 << 32 | 1, 0, 0),
-        (3, 1, 0),  # no XCR1
-        (3, 0, 3),
-    ],
-)
-def test_xsetbv_refuses(value: int, ecx: int, cpl: int) -> None:
-    with a_guest(XSAVE, cpl=cpl) as guest:
-        guest.set_sregs(cr4=r.CR4_PAE | r.CR4_OSXSAVE)
-        set_xcr0(guest, 1)
-        guest.set_regs(rax=value & 0xFFFF_FFFF, rdx=value >> 32, rcx=ecx)
-
-        guest.carry_out(XSETBV)
-
-        assert (guest.exception, xcr0(guest)) == (GP, 1)
-
-
-def test_xsetbv_faults_when_kvm_knows_better() -> None:
-    with a_guest(XSAVE) as guest:
-        guest.set_sregs(cr4=r.CR4_PAE | r.CR4_OSXSAVE)
-        guest.set_regs(rax=3)
-        guest.fake.fail("KVM_SET_XCRS", 22)
-
-        assert guest.carry_out(XSETBV) is None
-
-        assert guest.exception == GP
-
-
 # ---- INVPCID ---------------------------------------------------------------------------------------------
 
 
@@ -333,6 +235,16 @@ def test_invpcid_faults(
         guest.carry_out(code)
 
         assert guest.exception == expected
+
+
+def test_invpcids_descriptor_has_16_bytes() -> None:
+    with a_guest(INVPCID) as guest:
+        guest.set_regs(rax=2, rbx=DATA + 0xFF0)
+        guest.change_page(DATA + 0x1000, clear=1)
+
+        guest.carry_out(INVPCID_RAX_AT_RBX)
+
+        assert guest.exception is None
 
 
 def test_invpcids_descriptor_may_fault_in_its_second_page() -> None:
