@@ -70,7 +70,17 @@ def test_64_bit_code_of_ring_1_has_a_stack_of_its_own() -> None:
 
         assert (cpu.regs.rsp, cpu.cpl) == (RING_1_STACK - 40, 1)
         assert (cpu.sregs.cs.selector, cpu.sregs.ss.selector) == (g.KERNEL_CS | 1, 1)
-        assert not cpu.sregs.ss.unusable
+        # A null selector with a hidden part that can be used, as 64-bit code needs it.
+        ss = cpu.sregs.ss
+        assert (ss.base, ss.limit, ss.type, ss.present, ss.dpl, ss.s, ss.unusable) == (
+            0,
+            0xFFFF_FFFF,
+            3,
+            1,
+            1,
+            1,
+            0,
+        )
 
 
 @pytest.mark.parametrize("ist", [2, 7])
@@ -146,6 +156,24 @@ def test_a_null_stack_segment_in_the_tss_is_not_looked_up() -> None:
         guest.memory.put(TSS + 8, 0, 2)
 
         assert raised(lambda: deliver(cpu, VECTOR, software=False)) == (TS, 1)
+
+
+def test_the_error_code_has_no_rpl() -> None:
+    with processor(bits=32, cpl=3) as (guest, cpu):
+        guest.gate(VECTOR, selector=g.KERNEL_CS_32)
+        guest.memory.put(TSS + 8, 0x1000 | 3, 2)
+
+        assert raised(lambda: deliver(cpu, VECTOR)) == (TS, 0x1000)
+
+
+def test_the_stack_segment_of_the_tss_becomes_accessed() -> None:
+    with processor(bits=32, cpl=3) as (guest, cpu):
+        guest.gate(VECTOR, selector=g.KERNEL_CS_32)
+        guest.memory.data[GDT + g.KERNEL_SS + 5] &= ~1
+
+        deliver(cpu, VECTOR)
+
+        assert guest.memory.data[GDT + g.KERNEL_SS + 5] & 1
 
 
 # ---- pushing ---------------------------------------------------------------------------------------------
