@@ -394,4 +394,4 @@ class Machine:
         for vcpu in self._vtl0.vcpus:
             vcpu_state.forget_exit(vcpu)
         if self.hyperv is not None:
-            self.hyperv.wake(self._vtl0.vcpus)
+            self.hyperv.wake()

@@ -57,9 +57,9 @@ of one to the vCPUs of all VTLs.
 Other threads and VPs: `services.wake(vp)` is called, without the partition's lock, when something about a VP changed.
 Its thread leaves the guest and asks `next_step`. A wake must not be lost: one that comes before the VP enters the
 guest ends that entry. An interrupt made for any VTL of a VP is such a change too. `services.visit` is how one VP gets
-at another's registers: on that one's thread, with a caller that never waits without end, so VPs cannot wait for each
-other in a circle. HvRegisterPendingEvent0 is a register of the target VTL's vCPU like others: the exception is taken
-when that VTL runs next.
+at another's registers: on that one's thread, with a caller that serves others while it waits, and gives up where the
+other has not begun soon, so VPs cannot wait for each other in a circle. HvRegisterPendingEvent0 is a register of the
+target VTL's vCPU like others: the exception is taken when that VTL runs next.
 
 INIT and SIPI: a VTL of a VP hears them only while `partition.accepts_startup_signal` says so; the VP is woken when the
 answer is another one. The kernel's local APIC carries both out and tells nobody. So `WaitForStartup` of a VP that

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Hashable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import NamedTuple, Protocol
 
 from vmm.hv.register_bits import HV_REGISTER_VSM_PARTITION_CONFIG
@@ -93,14 +93,11 @@ class VsmServices(Protocol):
         """The value of a VP register that never changes: a copy of a CPUID leaf (EAX lowest), a clock's frequency. None
         where there is none."""
 
-    def visit(
-        self, caller_vp: int, vp: int, request: Hashable, work: Callable[[VpRegisters], Reply]
-    ) -> Reply | None:
+    def visit(self, caller_vp: int, vp: int, work: Callable[[VpRegisters], Reply]) -> Reply | None:
         """Have `work` done on the thread of `vp`, between two entries into the guest, and return what it returns.
 
-        Called on the thread of `caller_vp`, which may be the same VP, without a lock. request: what tells this work
-        from others of the caller. None: not yet. The call is then made again, and the repeated one has the
-        answer: the work is done once. So no VP waits for another one while it could be waited for itself.
+        Called on the thread of `caller_vp`, which may be the same VP, without a lock. None: it was not done, and will
+        not be. The call is then made again. So no VP waits for long while it could be waited for itself.
         """
 
     def ports_can_be_seen(self, first: int, last: int) -> bool:

@@ -71,7 +71,6 @@ class RegisterCalls:
         reply = self._visit(
             context.vp,
             target.vp.index,
-            ("get", target.vtl, names),
             lambda vcpus: self._get(target, vcpus, names),
         )
         return (AGAIN, 0, ()) if reply is None else reply
@@ -86,7 +85,6 @@ class RegisterCalls:
         reply = self._visit(
             context.vp,
             target.vp.index,
-            ("set", target.vtl, elements),
             lambda vcpus: self._set(target, vcpus, elements),
         )
         return (AGAIN, 0, None) if reply is None else reply

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Hashable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,7 +137,7 @@ class Services:
         self.lacking: set[int] = set()
         self.refused: set[int] = set()
         self.busy: set[int] = set()
-        self.visits: list[tuple[int, int, object]] = []
+        self.visits: list[tuple[int, int]] = []
         self.woken: list[int] = []
         self.answer: int = HvStatus.SUCCESS
         self.hidden_ports = range(0x40, 0x44)
@@ -164,10 +164,8 @@ class Services:
     def constant_register(self, register: int) -> int | None:
         return 0xCAFE if register == 0x200 else None
 
-    def visit(
-        self, caller_vp: int, vp: int, request: Hashable, work: Callable[[VpRegisters], Reply]
-    ) -> Reply | None:
-        self.visits.append((caller_vp, vp, request))
+    def visit(self, caller_vp: int, vp: int, work: Callable[[VpRegisters], Reply]) -> Reply | None:
+        self.visits.append((caller_vp, vp))
         return None if vp in self.busy else work(Vcpus(self, vp))
 
     def ports_can_be_seen(self, first: int, last: int) -> bool:

@@ -84,12 +84,7 @@ class VpAddressSpaces:
         self, caller: int, caller_vtl: int, vp: int, vtl: int, gva: int, access: GvaAccess
     ) -> GvaTranslation | None:
         """Walk the tables of `vtl` on `vp`. Errors: `KvmError`."""
-        return self._errands.ask(
-            caller,
-            vp,
-            ("translate", caller_vtl, vtl, gva, access),
-            lambda: self._translate(caller_vtl, vp, vtl, gva, access),
-        )
+        return self._errands.ask(caller, vp, lambda: self._translate(caller_vtl, vp, vtl, gva, access))
 
     def _translate(self, caller_vtl: int, vp: int, vtl: int, gva: int, access: GvaAccess) -> GvaTranslation:
         vcpu = self._vcpu(vp, vtl)

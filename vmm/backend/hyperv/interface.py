@@ -8,7 +8,7 @@ machine's clock, VPs stopped; `close` when no VP runs any more.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -148,7 +148,7 @@ class HypervInterface:
             if machine.device_memory is not None:
                 machine.device_memory.obey(VtlMemory(machine.memory, self._protections, VTL0))
         self._tlbs = VpTlbs(machine.processors)
-        self._errands = Errands(machine.processors)
+        self._errands = Errands(machine.processors, self._tlbs)
         for processor in machine.processors:
             self.state.enable_vtl(processor.index, VTL0)
         self.vtls: Vtls | None = None
@@ -328,7 +328,6 @@ class HypervInterface:
             for gpa, size in self._machine.memory.ranges():
                 self._machine.memory.fill(gpa, size)
         self._tlbs.reset()
-        self._errands.reset()
         for caller in self.callers:
             caller.reset()
         for auto_eoi in self.services.auto_eois:
@@ -338,9 +337,8 @@ class HypervInterface:
         for processor in self._machine.processors:
             processor.vcpu.run.u64[run_page.DIRTY_REGS // 8] = 0
 
-    def wake(self, vcpus: Collection[Vcpu]) -> None:
-        """S3 has ended: `vcpus`, VTL0's, are as after a reset. All VPs are frozen."""
-        self._errands.forget(vcpus)
+    def wake(self) -> None:
+        """S3 has ended: VTL0's vCPUs are as after a reset. All VPs are frozen."""
         if self.vtls is not None:
             self.vtls.partition.wake()
 

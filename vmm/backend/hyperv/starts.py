@@ -63,7 +63,7 @@ class VpStarts:
     def start(self, caller: int, vp: int, vtl: int, context: HV_INITIAL_VP_CONTEXT) -> int:
         """Let `vp` begin with `context`. Errors: `KvmError`."""
         vcpu = self._processors[vp].vcpu
-        status = self._errands.ask(caller, vp, ("start", vtl, context), lambda: begin(vcpu, context))
+        status = self._errands.ask(caller, vp, lambda: begin(vcpu, context))
         return AGAIN if status is None else int(status)
 
 

@@ -6,7 +6,8 @@ KVM drops the vCPU's translations when CR4 changes in KVM_SET_SREGS, as the proc
 More goes than was asked for, which is allowed.
 
 A VP that is outside the guest with a flush to do cannot use a stale translation, so it counts as done. The caller
-waits for the others up to `PATIENCE_S`, then asks the guest to make the call again, so that its interrupts are served.
+waits for the others for a while (`patience`), then asks the guest to make the call again. That one asks for all flushes
+anew: an equal call that is made later, after other changes to the tables, must not be taken for the repeated one.
 
 Implements: TLB-003, TLB-004
 """
@@ -20,12 +21,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from kvmapi import run as run_page
+from vmm.backend.hyperv.patience import Patience
 from vmm.backend.vp import VirtualProcessor
 from vmm.hvcalls.outside import TlbFlush
 from vmm.hvcalls.vp_sets import members
 
-PATIENCE_S: Final = 0.001
-"""How long a call may wait. Longer than a kick of all VPs takes; an interrupt of the caller's may be this late."""
 _CR4_PGE: Final = 1 << 7
 _DIRTY_U64: Final = run_page.DIRTY_REGS // 8
 
@@ -42,17 +42,6 @@ class _Target:
     """A flush counts as done and is not carried out yet."""
 
 
-@dataclass(slots=True)
-class _Pending:
-    """A call that was not finished."""
-
-    request: TlbFlush
-    stack_pointer: int
-    """Of the caller: an interrupt handler that makes an equal call meanwhile has another one."""
-    waits_for: dict[int, int]
-    """VP -> its count that must be done."""
-
-
 class VpTlbs:
     """The TLBs of a machine's VPs. Thread-safe; see the package for threads."""
 
@@ -60,14 +49,13 @@ class VpTlbs:
         self._processors = processors
         self._changed = threading.Condition()
         self._targets = [_Target() for _ in processors]
-        self._pending: dict[int, _Pending] = {}
+        self._patience = [Patience() for _ in processors]
         # Whether a higher VTL holds the TLBs of `(vtl, vps)`: then a flush waits (VSM-140).
         self.held: Callable[[int, int], bool] = lambda vtl, vps: False
 
     def reset(self) -> None:
-        """Forget unfinished calls. All VPs are frozen, their TLBs empty."""
+        """All VPs are frozen, their TLBs empty."""
         with self._changed:
-            self._pending.clear()
             self._targets = [_Target() for _ in self._processors]
 
     def flush(self, vp: int, request: TlbFlush) -> bool:
@@ -79,27 +67,36 @@ class VpTlbs:
         """
         if self.held(request.vtl, request.vps):
             return False
-        stack_pointer: int = self._processors[vp].vcpu.run.regs.rsp
+        patience = self._patience[vp]
         with self._changed:
-            call = self._pending.pop(vp, None)
-            if call is None or call.request != request or call.stack_pointer != stack_pointer:
-                call = _Pending(request, stack_pointer, self._ask(vp, request.vps))
-            own = self._targets[vp]
-            own.outside = True
-            if own.done != own.wanted:
-                self._owe(own)
-            deadline = time.monotonic() + PATIENCE_S
-            while not (finished := self._finished(call)):
+            waits_for = self._ask(vp, request.vps)
+            self._leave(vp)
+            deadline = time.monotonic() + patience.seconds
+            while not (finished := self._finished(waits_for)):
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    self._pending[vp] = call
                     break
                 self._changed.wait(left)
+        if finished:
+            patience.sufficed()
+        else:
+            patience.ran_out()
+        self.come_back(vp)
+        return finished
+
+    def leave(self, vp: int) -> None:
+        """The VP is going to wait for others, outside the guest: nobody needs to wait for its flushes."""
+        with self._changed:
+            self._leave(vp)
+
+    def come_back(self, vp: int) -> None:
+        """It has waited. Carries out what was asked for meanwhile. Errors: `KvmError`."""
+        own = self._targets[vp]
+        with self._changed:
             own.outside = False
             owed, own.owed = own.owed, False
         if owed:
             self.flush_own(vp)
-        return finished
 
     def after_kick(self, vp: int) -> None:
         """The VP is on its way into the guest again: do what it was asked for."""
@@ -123,7 +120,7 @@ class VpTlbs:
             self._changed.notify_all()
 
     def _ask(self, vp: int, vps: int) -> dict[int, int]:
-        """Ask every VP of the set; which of them to wait for, with their counts. With the lock held."""
+        """Ask every VP of the set; the counts of each that must be done. With the lock held."""
         waits_for = {}
         for number in members(vps):
             target = self._targets[number]
@@ -135,11 +132,18 @@ class VpTlbs:
                 self._processors[number].kick()
         return waits_for
 
+    def _leave(self, vp: int) -> None:
+        """With the lock held."""
+        own = self._targets[vp]
+        own.outside = True
+        if own.done != own.wanted:
+            self._owe(own)
+
     def _owe(self, target: _Target) -> None:
         target.done = target.wanted
         target.owed = True
         self._changed.notify_all()
 
-    def _finished(self, call: _Pending) -> bool:
+    def _finished(self, waits_for: dict[int, int]) -> bool:
         targets = self._targets
-        return all(targets[number].done >= count for number, count in call.waits_for.items())
+        return all(targets[number].done >= count for number, count in waits_for.items())

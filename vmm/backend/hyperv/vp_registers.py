@@ -238,9 +238,7 @@ class RegisterCalls:
             return failed(refused)
         if vp == context.vp:
             return self._get(vp, vtl, context.vcpu, names)
-        reply = self._errands.ask(
-            context.vp, vp, ("get", vtl, names), lambda: self._get(vp, vtl, self._away(vp), names)
-        )
+        reply = self._errands.ask(context.vp, vp, lambda: self._get(vp, vtl, self._away(vp), names))
         return (AGAIN, 0, ()) if reply is None else reply
 
     def set(self, context: RegisterOwner, call: CallInput[HV_INPUT_SET_VP_REGISTERS, Any]) -> Reply:
@@ -252,9 +250,7 @@ class RegisterCalls:
             return failed(refused)
         if vp == context.vp:
             return self._set(vp, vtl, context.vcpu, elements)
-        reply = self._errands.ask(
-            context.vp, vp, ("set", vtl, elements), lambda: self._set(vp, vtl, self._away(vp), elements)
-        )
+        reply = self._errands.ask(context.vp, vp, lambda: self._set(vp, vtl, self._away(vp), elements))
         return (AGAIN, 0, None) if reply is None else reply
 
     def switch_address_space(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import logging
 import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -327,7 +327,7 @@ class Vtls:
                 self._startup.begun(vp)
             return status
 
-        status = self._parts.errands.ask(caller_vp, vp, ("start", vtl, context), begin)
+        status = self._parts.errands.ask(caller_vp, vp, begin)
         return AGAIN if status is None else int(status)
 
     def assist_page(self, vp: int, vtl: int) -> AssistPage:
@@ -351,9 +351,7 @@ class Vtls:
         """See there."""
         return self._parts.constants.get(register)
 
-    def visit(
-        self, caller_vp: int, vp: int, request: Hashable, work: Callable[[VpRegisters], Reply]
-    ) -> Reply | None:
+    def visit(self, caller_vp: int, vp: int, work: Callable[[VpRegisters], Reply]) -> Reply | None:
         """See there."""
         scheduler, processor = self.schedulers[vp], self._parts.processors[vp]
 
@@ -364,7 +362,7 @@ class Vtls:
                 processor.kick()
             return reply
 
-        return self._parts.errands.ask(caller_vp, vp, request, on_its_thread)
+        return self._parts.errands.ask(caller_vp, vp, on_its_thread)
 
     def wake(self, vp: int) -> None:
         """See there."""

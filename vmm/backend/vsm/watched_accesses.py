@@ -83,7 +83,7 @@ class WatchedAccesses:
             told = self._ports_told.setdefault(caller_vp, {caller_vp})
         for vp in range(len(schedulers)):
             if vp not in told:
-                if self._errands.ask(caller_vp, vp, "ports", lambda: True) is None:
+                if self._errands.ask(caller_vp, vp, lambda: True) is None:
                     return False
                 told.add(vp)
         self._ports_told.pop(caller_vp, None)

@@ -4,21 +4,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from vmm.backend.hyperv import errands as module
-from vmm.backend.hyperv.errands import Errands
+from vmm.backend.hyperv import patience
+from vmm.backend.hyperv.errands import Errands, _Errand
+from vmm.backend.hyperv.tlbs import VpTlbs
+from vmm.hvcalls.outside import TlbFlush
 
-
-class StubVcpu:
-    """A vCPU with general registers."""
-
-    def __init__(self, regs: SimpleNamespace) -> None:
-        self.run = SimpleNamespace(regs=regs)
+WATCHDOG_S = 15.0
 
 
 class Vps:
@@ -27,13 +25,16 @@ class Vps:
     def __init__(self, count: int = 2) -> None:
         self.kicks = [0] * count
         self.on_kick: dict[int, Callable[[], None]] = {}
-        self.regs = [SimpleNamespace(rsp=0x1000) for _ in range(count)]
-        self.processors: Any = [self._vp(number) for number in range(count)]
-        self.errands = Errands(self.processors)
+        self.flushes = [0] * count
+        processors: Any = [self._vp(number) for number in range(count)]
+        self.tlbs = VpTlbs(processors)
+        self.errands = Errands(processors, self.tlbs)
 
     def _vp(self, number: int) -> SimpleNamespace:
-        vcpu = StubVcpu(self.regs[number])
-        return SimpleNamespace(vcpu=vcpu, kick=lambda: self.kick(number))
+        def before_stop() -> None:
+            self.flushes[number] += 1
+
+        return SimpleNamespace(kick=lambda: self.kick(number), before_stop=before_stop, all_vcpus=())
 
     def kick(self, number: int) -> None:
         self.kicks[number] += 1
@@ -54,79 +55,80 @@ class Work:
 
 @pytest.fixture
 def vps(monkeypatch: pytest.MonkeyPatch) -> Vps:
-    monkeypatch.setattr(module, "PATIENCE_S", 0.0)
+    """None waits for another one."""
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.0)
     return Vps()
 
 
+def on_its_own_thread(run: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
 def test_a_vp_does_its_own_work_itself(vps: Vps) -> None:
-    assert vps.errands.ask(1, 1, "own", lambda: 7) == 7
+    assert vps.errands.ask(1, 1, lambda: 7) == 7
     assert vps.kicks == [0, 0]
 
 
 def test_a_vp_that_comes_out_at_once_answers_at_once(vps: Vps) -> None:
     vps.on_kick[1] = lambda: vps.errands.after_kick(1)
 
-    assert vps.errands.ask(0, 1, "a", lambda: 7) == 7
+    assert vps.errands.ask(0, 1, lambda: 7) == 7
 
 
-def test_a_repeated_call_finds_the_answer_and_the_work_is_done_once(vps: Vps) -> None:
-    first, repeated = Work(7), Work(8)
+def test_what_is_not_begun_while_its_caller_waits_is_not_done(vps: Vps) -> None:
+    """The caller may be reset, or go on elsewhere: it need not make the call again, or may mean another one by it."""
+    first, equal = Work(7), Work(8)
 
-    assert vps.errands.ask(0, 1, "a", first) is None
-    assert vps.errands.ask(0, 1, "a", repeated) is None
+    assert vps.errands.ask(0, 1, first) is None
     vps.errands.after_kick(1)
+    assert vps.errands.ask(0, 1, equal) is None
+    assert (first.done, equal.done, vps.kicks) == (0, 0, [0, 2])
+    vps.on_kick[1] = lambda: vps.errands.after_kick(1)
 
-    assert vps.errands.ask(0, 1, "a", repeated) == 7
-    assert (first.done, repeated.done, vps.kicks) == (1, 0, [0, 1])
-    assert vps.errands.ask(0, 1, "a", repeated) is None  # a new one
-
-
-@pytest.mark.parametrize("change", ["request", "target"])
-def test_another_call_does_not_get_the_answer(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PATIENCE_S", 0.0)
-    vps = Vps(3)
-    first, second = Work(1), Work(2)
-    assert vps.errands.ask(0, 1, "a", first) is None
-
-    target, request = (2 if change == "target" else 1), ("b" if change == "request" else "a")
-    assert vps.errands.ask(0, target, request, second) is None
-    vps.errands.after_kick(1)
-    vps.errands.after_kick(2)
-
-    assert vps.errands.ask(0, target, request, second) == 2
-    assert (first.done, second.done) == (0, 1)  # what nobody waits for any more is not done
+    assert vps.errands.ask(0, 1, equal) == 8
+    assert (first.done, equal.done) == (0, 1)
 
 
-@pytest.mark.parametrize("by", ["an interrupt handler", "a higher VTL"])
-def test_a_call_that_is_interrupted_by_an_equal_one_is_done_once(by: str, vps: Vps) -> None:
-    interrupted, interrupting, repeated = Work(1), Work(2), Work(3)
-    processor: Any = vps.errands._processors[0]
-    own = processor.vcpu
-    assert vps.errands.ask(0, 1, "a", interrupted) is None
-    vps.errands.after_kick(1)
+@pytest.mark.timeout(60)
+def test_what_is_begun_is_waited_for_to_its_end(vps: Vps) -> None:
+    """Though the caller's patience is over: or its next call would have the work done twice."""
+    begun, go_on, other = threading.Event(), threading.Event(), []
 
-    if by == "a higher VTL":  # which may have its stack at the same virtual address
-        processor.vcpu = StubVcpu(vps.regs[0])
-    else:
-        vps.regs[0].rsp -= 64
-    assert vps.errands.ask(0, 1, "a", interrupting) is None
-    vps.errands.after_kick(1)
-    assert vps.errands.ask(0, 1, "a", interrupting) == 2
-    processor.vcpu, vps.regs[0].rsp = own, 0x1000
+    def work() -> int:
+        begun.set()
+        assert go_on.wait(WATCHDOG_S)
+        return 7
 
-    assert vps.errands.ask(0, 1, "a", repeated) == 1
-    assert (interrupted.done, interrupting.done, repeated.done) == (1, 1, 0)
+    def serve() -> None:
+        other.append(on_its_own_thread(lambda: vps.errands.after_kick(1)))
+        assert begun.wait(WATCHDOG_S)
+        threading.Timer(0.05, go_on.set).start()  # much longer than the caller's patience
+
+    vps.on_kick[1] = serve
+
+    assert vps.errands.ask(0, 1, work) == 7
+    other[0].join(WATCHDOG_S)
 
 
-def test_calls_that_are_never_repeated_are_given_up(vps: Vps) -> None:
-    works = [Work(number) for number in range(module.KEPT + 1)]
-    for work in works:
-        assert vps.errands.ask(0, 1, "a", work) is None
-        vps.regs[0].rsp -= 64
+@pytest.mark.timeout(60)
+def test_a_caller_becomes_patient_with_a_vp_that_comes_late() -> None:
+    """It comes 20 ms after each kick, when nobody waited any more for a call of 1 ms."""
+    vps = Vps()
+    vps.on_kick[1] = lambda: threading.Timer(0.02, vps.errands.after_kick, (1,)).start()
+    work, calls = Work(7), 1
 
-    vps.errands.after_kick(1)
+    while vps.errands.ask(0, 1, work) is None:
+        calls += 1
+        time.sleep(0.1)  # it finds nobody
 
-    assert [work.done for work in works] == [0] + [1] * module.KEPT
+    assert work.done == 1
+    assert calls <= 7  # 1, 2, 4 ... 64 ms
+    vps.on_kick[1] = lambda: vps.errands.after_kick(1)
+    for _ in range(8):
+        assert vps.errands.ask(0, 1, work) == 7
+    assert vps.errands._patience[0].seconds == patience.PATIENCE_S
 
 
 def test_an_error_is_the_askers(vps: Vps) -> None:
@@ -136,16 +138,61 @@ def test_an_error_is_the_askers(vps: Vps) -> None:
     vps.on_kick[1] = lambda: vps.errands.after_kick(1)
 
     with pytest.raises(OSError, match="scripted"):
-        vps.errands.ask(0, 1, "a", fail)
+        vps.errands.ask(0, 1, fail)
 
 
-def test_reset_forgets(vps: Vps) -> None:
-    assert vps.errands.ask(0, 1, "a", lambda: pytest.fail("was forgotten")) is None
+@pytest.mark.timeout(60)
+def test_an_error_before_the_work_leaves_nobody_waiting(vps: Vps) -> None:
+    failed, others, work = [], [], Work(7)
 
-    vps.errands.reset()
+    def fail(vp: int) -> None:
+        raise OSError("scripted")
+
+    def serve() -> None:
+        try:
+            vps.errands.after_kick(1)
+        except OSError as error:  # it is this VP's, too
+            failed.append(error)
+
+    vps.errands.before_work = fail
+    vps.on_kick[1] = lambda: others.append(on_its_own_thread(serve))
+
+    with pytest.raises(OSError, match="scripted"):
+        while vps.errands.ask(0, 1, work) is None:
+            pass
+    for other in others:
+        other.join(WATCHDOG_S)
+    assert len(failed) == 1
+    assert work.done == 0
+
+
+def test_a_caller_that_cannot_serve_others_leaves_nothing_behind(vps: Vps) -> None:
+    own, asked = Work(7), Work(8)
+
+    def fail(vp: int) -> None:
+        raise OSError("scripted")
+
+    vps.on_kick[1] = lambda: vps.errands._left[0].append(_Errand(asked))
+    vps.errands.before_work = fail
+
+    with pytest.raises(OSError, match="scripted"):
+        vps.errands.ask(0, 1, own)
+    vps.errands.before_work = lambda vp: None
     vps.errands.after_kick(1)
 
-    assert vps.errands.ask(0, 1, "a", lambda: 1) is None
+    assert (own.done, asked.done) == (0, 0)
+
+
+def test_nobody_waits_for_the_flush_of_a_vp_that_waits(vps: Vps) -> None:
+    """Else two VPs could wait for each other: it would not see to its errands while it waits for that flush."""
+    flushed = []
+    request = TlbFlush(vtl=0, vps=0b01, address_space=0, global_too=True, ranges=None)
+    vps.on_kick[1] = lambda: flushed.append(vps.tlbs.flush(1, request))
+
+    assert vps.errands.ask(0, 1, lambda: 7) is None
+
+    assert flushed == [True]
+    assert vps.flushes == [1, 0]  # before it goes on
 
 
 @pytest.mark.timeout(20)
@@ -157,10 +204,10 @@ def test_two_vps_may_ask_each_other() -> None:
 
     def run(own: int, other: int) -> None:
         for _ in range(200):
-            answer = vps.errands.ask(own, other, "a", lambda: 10 + other)
+            answer = vps.errands.ask(own, other, lambda: 10 + other)
             while answer is None:
                 vps.errands.after_kick(own)
-                answer = vps.errands.ask(own, other, "a", lambda: 10 + other)
+                answer = vps.errands.ask(own, other, lambda: 10 + other)
             answers[own] = answer
         finished[own].set()
         while not finished[other].wait(0.001):
@@ -173,30 +220,3 @@ def test_two_vps_may_ask_each_other() -> None:
         thread.join(15)
 
     assert answers == {0: 11, 1: 10}
-
-
-def test_what_a_vcpu_with_a_new_state_asked_for_is_forgotten(vps: Vps) -> None:
-    """Whether it was done or not: the same call, made later, is another one."""
-    done, left, again = Work(7), Work(8), Work(9)
-    assert vps.errands.ask(0, 1, "a", done) is None
-    vps.errands.after_kick(1)
-    vps.regs[0].rsp -= 64
-    assert vps.errands.ask(0, 1, "b", left) is None
-
-    vps.errands.forget([vps.processors[0].vcpu])
-    vps.errands.after_kick(1)
-
-    assert (done.done, left.done) == (1, 0)
-    assert vps.errands.ask(0, 1, "b", again) is None
-    vps.errands.after_kick(1)
-    assert vps.errands.ask(0, 1, "b", again) == 9
-
-
-def test_other_vcpus_keep_what_they_asked_for(vps: Vps) -> None:
-    work = Work(7)
-    assert vps.errands.ask(0, 1, "a", work) is None
-
-    vps.errands.forget([vps.processors[1].vcpu])
-    vps.errands.after_kick(1)
-
-    assert vps.errands.ask(0, 1, "a", Work(8)) == 7

@@ -438,13 +438,19 @@ def test_another_vps_registers_are_set(attentive: Rig) -> None:
 
 
 @pytest.mark.tlfs("REG-015")
-def test_a_vp_that_does_not_come_out_in_time_makes_the_caller_ask_again(rig: Rig) -> None:
+def test_a_vp_that_does_not_come_out_in_time_makes_the_caller_ask_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     result, values = rig.registers(Register.HvX64RegisterRbx, vp=1)
     assert (result, values) == (0x1234, [NO_VALUE])  # RAX as it was: the call is made again
-
     rig.vps[1].after_kick()
+    regs = rig.vps[1].vcpu.get_regs()
+    regs.rbx = 0x3333  # it has run since: what it had is no answer to a call from now
+    rig.vps[1].vcpu.set_regs(regs)
 
-    assert rig.registers(Register.HvX64RegisterRbx, vp=1) == (ONE_REP, [0])
+    monkeypatch.setattr(rig.vps[1], "kick", rig.vps[1].after_kick)
+
+    assert rig.registers(Register.HvX64RegisterRbx, vp=1) == (ONE_REP, [0x3333])
 
 
 # ---- address space ---------------------------------------------------------------------------------------
