@@ -81,6 +81,7 @@ def plan(config: MachineConfig, kvm: Kvm) -> CpuPlan:
         feature_msrs=host.feature_msrs,
         tsc_deadline=host.has("tsc_deadline_timer"),
         tsc_khz=host.tsc_khz or None,
+        vtls=config.vsm,
     )
     known = cpu.tsc_khz in (None, host.tsc_khz) and kvm.check_extension(k.KVM_CAP_VCPU_ATTRIBUTES) > 0
     hyperv = _hyperv(config, spec, cpu, host, tsc_known=known)

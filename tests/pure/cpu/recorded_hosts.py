@@ -23,13 +23,14 @@ class RecordedHost:
     brand: str
     feature_msrs: tuple[tuple[int, int], ...]
 
-    def resolve(self, text: str, *, tsc_khz: int | None = None) -> ResolvedCpu:
+    def resolve(self, text: str, *, tsc_khz: int | None = None, vtls: bool = False) -> ResolvedCpu:
         return resolve_cpu(
             parse_cpu(text),
             self.supported,
             brand_entries(self.brand),
             feature_msrs=dict(self.feature_msrs),
             tsc_khz=tsc_khz,
+            vtls=vtls,
         )
 
     def table(self, text: str, topology: Topology | None = None, cpu: int = 0) -> CpuidTable:

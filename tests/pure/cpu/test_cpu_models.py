@@ -8,7 +8,7 @@ import dataclasses
 import pytest
 
 from tests.pure.cpu.recorded_hosts import RecordedHost
-from vmm.machine.cpu import CpuidEntry, CpuidTable, CpuSpecError, Topology
+from vmm.machine.cpu import CpuidEntry, CpuidTable, CpuSpecError, Topology, parse_cpu, resolve_cpu
 from vmm.machine.cpu.cpuid import (
     KVM_FEATURES,
     KVM_SIGNATURE,
@@ -139,6 +139,29 @@ def test_protection_keys_need_no_xsave(intel_host: RecordedHost) -> None:
     assert not {"avx", "mpx", "xsaveopt"} & cpu.selection.names
     components = intel_host.table("max,-xsave").get(0xD)
     assert [components.register(register) for register in Register] == [0] * 4
+
+
+def test_with_vtls_protection_keys_need_what_a_switch_carries_pkru_in(intel_host: RecordedHost) -> None:
+    with_xsave = intel_host.resolve("max", vtls=True)
+    without = intel_host.resolve("max,-xsave,+pku", vtls=True)
+
+    assert "pku" in with_xsave.selection.names
+    assert "pku" not in without.selection.names
+    assert any("pku was asked for, but needs xsave" in warning for warning in without.warnings)
+
+
+def test_with_vtls_a_kvm_without_pkru_in_its_xsave_state_has_no_protection_keys(
+    intel_host: RecordedHost,
+) -> None:
+    supported = [
+        dataclasses.replace(leaf, eax=leaf.eax & ~(1 << 9))
+        if (leaf.function, leaf.index) == (0xD, 0)
+        else leaf
+        for leaf in intel_host.supported
+    ]
+    names = [resolve_cpu(parse_cpu("max"), supported, vtls=vtls).selection.names for vtls in (False, True)]
+
+    assert ["pku" in found for found in names] == [True, False]
 
 
 def test_features_go_with_the_one_they_need(intel_host: RecordedHost) -> None:

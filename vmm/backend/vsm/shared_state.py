@@ -9,6 +9,8 @@
 | DR0-DR3, DR6 where it is shared | KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS likewise |
 | XCR0 | KVM_GET_XCRS where the VTL that stops can have written it (CR4.OSXSAVE), KVM_SET_XCRS likewise |
 
+PKRU is a part of that only with XSAVE: a machine with VTLs has no PKU without it (`vmm.machine.cpu.select`).
+
 A vCPU's state cannot change while it does not run, so what was read at its last stop, or written to it since, is what
 it has: nothing is read of the VTL that starts, but its private DR6 and DR7 where DR0-DR3 are written. The MTRRs and
 MCG_STATUS are shared too; their writes are carried over when they happen (`shared_msrs`).

@@ -75,14 +75,15 @@ def resolve_cpu(
     feature_msrs: Mapping[int, int] | None = None,
     tsc_deadline: bool = True,
     tsc_khz: int | None = None,
+    vtls: bool = False,
 ) -> ResolvedCpu:
     """Decide what processor `spec` is on this host.
 
     supported: KVM_GET_SUPPORTED_CPUID. host: what the CPUID instruction says (only the brand, leaves
     0x80000002-4, is taken, since KVM reports none). feature_msrs: the feature MSRs that KVM both reports
     and lets the VMM set; None means unknown. tsc_deadline: KVM_CAP_TSC_DEADLINE_TIMER. tsc_khz: the
-    frequency guests will see, announced when it cannot change. Raises `CpuSpecError` for `enforce` with
-    something missing.
+    frequency guests will see, announced when it cannot change. vtls: whether it has Virtual Trust
+    Levels. Raises `CpuSpecError` for `enforce` with something missing.
     """
     table = CpuidTable(supported)
     model = MODELS.get(spec.model)
@@ -92,7 +93,7 @@ def resolve_cpu(
     vendor = spec.vendor or vendor_of(table)
     pmu = spec.pmu if spec.pmu is not None else passthrough
     selection = select_features(
-        spec, table, vendor, tsc_deadline=tsc_deadline, pmu=pmu, feature_msrs=feature_msrs
+        spec, table, vendor, tsc_deadline=tsc_deadline, pmu=pmu, feature_msrs=feature_msrs, vtls=vtls
     )
 
     if model is None:

@@ -34,7 +34,8 @@ ALWAYS_POSSIBLE = ("mtrr", "pat", "mce", "mca", "ht", "hypervisor", "kvm-hint-de
 PMU_FEATURES = frozenset({"pdcm", "perfctr-core", "perfctr-nb", "perfctr-llc", "perfmon-v2", "arch-lbr"})
 
 # Features on the right are senseless without the one on the left, so they go when it does.
-# Pairs stand in an order in which one pass is enough. PKU is not among them: RDPKRU and WRPKRU need no XSAVE.
+# Pairs stand in an order in which one pass is enough. PKU is not among them: RDPKRU and WRPKRU need no XSAVE. But
+# see VTL_DEPENDENCIES.
 DEPENDENCIES: tuple[tuple[str, str], ...] = (
     ("xsave", "avx mpx xsaveopt xsavec xgetbv1 xsaves xfd amx-tile"),
     ("xsaves", "shstk ibt arch-lbr"),
@@ -47,6 +48,11 @@ DEPENDENCIES: tuple[tuple[str, str], ...] = (
     ("svm", " ".join(name for name, feature in FEATURES.items() if feature.word.leaf == 0x8000_000A)),
     ("lm", "la57 lam"),
 )
+
+# Of a processor with Virtual Trust Levels: a switch carries PKRU from one vCPU to another, and KVM tells and takes it
+# in XSAVE state only. KVM_SET_XSAVE without it makes it 0.
+VTL_DEPENDENCIES: tuple[tuple[str, str], ...] = (("xsave", "pku"),)
+PKRU_COMPONENT = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,7 @@ def possible_words(
     tsc_deadline: bool,
     pmu: bool,
     feature_msrs: Mapping[int, int] | None,
+    vtls: bool = False,
 ) -> dict[Key, int]:
     """Feature bits KVM can give a guest of `vendor`, for every word."""
     words = {w.key: supported.value(w.leaf, w.subleaf, w.register) & ~w.dynamic for w in WORDS}
@@ -92,6 +99,8 @@ def possible_words(
             change(name, False)
     if feature_msrs is not None and MSR_ARCH_CAPABILITIES not in feature_msrs:
         change("arch-capabilities", False)
+    if vtls and not supported.get(0xD).eax >> PKRU_COMPONENT & 1:
+        change("pku", False)
     extended_edx = (0x8000_0001, 0, Register.EDX)
     if vendor in AMD_FAMILY:
         words[extended_edx] |= words[0x1, 0, Register.EDX] & AMD_ALIASES
@@ -141,10 +150,12 @@ def select_features(
     tsc_deadline: bool,
     pmu: bool,
     feature_msrs: Mapping[int, int] | None,
+    vtls: bool = False,
 ) -> Selection:
-    """Decide every feature bit. Raises `CpuSpecError` when `enforce` is set and KVM lacks something."""
+    """Decide every feature bit. vtls: whether there are Virtual Trust Levels. Raises `CpuSpecError` when `enforce`
+    is set and KVM lacks something."""
     possible = possible_words(
-        supported, vendor, tsc_deadline=tsc_deadline, pmu=pmu, feature_msrs=feature_msrs
+        supported, vendor, tsc_deadline=tsc_deadline, pmu=pmu, feature_msrs=feature_msrs, vtls=vtls
     )
     words = _wanted(spec, possible)
     for name in spec.on & FEATURES.keys():
@@ -159,7 +170,7 @@ def select_features(
     for word in WORDS:
         warnings += _missing_text(word, words[word.key] & ~possible[word.key])
         words[word.key] &= possible[word.key]
-    for base, dependants in DEPENDENCIES:
+    for base, dependants in (*DEPENDENCIES, *(VTL_DEPENDENCIES if vtls else ())):
         if words[FEATURES[base].word.key] & FEATURES[base].mask:
             continue
         for name in dependants.split():
