@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 from typing import Final
@@ -48,7 +49,12 @@ class ArmedIoEventFd:
 
     def _tell(self, wanted: bool) -> None:
         address, size, port, datamatch = self._where
-        self._vm.ioeventfd(self._fd, address, size, datamatch=datamatch, pio=port, deassign=not wanted)
+        try:
+            self._vm.ioeventfd(self._fd, address, size, datamatch=datamatch, pio=port, deassign=not wanted)
+        except KvmError as error:
+            # A kernel that has no memory to take one out drops all that are on its bus (kvm_io_bus_unregister_dev).
+            if wanted or error.errno != errno.ENOENT:
+                raise
         self._told = wanted
 
     def suspend(self, wanted: bool) -> None:
@@ -132,13 +138,20 @@ class KvmIoEventFds:
     def watch(self, accesses: bytes | None) -> None:
         """Which ports the VM's VTL is watched at, a byte for each with bit `WRITE` for writes; None: at none.
 
-        When it returns no write to one that is watched is caught any more. Errors: `KvmError`.
+        When it returns no write to one that is watched is caught any more. Errors: `KvmError`, where KVM keeps one; then
+        no write to any other is caught, and the next call tries it again.
         """
+        failure: KvmError | None = None
         with self._lock:
             self._watched = accesses
             for armed in self._armed:
                 if ports := armed.ports():
-                    armed.suspend(self._is_watched(ports))
+                    try:
+                        armed.suspend(self._is_watched(ports))
+                    except KvmError as error:  # the others all the same
+                        failure = failure or error
+        if failure is not None:
+            raise failure
 
     def _is_watched(self, ports: range) -> bool:
         watched = self._watched

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kvmapi import Kvm
+from kvmapi import Kvm, KvmError
 from kvmapi.fake import FakeKvm
 from kvmapi.uapi import kvm as k
 from vmm.backend.ioeventfds import KvmIoEventFds
@@ -34,6 +34,12 @@ class Rig:
             else:
                 found.add(where)
         return found
+
+
+def taken_out(rig: Rig) -> list[int]:
+    """The address of each call that takes one out, whatever became of it."""
+    calls = [k.kvm_ioeventfd.from_buffer_copy(call.argument) for call in rig.fake.called("KVM_IOEVENTFD")]
+    return [event.addr for event in calls if event.flags & k.KVM_IOEVENTFD_FLAG_DEASSIGN]
 
 
 @pytest.fixture
@@ -107,6 +113,35 @@ def test_what_was_removed_stays_removed(rig: Rig) -> None:
     rig.events.watch(None)
 
     assert rig.armed() == set()
+
+
+@pytest.mark.tlfs("VSM-120")
+def test_one_that_kvm_has_lost_is_not_caught_and_is_caught_again_later(rig: Rig) -> None:
+    """A kernel without memory drops all ioeventfds of its bus, when it is told to drop one."""
+    armed = rig.events.add_ioeventfd(True, PORT, 1, None)
+    assert armed is not None
+    rig.fake.fail("KVM_IOEVENTFD", errno.ENOENT)
+
+    rig.events.watch(watched(PORT))
+    before = len(rig.fake.called("KVM_IOEVENTFD"))
+    rig.events.watch(None)
+
+    [call] = rig.fake.called("KVM_IOEVENTFD")[before:]
+    assert not k.kvm_ioeventfd.from_buffer_copy(call.argument).flags & k.KVM_IOEVENTFD_FLAG_DEASSIGN
+
+
+@pytest.mark.tlfs("VSM-120")
+def test_one_that_kvm_keeps_is_told_of_and_the_others_are_not_caught(rig: Rig) -> None:
+    for port in (PORT, PORT + 1):
+        rig.events.add_ioeventfd(True, port, 1, None)
+    rig.fake.fail("KVM_IOEVENTFD", errno.ENOMEM)
+
+    with pytest.raises(KvmError):
+        rig.events.watch(watched(PORT, PORT + 1))
+
+    assert taken_out(rig)[:2] == [PORT, PORT + 1]
+    rig.events.watch(watched(PORT, PORT + 1))  # as its guest would try it
+    assert taken_out(rig) == [PORT, PORT + 1, PORT]
 
 
 def test_a_kvm_that_does_not_take_it_back_leaves_it_to_the_device(rig: Rig) -> None:
