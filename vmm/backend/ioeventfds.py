@@ -138,8 +138,8 @@ class KvmIoEventFds:
     def watch(self, accesses: bytes | None) -> None:
         """Which ports the VM's VTL is watched at, a byte for each with bit `WRITE` for writes; None: at none.
 
-        When it returns no write to one that is watched is caught any more. Errors: `KvmError`, where KVM keeps one; then
-        no write to any other is caught, and the next call tries it again.
+        When it returns no write to one that is watched is caught any more. Errors: `KvmError`, where KVM keeps one;
+        then no write to any other is caught, and the next call tries it again.
         """
         failure: KvmError | None = None
         with self._lock:

@@ -15,6 +15,9 @@ from types import FrameType
 # The last real-time signal: neither the C library's own (the first two) nor one a program is likely to use.
 KICK_SIGNAL = signal.SIGRTMAX
 
+AGAIN_S = 0.1
+"""After how long one who waits for a kicked thread kicks it again: the first may have had no room in the queue."""
+
 
 class KickError(RuntimeError):
     """The kick signal's handler cannot be installed here; says from where it can."""
@@ -38,8 +41,10 @@ def install() -> None:
 def kick(thread: threading.Thread) -> None:
     """Interrupt `thread`'s system call; harmless when it is in none, or not started yet.
 
-    The caller makes sure that it cannot end meanwhile: a thread's id is a pointer that its end makes invalid.
+    The caller makes sure that it cannot end meanwhile: a thread's id is a pointer that its end makes invalid. Who
+    relies on it has to kick again (`AGAIN_S`): the queue of signals is one for all processes of a user
+    (RLIMIT_SIGPENDING), and where it is full the kick is lost, though none for this thread may be in it.
     """
     if thread.ident is not None:
-        with contextlib.suppress(BlockingIOError):  # the queue of signals is full: kicks enough wait there
+        with contextlib.suppress(BlockingIOError):
             signal.pthread_kill(thread.ident, KICK_SIGNAL)

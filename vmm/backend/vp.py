@@ -151,7 +151,10 @@ class VirtualProcessor:
         if self._thread is threading.current_thread():
             raise RuntimeError("a VP thread cannot wait for itself to freeze")
         with self._state:
-            self._state.wait_for(lambda: self._frozen or self._ended or self._thread.ident is None)
+            while not self._state.wait_for(
+                lambda: self._frozen or self._ended or self._thread.ident is None, kick.AGAIN_S
+            ):
+                self._interrupt()
 
     def thaw(self) -> None:
         """Let the guest run (on)."""
@@ -185,7 +188,10 @@ class VirtualProcessor:
             if self._thread.ident is None:
                 self._ended = True
         if self._thread.ident is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(kick.AGAIN_S)
+            while self._thread.is_alive():
+                self.kick()
+                self._thread.join(kick.AGAIN_S)
 
     def kick(self) -> None:
         """Have the thread leave the guest, call `after_kick` and go on. Returns at once; not for the thread itself."""

@@ -308,6 +308,32 @@ def test_interruptions_and_waiting_for_sipi_are_no_failures(rig: Rig) -> None:
     assert outcome.kind is OutcomeKind.TRIPLE_FAULT
 
 
+@pytest.mark.parametrize("way", ["freeze", "stop"])
+@pytest.mark.timeout(60)
+def test_a_kick_that_is_lost_is_made_again(way: str, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the host's queue of signals is full; the mark in kvm_run is seen on the way into the guest only."""
+    entered, kicks = threading.Event(), threading.Semaphore(0)
+
+    def until_signalled(view: memoryview) -> int:
+        entered.set()
+        assert kicks.acquire(timeout=WATCHDOG_S)
+        return exit_with(k.KVM_EXIT_INTR, result=errno.EINTR)(view)
+
+    lost = [True, True]
+    monkeypatch.setattr(kick, "kick", lambda thread: lost.pop() if lost else kicks.release())
+    rig.fake.script(0, [until_signalled])
+    rig.vp.start()
+    rig.vp.thaw()
+    assert entered.wait(WATCHDOG_S)
+
+    if way == "freeze":
+        rig.vp.freeze()
+        rig.vp.wait_frozen()
+    rig.vp.stop()
+
+    assert (lost, rig.outcomes) == ([], [])
+
+
 def test_a_frozen_vp_executes_nothing_until_it_is_thawed(rig: Rig) -> None:
     device = Recorder()
     rig.ports.add(0x500, 1, device, "device")

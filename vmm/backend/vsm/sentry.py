@@ -13,15 +13,13 @@ MP state is put back, and KVM_RUN in that state executes nothing.
 from __future__ import annotations
 
 import errno
-import signal
 import threading
 from collections.abc import Callable
 
 from kvmapi import KvmError, Vcpu
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi.vsm import KVM_MP_STATE_HV_INACTIVE_VTL
-from vmm.backend import host_thread
-from vmm.backend.kick import KICK_SIGNAL
+from vmm.backend import host_thread, kick
 
 _EXIT_REASON_U32 = 2
 
@@ -72,9 +70,9 @@ class Sentry:
             return
         self._wanted_home = True
         self._stay_out(self.vcpu, True)
-        if self._thread.ident is not None:
-            signal.pthread_kill(self._thread.ident, KICK_SIGNAL)
-        self._changed.wait_for(lambda: not self._posted)
+        kick.kick(self._thread)
+        while not self._changed.wait_for(lambda: not self._posted, kick.AGAIN_S):
+            kick.kick(self._thread)
         self._stay_out(self.vcpu, False)
 
     def end(self) -> None:
