@@ -25,6 +25,7 @@ from kvmapi.uapi.vsm import (
     KVM_MEMORY_EXIT_FLAG_PAGE_WALK,
     KVM_MEMORY_EXIT_FLAG_WRITE,
 )
+from vmm.backend.protection.repeats import Repeats
 from vmm.backend.vp import REFUSED_ACCESS, VirtualProcessor
 from vmm.hv.constants import HV_PAGE_SHIFT
 from vmm.vsm.outside import MemoryAccess, MemoryIntercepts
@@ -91,8 +92,7 @@ class AttributeFaults:
         self._aliases = aliases
         self._tells_instruction = tells_instruction
         self._tell_again = tell_again
-        self._repeated = 0
-        self._last = b""
+        self._repeats = Repeats()
 
     def attach(self, handlers: dict[int, Callable[[], None]]) -> None:
         """handlers: those of the VTL. The VP's thread has not started, or does not run the VTL."""
@@ -113,7 +113,7 @@ class AttributeFaults:
         if refused is None:
             self._repeat(self._ram_gpa(gpa), wanted)
             return
-        self._last = b""
+        self._repeats.end()
         known = self._tells_instruction and wanted != EXECUTE
         access = MemoryAccess(
             gpa,
@@ -129,14 +129,11 @@ class AttributeFaults:
 
     def _repeat(self, gpa: int, wanted: int) -> None:
         """The table allows the access: it has changed since, or the kernel has not heard of it."""
-        registers = bytes(self._vcpu.run.u8[_REGS])
-        if registers != self._last:
-            self._last, self._repeated = registers, 0
-        self._repeated += 1
-        if self._repeated == TOLD_AGAIN:
+        repeated = self._repeats.count(bytes(self._vcpu.run.u8[_REGS]))
+        if repeated == TOLD_AGAIN:
             with contextlib.suppress(KvmError):  # there is still no memory
                 self._tell_again(self._vtl, gpa >> HV_PAGE_SHIFT)
-        if self._repeated > REPEATS:
+        if repeated > REPEATS:
             allowed = describe(self._protections.rights(self._vtl, gpa >> HV_PAGE_SHIFT))
             self._processor.run_failed(
                 errno.EFAULT,

@@ -42,6 +42,7 @@ from vmm.backend.protection.decoded import Decoded
 from vmm.backend.protection.events import Event, Kind, in_delivery, keep, lost_in_delivery
 from vmm.backend.protection.faults import Alias, ram_gpa_of
 from vmm.backend.protection.kept_writes import KeptWrites
+from vmm.backend.protection.repeats import Repeats
 from vmm.backend.protection.stepping import Stepper
 from vmm.backend.protection.touches import Touch, Touches, of_event, of_instruction, tables_of_exception
 from vmm.backend.protection.unfinished import put_registers, take_back
@@ -113,8 +114,7 @@ class MappingFaults:
         self._others: dict[int, Callable[[], None]] = {}
         self._kept = KeptWrites(vcpu, self._make_kept_write, self._refuse_kept_write)
         self._look = False  # whether the VTL is stuck is to be looked up
-        self._repeated = 0
-        self._last = b""
+        self._repeats = Repeats()
         self._failed = False  # the last one that was to be carried out could not be
         self._retries = False  # an instruction that KVM gave up is being tried with all pages that it may use
 
@@ -362,12 +362,13 @@ class MappingFaults:
         if decoded is not None and by_hand.carry_out(
             self._processor_state(), decoded, hardware=self._hardware
         ):
-            self._repeated, self._failed = 0, False
+            self._repeats.end()
+            self._failed = False
             return True
         self._stepper.step(cpu, touches, pages, walked, self._answer_mmio)
         self._failed = self._stepper.failed
         if not self._failed:
-            self._repeated = 0
+            self._repeats.end()
         elif otherwise is not None:
             self._repeat(cpu, otherwise)
         raised = self._stepper.raised
@@ -419,11 +420,7 @@ class MappingFaults:
         if not self._view.restricts():
             otherwise()
             return
-        registers = bytes(cpu.regs)
-        if registers != self._last:
-            self._last, self._repeated = registers, 0
-        self._repeated += 1
-        if self._repeated > REPEATS:
+        if self._repeats.count(bytes(cpu.regs)) > REPEATS:
             otherwise()
 
     def _give_up(self, cpu: Processor, decoded: Decoded | None) -> None:
@@ -490,7 +487,7 @@ class MappingFaults:
         return ram_gpa_of(gpa, self._aliases)
 
     def _tell(self, owner: int, access: MemoryAccess) -> None:
-        self._repeated = 0
+        self._repeats.end()
         self._intercepts.memory(self._processor.index, self._vtl, owner, access)
 
 
