@@ -28,20 +28,27 @@ def linear(
     Errors: `GuestFaultError`: #SS(0) for the stack segment, else #GP(0), if the segment forbids it.
     """
     at = offset(cpu, operand)
-    segment: kvm_segment = getattr(cpu.sregs, operand.segment)
+    return in_segment(cpu, operand.segment, at, size, write=write, execute_only=execute_only)
+
+
+def in_segment(
+    cpu: Processor, name: str, at: int, size: int, *, write: bool = False, execute_only: bool = False
+) -> int:
+    """The linear address of `size` bytes at an offset of segment `name`. The rest: see `linear`."""
+    segment: kvm_segment = getattr(cpu.sregs, name)
     if cpu.bits == 64:
-        if operand.segment in ("fs", "gs"):
+        if name in ("fs", "gs"):
             at = at + segment.base & 0xFFFF_FFFF_FFFF_FFFF
         if not (cpu.canonical(at) and cpu.canonical(at + size - 1 & 0xFFFF_FFFF_FFFF_FFFF)):
-            raise _violation(operand.segment)
+            raise _violation(name)
         return at
     if cpu.protected and not cpu.virtual_8086:
         code, open_to_it = segment.type & _CODE, segment.type & _WRITABLE_OR_READABLE
         forbidden = code or not open_to_it if write else code and not open_to_it and not execute_only
         if segment.unusable or not segment.present or forbidden:
-            raise _violation(operand.segment)
+            raise _violation(name)
     if not inside(segment, at, size):
-        raise _violation(operand.segment)
+        raise _violation(name)
     return int(segment.base + at) & 0xFFFF_FFFF
 
 

@@ -20,11 +20,12 @@ from typing import Final
 from kvmapi.uapi import x86
 from vmm.backend.emulation import interrupt, stack_segment
 from vmm.backend.emulation import registers as r
+from vmm.backend.emulation.addressing import in_segment
 from vmm.backend.emulation.faults import DeclinedError, GuestFaultError, ProtectedError
 from vmm.backend.emulation.interrupt_return import interrupt_return
 from vmm.backend.emulation.page_walk import Access
 from vmm.backend.emulation.processor import Processor
-from vmm.backend.protection.decoded import MEMORY, REGISTER, Decoded, linear, operand_size, register
+from vmm.backend.protection.decoded import MEMORY, REGISTER, Decoded, operand_size, place, register
 from vmm.backend.protection.operands import stack_width
 
 _VECTORS: Final = {"int1": x86.DB_VECTOR, "int3": x86.BP_VECTOR, "into": x86.OF_VECTOR}
@@ -97,15 +98,13 @@ def _load_ss(cpu: Processor, decoded: Decoded) -> None:
     user = Access(user=cpu.cpl == 3)
     if decoded.mnemonic == "pop":
         mask, width = cpu.stack_mask, stack_width(cpu, decoded)
-        at = cpu.sregs.ss.base + (cpu.regs.rsp & mask) & 0xFFFF_FFFF  # there is none in 64-bit mode
+        at = in_segment(cpu, "ss", cpu.regs.rsp & mask, 2)
         selector = int.from_bytes(cpu.memory.read(at, 2, user), "little")
         cpu.regs.rsp = cpu.regs.rsp & ~mask | cpu.regs.rsp + width & mask
     else:
         source = decoded.insn.operands[1]
         if source.type == MEMORY:
-            at = linear(cpu, decoded, source)
-            if cpu.bits == 64 and not cpu.canonical(at):
-                raise DeclinedError("an address that is not canonical is left to the processor")
+            at = in_segment(cpu, *place(cpu, decoded, source), 2)
             selector = int.from_bytes(cpu.memory.read(at, 2, user), "little")
         else:
             selector = register(cpu, decoded.insn, source.reg) & 0xFFFF
@@ -119,7 +118,8 @@ def _store_idtr(cpu: Processor, decoded: Decoded) -> None:
     idt = cpu.sregs.idt
     base = int(idt.base).to_bytes(8, "little")[: _base_size(cpu)]
     data = int(idt.limit).to_bytes(2, "little") + base
-    cpu.memory.write(_table_operand(cpu, decoded), data, Access(write=True, user=cpu.cpl == 3))
+    at = _table_operand(cpu, decoded, write=True)
+    cpu.memory.write(at, data, Access(write=True, user=cpu.cpl == 3))
     cpu.advance(decoded.length)
 
 
@@ -141,11 +141,9 @@ def _base_size(cpu: Processor) -> int:
     return 8 if cpu.bits == 64 else 4
 
 
-def _table_operand(cpu: Processor, decoded: Decoded) -> int:
-    at = linear(cpu, decoded, decoded.insn.operands[0])
-    if cpu.bits == 64 and not (cpu.canonical(at) and cpu.canonical(at + 2 + _base_size(cpu) - 1)):
-        raise DeclinedError("an address that is not canonical is left to the processor")
-    return at
+def _table_operand(cpu: Processor, decoded: Decoded, *, write: bool = False) -> int:
+    where = place(cpu, decoded, decoded.insn.operands[0])
+    return in_segment(cpu, *where, 2 + _base_size(cpu), write=write)
 
 
 def _interrupt_return(cpu: Processor, decoded: Decoded) -> None:

@@ -142,6 +142,15 @@ def _index(cpu: Processor, decoded: Decoded, operand: Any) -> int:
 
 def linear_at(cpu: Processor, decoded: Decoded, operand: Any, index: int, adjust_sp: int = 0) -> int:
     """The address with this value of the index register."""
+    return in_segment(cpu, *_place(cpu, decoded, operand, index, adjust_sp))
+
+
+def place(cpu: Processor, decoded: Decoded, operand: Any) -> tuple[str, int]:
+    """The segment of an operand in memory, and its offset there."""
+    return _place(cpu, decoded, operand, _index(cpu, decoded, operand), 0)
+
+
+def _place(cpu: Processor, decoded: Decoded, operand: Any, index: int, adjust_sp: int) -> tuple[str, int]:
     memory, insn = operand.mem, decoded.insn
     base = insn.reg_name(memory.base) or ""
     total = memory.disp
@@ -156,7 +165,7 @@ def linear_at(cpu: Processor, decoded: Decoded, operand: Any, index: int, adjust
     segment = insn.reg_name(memory.segment) or (
         "ss" if base in ("rsp", "esp", "sp", "rbp", "ebp", "bp") else "ds"
     )
-    return in_segment(cpu, segment, total)
+    return segment, total
 
 
 def in_segment(cpu: Processor, segment: str, offset: int) -> int:
