@@ -11,6 +11,7 @@
 | it writes to a page table that was let in for its walk, and the decoder does not know | what it wrote is undone |
 | the step does not end | SFMASK.TF and DEBUGCTL.BTF are clear meanwhile |
 | the step is seen by the guest | RFLAGS.TF is taken out of what PUSHF, SYSCALL stored; a TF of its own has its #DB |
+| the step takes the #DB of one of the guest's own breakpoints | it is raised, with DR6 as it was told of |
 | the end of the step is not seen in time | not stepped at all: `by_hand` |
 
 A handler cannot be reached: on a processor the pages of the IDT are out of the mapping, so that the delivery fails with
@@ -54,6 +55,8 @@ _SFMASK: Final = 0xC000_0084
 _GOES_ON: Final = ((_SFMASK, r.RFLAGS_TF), (0x1D9, 1 << 1))  # DEBUGCTL.BTF
 _IMMEDIATE_EXIT: Final = 1
 _PAGE: Final = 4096
+_DEBUG_DR6_U64: Final = (32 + 16) // 8  # struct kvm_run: debug.arch.dr6
+_BREAKPOINTS: Final = 0xF  # of DR6: those whose conditions were met, enabled or not
 _PUSHES_FLAGS: Final = ("pushf", "pushfd", "pushfq")
 _DECOY_PAGES: Final = 64
 """Pages around the instruction that are looked at for one that it does not use."""
@@ -294,7 +297,12 @@ class Stepper:
     ) -> int | None:
         reason = int(self._vcpu.run.exit_reason)
         if reason == k.KVM_EXIT_DEBUG:
-            self._finished(cpu, touches, loads)
+            status = int(self._vcpu.run.u64[_DEBUG_DR6_U64]) if self._hardware else 0
+            breakpoints = _enabled(status, debug.dr7)
+            if breakpoints and not status & r.DR6_BS:  # one at the instruction itself: a fault
+                self._raise_debug(breakpoints)
+            else:
+                self._finished(cpu, touches, loads, breakpoints)
             return None
         if reason != k.KVM_EXIT_SHUTDOWN or self._hardware:
             return reason
@@ -323,7 +331,8 @@ class Stepper:
             return True
         return in_delivery(self._vcpu) is not None
 
-    def _finished(self, cpu: Processor, touches: Touches, loads: bool | None) -> None:
+    def _finished(self, cpu: Processor, touches: Touches, loads: bool | None, breakpoints: int = 0) -> None:
+        """breakpoints: bits of DR6, if one of the guest's own was hit."""
         self.steps += 1
         if loads is not None:
             self._put_trap_flag(loads)
@@ -338,11 +347,17 @@ class Stepper:
             regs.rflags &= ~r.RFLAGS_TF if masked else ~0
             put_registers(self._vcpu, regs, self._vcpu.get_sregs())
             traced = traced and not masked
-        if traced:
-            debug = self._vcpu.get_debugregs()
-            debug.dr6 |= r.DR6_BS
-            self._vcpu.set_debugregs(debug)
-            keep(self._vcpu, Event(Kind.EXCEPTION, x86.DB_VECTOR))
+        if traced or breakpoints:
+            self._raise_debug(breakpoints | (r.DR6_BS if traced else 0))
+
+    def _raise_debug(self, status: int) -> None:
+        """The guest's #DB. status: bits of DR6; those of breakpoints stay as they were without one (SDM 3, 18.2.3)."""
+        debug = self._vcpu.get_debugregs()
+        if status & _BREAKPOINTS:
+            debug.dr6 &= ~_BREAKPOINTS
+        debug.dr6 |= status
+        self._vcpu.set_debugregs(debug)
+        keep(self._vcpu, Event(Kind.EXCEPTION, x86.DB_VECTOR))
 
     def _hide_trap_flag(self, cpu: Processor, touches: Touches) -> None:
         """PUSHF stored the TF of the step: it is bit 0 of the second byte on the stack."""
@@ -355,6 +370,12 @@ class Stepper:
             with contextlib.suppress(AccessInterceptedError, GuestMemoryError):
                 flags = self._memory.read(gpa, 1)[0]
                 self._memory.write(gpa, bytes([flags & ~(r.RFLAGS_TF >> 8)]))
+
+
+def _enabled(dr6: int, dr7: int) -> int:
+    """The breakpoints of DR6, if one of them is enabled."""
+    hit = any(dr6 >> number & 1 and dr7 >> 2 * number & 3 for number in range(4))
+    return dr6 & _BREAKPOINTS if hit else 0
 
 
 def _base(raw: int) -> int:

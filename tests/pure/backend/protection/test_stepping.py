@@ -24,6 +24,7 @@ from vmm.vsm.rights import NONE, READ, WRITE
 
 GPN = 0x100
 SFMASK, DEBUGCTL, TF, BTF = 0xC000_0084, 0x1D9, 0x100, 2
+DR6_FIXED, BS = 0xFFFF_0FF0, 1 << 14
 LOAD, STORE = b"\x48\x8b\x07", b"\x48\x89\x07"
 
 
@@ -58,7 +59,10 @@ class StepVcpu(FakeVcpu):
 
     def __init__(self, cpu: Processor, msrs: dict[int, int]) -> None:
         super().__init__(cpu.regs, cpu.sregs)
-        self.run = SimpleNamespace(u8=bytearray(4096), exit_reason=k.KVM_EXIT_DEBUG)
+        page = bytearray(4096)
+        self.run = SimpleNamespace(
+            u8=page, u64=memoryview(page).cast("Q"), exit_reason=k.KVM_EXIT_DEBUG, regs=None, sregs=None
+        )
         self.vcpu_id, self.msrs, self.in_the_step = 0, msrs, dict[int, int]()
         self.signals = 2
 
@@ -150,6 +154,72 @@ def test_a_guest_cannot_keep_a_step_from_ending(ram: GuestRam) -> None:
     assert vcpu.in_the_step == {SFMASK: 0x4600, DEBUGCTL: 0}
     assert vcpu.msrs == {SFMASK: 0x4700, DEBUGCTL: BTF}
     assert (vcpu.regs.rip, vcpu.regs.r11) == (0x5000, 2)
+
+
+class BreakingVcpu(StepVcpu):
+    """A processor whose step ends with `status` in the DR6 of the exit; the guest's DR6 has B3 of an earlier one."""
+
+    def __init__(self, cpu: Processor, status: int, dr7: int) -> None:
+        super().__init__(cpu, {SFMASK: 0, DEBUGCTL: 0})
+        self.status, self.signals = status, 0
+        self.debug = x86.kvm_debugregs(dr6=DR6_FIXED | 8, dr7=dr7)
+        self.events = x86.kvm_vcpu_events()
+
+    def get_debugregs(self) -> x86.kvm_debugregs:
+        return x86.kvm_debugregs.from_buffer_copy(self.debug)
+
+    def set_debugregs(self, debug: x86.kvm_debugregs) -> None:
+        self.debug = x86.kvm_debugregs.from_buffer_copy(debug)
+
+    def get_vcpu_events(self) -> x86.kvm_vcpu_events:
+        return x86.kvm_vcpu_events.from_buffer_copy(self.events)
+
+    def set_vcpu_events(self, events: x86.kvm_vcpu_events) -> None:
+        self.events = x86.kvm_vcpu_events.from_buffer_copy(events)
+
+    def run_once(self) -> int:
+        if self.status & BS:
+            self.regs.rip += len(LOAD)
+        self.run.u64[(32 + 16) // 8] = DR6_FIXED | self.status
+        return 0
+
+
+@pytest.mark.tlfs("VSM-078")
+@pytest.mark.parametrize(
+    ("status", "dr7", "traced", "dr6"),
+    [
+        (BS, 0, False, None),
+        (BS, 0, True, 8 | BS),
+        (BS | 1, 0x01, False, 1),
+        (BS | 1, 0x02, False, 1),  # enabled for all tasks
+        (BS | 5, 0x10, False, 5),  # a processor tells of those that are not enabled as well
+        (BS | 1, 0x10, False, None),  # but not of them alone
+        (BS | 2, 0x04, True, 2 | BS),
+        (1, 0x01, False, 1),  # before the instruction, which is not carried out
+    ],
+)
+def test_a_breakpoint_of_the_guests_own_is_its(
+    ram: GuestRam, status: int, dr7: int, traced: bool, dr6: int | None
+) -> None:
+    """dr6: what the guest's #DB has there; None: there is no #DB."""
+    view = ProtectedView(
+        RamView(ram, ram.map_for_kvm()), ram, [(b.gpa, b.size, b.offset) for b in ram.blocks]
+    )
+    view.apply([RightsChange(GPN, 1, READ | WRITE)])
+    ram.write(CODE, LOAD)
+    cpu = processor(ram, rdi=GPN << 12, rflags=2 | (TF if traced else 0))
+    vcpu = BreakingVcpu(cpu, status, dr7)
+    others: Any = Others(ram, CODE, LOAD)
+    any_vcpu: Any = vcpu
+    nobody: Any = None
+    stepper = Stepper(nobody, any_vcpu, view, UnprotectedMemory(ram), others, hardware=True)
+
+    stepper.step(cpu, of_instruction(cpu, view), {GPN: READ}, frozenset(), lambda: True)
+
+    assert stepper.steps == (1 if status & BS else 0)
+    assert vcpu.debug.dr6 == DR6_FIXED | (8 if dr6 is None else dr6)
+    raised = vcpu.events.exception
+    assert (raised.injected, raised.nr) == ((0, 0) if dr6 is None else (1, x86.DB_VECTOR))
 
 
 class ShieldedVcpu(FakeVcpu):
