@@ -2,27 +2,12 @@
 /* Interrupts across VTLs: VTL1's preempt VTL0 whatever it does, VTL0's wait for the return; priorities, EOI, NMI, timers
  * of both kinds, devices, IPIs between processors. Some parts need a second processor. TLFS 15.12.
  */
-#include "hyperv.h"
-#include "runtime.h"
-#include "vsm.h"
+#include "vtlirq/parts.h"
 
-#define VECTOR_LOW 0x41
-#define VECTOR_HIGH 0x91
-#define VECTOR_TIMER 0x61
-#define VECTOR_DEVICE 0x51
-#define SINT 5
-#define PERIOD_MS 5
-#define LIMIT_MS 2000
 #define HIGHEST_CLASS 15
 
-struct counts {
-    volatile uint32_t low, high, timer, device, nmi;
-    volatile uint64_t tsc; /* of the last one */
-};
-
-/* By VTL; of the first processor and the second. */
-static struct counts counts[VTLS][2];
-static uint64_t apic_frequency;
+struct counts counts[VTLS][2];
+uint64_t apic_frequency;
 
 static struct counts *mine(void)
 {
@@ -65,22 +50,14 @@ static void take_nmi(struct frame *frame)
     mine()->nmi++;
 }
 
-static void forget(void)
+void forget(void)
 {
     memset(counts, 0, sizeof counts);
 }
 
-static struct vtl1 *vtl1(void)
+struct vtl1 *vtl1(void)
 {
     return vtl1_of(0);
-}
-
-/* In either VTL: whatever is pending is taken. */
-static void open_interrupts(void)
-{
-    interrupts_on();
-    wait_us(1000);
-    interrupts_off();
 }
 
 /* CR8, by the register that is the same: QEMU 7.2's software emulation ends itself when a guest of its guest writes CR8
@@ -110,121 +87,6 @@ static void check_at_once(void)
     hv_send_ipi(HV_OWN_VTL, VECTOR_LOW, 1);
     open_interrupts();
     report(counts[0][0].low == 1 && counts[1][0].low == 1, "an IPI without a target VTL is the sender's");
-}
-
-/* ---- timers ---- */
-
-static uint64_t start_apic_timer(void *argument)
-{
-    apic_timer_start(APIC_TIMER_PERIODIC, VECTOR_TIMER, (uint32_t)(apic_frequency * (uint64_t)argument / 1000));
-    return 0;
-}
-
-static uint64_t stop_timers(void *argument)
-{
-    (void)argument;
-    apic_timer_stop();
-    wrmsr(HV_MSR_STIMER0_CONFIG, 0);
-    return 0;
-}
-
-static uint64_t start_direct_timer(void *argument)
-{
-    wrmsr(HV_MSR_STIMER0_CONFIG, STIMER_DIRECT(VECTOR_TIMER) | STIMER_PERIODIC | STIMER_AUTO_ENABLE);
-    wrmsr(HV_MSR_STIMER0_COUNT, MS_100NS * (uint64_t)argument);
-    return 0;
-}
-
-static uint8_t message_page[VTLS][4096] __attribute__((aligned(4096)));
-
-static uint64_t start_message_timer(void *argument)
-{
-    wrmsr(HV_MSR_SCONTROL, 1);
-    wrmsr(HV_MSR_SIMP, (uint64_t)message_page[this_cpu()->vtl] | 1);
-    wrmsr(HV_MSR_SINT0 + SINT, VECTOR_TIMER);
-    wrmsr(HV_MSR_STIMER0_CONFIG, STIMER_AUTO_ENABLE | STIMER_SINT(SINT));
-    wrmsr(HV_MSR_STIMER0_COUNT, rdmsr(HV_MSR_TIME_REF_COUNT) + MS_100NS * (uint64_t)argument);
-    return 0;
-}
-
-static uint64_t read_message(void *argument)
-{
-    uint32_t type = *(uint32_t *)(message_page[1] + 256 * SINT);
-    *(uint32_t *)(message_page[1] + 256 * SINT) = 0;
-    wrmsr(HV_MSR_EOM, 0);
-    wrmsr(HV_MSR_SIMP, 0);
-    (void)argument;
-    return type;
-}
-
-static const struct {
-    const char *name;
-    vtl1_function start;
-} periodic_timers[] = {{"local APIC timer", start_apic_timer}, {"synthetic timer", start_direct_timer}};
-
-static void check_timers(void)
-{
-    for (unsigned i = 0; i < ARRAY_SIZE(periodic_timers); i++) {
-        const char *name = periodic_timers[i].name;
-        forget();
-        vsm_run(periodic_timers[i].start, (void *)PERIOD_MS);
-        bool came = WAIT_FOR(counts[1][0].timer >= 5, LIMIT_MS);
-        report(came, "VTL1's %s preempts VTL0 that spins with interrupts off: %u times", name, counts[1][0].timer);
-
-        /* VTL0 sleeps; its own timer ends that at last. A switch may end it too (VSM-059). */
-        forget();
-        uint64_t end = rdtsc() + tsc_from_us(LIMIT_MS * 1000);
-        apic_timer_start(APIC_TIMER_ONE_SHOT, VECTOR_LOW, (uint32_t)(apic_frequency / 1000 * 20 * PERIOD_MS));
-        while (counts[1][0].timer < 5 && !counts[0][0].low && rdtsc() < end)
-            halt_until_interrupt();
-        interrupts_off();
-        apic_timer_stop();
-        report(counts[1][0].timer >= 5, "and that sleeps: %u times", counts[1][0].timer);
-        vsm_run(stop_timers, NULL);
-        open_interrupts();
-        uint32_t after = counts[1][0].timer;
-        wait_us(4000 * PERIOD_MS);
-        report(counts[1][0].timer == after, "and is silent when off");
-    }
-
-    forget();
-    vsm_run(start_message_timer, (void *)PERIOD_MS);
-    bool came = WAIT_FOR(counts[1][0].timer == 1, LIMIT_MS);
-    uint64_t in_vtl0 = *(uint32_t *)(message_page[0] + 256 * SINT), type = vsm_run(read_message, NULL);
-    report(came && type == TIMER_MESSAGE && !in_vtl0, "a timer message of VTL1 comes to VTL1's page: 0x%lx", type);
-    vsm_run(stop_timers, NULL);
-}
-
-/* Both timers run at once, each VTL waits for its own. */
-static uint64_t wait_in_vtl1(void *argument)
-{
-    (void)argument;
-    interrupts_on();
-    uint64_t in_between = 0;
-    WAIT_FOR(counts[1][0].timer >= 10, LIMIT_MS);
-    in_between = counts[0][0].timer;
-    interrupts_off();
-    return in_between;
-}
-
-static void check_both_timers(void)
-{
-    forget();
-    vsm_run(start_apic_timer, (void *)PERIOD_MS);
-    start_direct_timer((void *)PERIOD_MS);
-    interrupts_on();
-    bool came = WAIT_FOR(counts[0][0].timer >= 5 && counts[1][0].timer >= 5, LIMIT_MS);
-    report(came, "timers of both VTLs: %u and %u", counts[0][0].timer, counts[1][0].timer);
-    interrupts_off();
-    forget();
-    uint64_t in_between = vsm_run(wait_in_vtl1, NULL);
-    report(counts[1][0].timer >= 10 && in_between == 0, "VTL0's is silent while VTL1 runs: %lu", in_between);
-    interrupts_on();
-    report(WAIT_FOR(counts[0][0].timer >= 1, LIMIT_MS), "and comes then: %u", counts[0][0].timer);
-    interrupts_off();
-    vsm_run(stop_timers, NULL);
-    stop_timers(NULL);
-    open_interrupts();
 }
 
 /* ---- VTL0's interrupts wait ---- */
@@ -473,109 +335,6 @@ static void check_nmi(void)
     report(taken == 1 && counts[0][0].nmi == 0, "an NMI of VTL1 to itself is VTL1's: %lu", taken);
     apic_icr_write(APIC_DELIVERY_NMI | APIC_LEVEL_ASSERT | APIC_SHORTHAND_SELF, 0);
     report(WAIT_FOR(counts[0][0].nmi == 1, 200) && counts[1][0].nmi == 1, "one of VTL0 to itself is VTL0's");
-}
-
-/* ---- between processors ---- */
-
-static volatile bool leave, spinning;
-
-static void spin_deaf(void *argument)
-{
-    (void)argument;
-    interrupts_off();
-    spinning = true;
-    while (!leave)
-        cpu_relax();
-    interrupts_on();
-    spinning = false;
-}
-
-static uint64_t ipi_from_vtl1(void *argument)
-{
-    apic_send_ipi(smp_cpu(1)->apic_id, (uint8_t)(uint64_t)argument);
-    return 0;
-}
-
-static uint64_t nmi_from_vtl1(void *argument)
-{
-    (void)argument;
-    apic_icr_write(APIC_DELIVERY_NMI | APIC_LEVEL_ASSERT, smp_cpu(1)->apic_id);
-    return 0;
-}
-
-static volatile uint32_t in_vtl1_low, in_vtl1_nmi;
-
-static uint64_t stay_in_vtl1(void *argument)
-{
-    (void)argument;
-    spinning = true;
-    interrupts_on();
-    WAIT_FOR(leave, LIMIT_MS);
-    wait_us(5000);
-    interrupts_off();
-    in_vtl1_low = counts[0][1].low, in_vtl1_nmi = counts[0][1].nmi;
-    spinning = false;
-    return 0;
-}
-
-static void call_and_stay(void *argument)
-{
-    vsm_run(stay_in_vtl1, argument);
-}
-
-static void begin(cpu_function function)
-{
-    forget();
-    leave = spinning = false;
-    smp_run_async(1, function, NULL);
-    WAIT_FOR(spinning, LIMIT_MS);
-}
-
-static void check_processors(void)
-{
-    uint64_t entries = vtl1_of(1)->entries[ENTRY_INTERRUPT];
-    begin(spin_deaf);
-    vsm_run(ipi_from_vtl1, (void *)VECTOR_LOW);
-    report(WAIT_FOR(counts[1][1].low == 1, LIMIT_MS) && counts[0][1].low == 0 &&
-               vtl1_of(1)->entries[ENTRY_INTERRUPT] == entries + 1,
-           "an IPI from VTL1 enters VTL1 of a processor that spins with interrupts off");
-    hv_send_ipi(HV_VTL(1), VECTOR_LOW, 2);
-    report(WAIT_FOR(counts[1][1].low == 2, LIMIT_MS), "one by hypercall too");
-    vsm_run(nmi_from_vtl1, NULL);
-    report(WAIT_FOR(counts[1][1].nmi == 1, LIMIT_MS) && counts[0][1].nmi == 0, "an NMI from VTL1 too");
-    leave = true;
-    smp_wait(1);
-
-    forget();
-    wait_us(2000); /* it sleeps again */
-    vsm_run(ipi_from_vtl1, (void *)VECTOR_LOW);
-    report(WAIT_FOR(counts[1][1].low == 1, LIMIT_MS), "VTL1 of a processor that sleeps is entered by an IPI");
-    vsm_run(ipi_from_vtl1, (void *)VECTOR_LOW);
-    report(WAIT_FOR(counts[1][1].low == 2, LIMIT_MS), "again");
-    apic_send_ipi(smp_cpu(1)->apic_id, VECTOR_LOW);
-    report(WAIT_FOR(counts[0][1].low == 1, LIMIT_MS) && counts[1][1].low == 2, "and VTL0 by one from VTL0");
-
-    begin(call_and_stay);
-    apic_send_ipi(smp_cpu(1)->apic_id, VECTOR_LOW);
-    apic_icr_write(APIC_DELIVERY_NMI | APIC_LEVEL_ASSERT, smp_cpu(1)->apic_id);
-    wait_us(10000);
-    leave = true;
-    smp_wait(1);
-    report(in_vtl1_low == 0 && in_vtl1_nmi == 0, "an IPI and an NMI of VTL0 wait while VTL1 runs: %u %u", in_vtl1_low,
-           in_vtl1_nmi);
-    report(WAIT_FOR(counts[0][1].low == 1 && counts[0][1].nmi == 1, LIMIT_MS), "and come after the return");
-    report(counts[1][1].low == 0 && counts[1][1].nmi == 0, "VTL1 has seen neither");
-
-    begin(spin_deaf);
-    uint32_t first = 20;
-    for (uint32_t i = 1; i <= first; i++) {
-        vsm_run(ipi_from_vtl1, (void *)VECTOR_LOW);
-        if (!WAIT_FOR(counts[1][1].low == i, LIMIT_MS))
-            break;
-    }
-    report(counts[1][1].low == first, "%u of %u IPIs came, one after the other", counts[1][1].low, first);
-    leave = true;
-    smp_wait(1);
 }
 
 int main(int argc, char **argv)

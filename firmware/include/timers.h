@@ -19,6 +19,8 @@ uint64_t tsc_at(uint32_t (*clock)(void), uint32_t *ticks);
 /* What two of `measurement` in a row agree on within 1 %, or the last of some. */
 uint64_t agreed_frequency(uint64_t (*measurement)(void));
 void wait_us(uint64_t microseconds);
+/* Interrupts on for a millisecond: whatever waits for this processor, in the VTL that runs, is taken. */
+void open_interrupts(void);
 
 /* True as soon as `condition` holds; false when it does not within the time. */
 #define WAIT_FOR(condition, milliseconds)                                   \

@@ -104,3 +104,10 @@ void wait_us(uint64_t microseconds)
     while (rdtsc() < end)
         asm volatile("pause");
 }
+
+void open_interrupts(void)
+{
+    interrupts_on();
+    wait_us(1000);
+    interrupts_off();
+}

@@ -53,13 +53,6 @@ uint64_t entries(unsigned vtl, unsigned reason)
     return vtl_of(this_cpu()->index, vtl)->entries[reason];
 }
 
-void open_interrupts(void)
-{
-    interrupts_on();
-    wait_us(1000);
-    interrupts_off();
-}
-
 uint64_t pass_on(void *argument)
 {
     struct errand *errand = argument;

@@ -27,8 +27,6 @@ void count_interrupts(void);
 void forget(void);
 /* How often a VTL of this processor was entered for a reason. */
 uint64_t entries(unsigned vtl, unsigned reason);
-/* Whatever waits for the VTL that runs is taken. */
-void open_interrupts(void);
 
 /* For vsm_run in VTL0, so that VTL1 runs a function in VTL2. */
 struct errand {
