@@ -2,8 +2,6 @@
 /* Interrupts between VTLs of different processors. */
 #include "parts.h"
 
-/* ---- between processors ---- */
-
 static volatile bool leave, spinning;
 
 static void spin_deaf(void *argument)

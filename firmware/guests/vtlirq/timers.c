@@ -4,8 +4,6 @@
 
 #define SINT 5
 
-/* ---- timers ---- */
-
 static uint64_t start_apic_timer(void *argument)
 {
     apic_timer_start(APIC_TIMER_PERIODIC, VECTOR_TIMER, (uint32_t)(apic_frequency * (uint64_t)argument / 1000));
