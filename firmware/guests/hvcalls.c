@@ -4,63 +4,8 @@
  *
  * idle      no checks but that the idle MSR sleeps
  */
-#include "hyperv.h"
-#include "runtime.h"
+#include "hvcalls/parts.h"
 
-#define REGISTER_ACTIVITY 0x00000004
-#define REGISTER_FEATURES 0x00000200
-#define REGISTER_PENDING_INTERRUPTION 0x00010002
-#define REGISTER_INTERRUPT_STATE 0x00010003
-#define REGISTER_PENDING_EVENT 0x00010004
-#define REGISTER_RAX 0x00020000
-#define REGISTER_RBX 0x00020003
-#define REGISTER_RIP 0x00020010
-#define REGISTER_RFLAGS 0x00020011
-#define REGISTER_XMM0 0x00030000
-#define REGISTER_FP_MMX0 0x00030010
-#define REGISTER_FP_CONTROL 0x00030018
-#define REGISTER_XMM_CONTROL 0x00030019
-#define REGISTER_CR0 0x00040000
-#define REGISTER_CR2 0x00040001
-#define REGISTER_CR3 0x00040002
-#define REGISTER_CR4 0x00040003
-#define REGISTER_CR8 0x00040004
-#define REGISTER_DR0 0x00050000
-#define REGISTER_DR6 0x00050004
-#define REGISTER_DR7 0x00050005
-#define REGISTER_ES 0x00060000
-#define REGISTER_CS 0x00060001
-#define REGISTER_TR 0x00060007
-#define REGISTER_IDTR 0x00070000
-#define REGISTER_GDTR 0x00070001
-#define REGISTER_TSC 0x00080000
-#define REGISTER_EFER 0x00080001
-#define REGISTER_KERNEL_GS_BASE 0x00080002
-#define REGISTER_APIC_BASE 0x00080003
-#define REGISTER_PAT 0x00080004
-#define REGISTER_SYSENTER_CS 0x00080005
-#define REGISTER_SFMASK 0x0008000b
-#define REGISTER_INITIAL_APIC_ID 0x0008000c
-#define REGISTER_MTRR_CAP 0x0008000d
-#define REGISTER_MTRR_DEF_TYPE 0x0008000e
-#define REGISTER_APIC_ID 0x00084802
-#define REGISTER_APIC_SPURIOUS 0x0008480f
-#define REGISTER_VP_INDEX 0x00090003
-#define REGISTER_VSM_VINA 0x000d0005
-
-#define TRANSLATE_READ 1u
-#define TRANSLATE_WRITE 2u
-#define TRANSLATE_EXECUTE 4u
-#define TRANSLATE_SET_BITS 0x10u
-#define TRANSLATE_USER 0x80u
-#define NOT_PRESENT 1
-#define PRIVILEGE_VIOLATION 2
-#define GPA_UNMAPPED 4
-#define ILLEGAL_OVERLAY 7
-#define WRITE_BACK 6
-
-#define SEGMENT_CODE64 0xa09b
-#define SEGMENT_DATA 0xc093
 #define SEGMENT_TASK 0x008b
 
 #define SINT 3
@@ -70,197 +15,39 @@
 extern struct cpu *ap_cpus[MAX_CPUS];
 void ap_main(struct cpu *cpu);
 
-static uint64_t input[512] __attribute__((aligned(4096)));
-static uint64_t output[512] __attribute__((aligned(4096)));
+uint64_t input[512] __attribute__((aligned(4096)));
+uint64_t output[512] __attribute__((aligned(4096)));
 static uint8_t message_page[4096] __attribute__((aligned(4096)));
 static uint8_t assist_page[4096] __attribute__((aligned(4096)));
-static const uint64_t probe_gva = 0x200000000000ull; /* no identity there */
+const uint64_t probe_gva = 0x200000000000ull;
 
-static uint64_t get_register(uint32_t vp, uint32_t name, uint64_t value[2])
+uint64_t access_register(uint64_t code, uint32_t vp, uint32_t name, uint64_t value[2])
 {
     memset(input, 0, 64);
     input[0] = HV_SELF_PARTITION;
     input[1] = vp;
     ((uint32_t *)input)[4] = name;
-    uint64_t result = hv_call(HV_CALL_GET_REGISTERS | HV_REPS(1), (uintptr_t)input, (uintptr_t)output);
-    value[0] = output[0], value[1] = output[1];
+    input[4] = value[0], input[5] = value[1];
+    uint64_t result = hv_call(code | HV_REPS(1), (uintptr_t)input, (uintptr_t)output);
+    if (code == HV_CALL_GET_REGISTERS)
+        value[0] = output[0], value[1] = output[1];
     return result;
 }
 
-static uint64_t set_register(uint32_t vp, uint32_t name, uint64_t low, uint64_t high)
+uint64_t get_register(uint32_t vp, uint32_t name, uint64_t value[2])
 {
-    memset(input, 0, 64);
-    input[0] = HV_SELF_PARTITION;
-    input[1] = vp;
-    ((uint32_t *)input)[4] = name;
-    input[4] = low, input[5] = high;
-    return hv_call(HV_CALL_SET_REGISTERS | HV_REPS(1), (uintptr_t)input, 0);
+    return access_register(HV_CALL_GET_REGISTERS, vp, name, value);
 }
 
-static uint64_t register_of(uint32_t vp, uint32_t name)
+uint64_t set_register(uint32_t vp, uint32_t name, uint64_t low, uint64_t high)
+{
+    return access_register(HV_CALL_SET_REGISTERS, vp, name, (uint64_t[2]){low, high});
+}
+
+uint64_t register_of(uint32_t vp, uint32_t name)
 {
     uint64_t value[2] = {0, 0};
     return get_register(vp, name, value) == HV_REPS(1) ? value[0] : ~0ull;
-}
-
-/* ---- one's own registers ---- */
-
-static const struct {
-    uint32_t first, last;
-    bool written_back;
-} groups[] = {
-    {REGISTER_ACTIVITY, REGISTER_ACTIVITY, false},
-    {REGISTER_FEATURES, REGISTER_FEATURES + 9, false},
-    {REGISTER_PENDING_INTERRUPTION, REGISTER_PENDING_EVENT, true},
-    {REGISTER_RAX + 1, REGISTER_RFLAGS, true},
-    {REGISTER_XMM0, REGISTER_XMM_CONTROL, true},
-    {REGISTER_CR0, REGISTER_CR8, true},
-    {REGISTER_DR0, REGISTER_DR7, true},
-    {REGISTER_ES, REGISTER_TR, true},
-    {REGISTER_IDTR, REGISTER_GDTR, true},
-    {REGISTER_TSC, REGISTER_TSC, false},
-    {REGISTER_EFER, REGISTER_SFMASK, true},
-    {REGISTER_INITIAL_APIC_ID, REGISTER_MTRR_CAP, false},
-    {REGISTER_MTRR_DEF_TYPE, REGISTER_MTRR_DEF_TYPE, true},
-    {REGISTER_APIC_ID, REGISTER_APIC_ID + 1, false},
-};
-
-static void check_all_registers(void)
-{
-    uint32_t unread = 0, unwritten = 0, count = 0;
-    for (unsigned group = 0; group < ARRAY_SIZE(groups); group++)
-        for (uint32_t name = groups[group].first; name <= groups[group].last; name++) {
-            uint64_t value[2], again[2];
-            count++;
-            if (get_register(HV_SELF_VP, name, value) != HV_REPS(1)) {
-                report_info("register 0x%x cannot be read", name);
-                unread++;
-            } else if (groups[group].written_back) {
-                bool set = set_register(HV_SELF_VP, name, value[0], value[1]) == HV_REPS(1);
-                bool same = get_register(HV_SELF_VP, name, again) == HV_REPS(1) && value[0] == again[0];
-                /* RAX, RCX, RDX and the stack change from call to call. */
-                if (!set || (!same && (name > REGISTER_RIP || name < REGISTER_RAX))) {
-                    report_info("register 0x%x is not as it was written: 0x%lx, 0x%lx", name, value[0], again[0]);
-                    unwritten++;
-                }
-            }
-        }
-    report(unread == 0, "%u registers are read", count);
-    report(unwritten == 0, "those that can be written keep their value");
-    uint64_t value[2];
-    get_register(HV_SELF_VP, REGISTER_CS, value);
-    report(value[0] == 0 && value[1] == ((uint64_t)SEGMENT_CODE64 << 48 | (uint64_t)SELECTOR_CODE64 << 32 | 0xffffffff),
-           "CS as TLFS lays it out: 0x%lx", value[1]);
-    report(register_of(HV_SELF_VP, REGISTER_CR3) == read_cr3() &&
-           register_of(HV_SELF_VP, REGISTER_EFER) == rdmsr(MSR_EFER) &&
-               register_of(HV_SELF_VP, REGISTER_PAT) == rdmsr(MSR_PAT) &&
-               register_of(HV_SELF_VP, REGISTER_APIC_SPURIOUS) == apic_read(APIC_SPURIOUS),
-           "CR3, EFER, PAT and SPIV are the processor's");
-    set_register(HV_SELF_VP, REGISTER_KERNEL_GS_BASE, 0x1234, 0);
-    report(rdmsr(0xc0000102) == 0x1234, "a written MSR is written");
-}
-
-static void check_refusals(void)
-{
-    uint64_t value[2];
-    report(get_register(HV_SELF_VP, 0xacacacac, value) == HV_STATUS_INVALID_PARAMETER, "an unknown register");
-    report(get_register(HV_SELF_VP, REGISTER_VSM_VINA, value) == HV_STATUS_INVALID_PARAMETER, "a register of VTL1");
-    report(get_register(0xacacacac, REGISTER_CR3, value) == HV_STATUS_INVALID_VP_INDEX, "a VP that is not there");
-    report(set_register(HV_SELF_VP, REGISTER_VP_INDEX, 1, 0) == HV_STATUS_INVALID_PARAMETER,
-           "a register that is read only");
-    report(set_register(HV_SELF_VP, REGISTER_CR0, 1u << 31, 0) == HV_STATUS_INVALID_REGISTER_VALUE,
-           "paging without protection");
-    report(set_register(HV_SELF_VP, REGISTER_PAT, 2, 0) == HV_STATUS_INVALID_REGISTER_VALUE,
-           "a memory type that is none");
-    report(set_register(HV_SELF_VP, REGISTER_CR4, 1ull << 63, 0) == HV_STATUS_INVALID_REGISTER_VALUE,
-           "a bit of CR4 that is none");
-    memset(input, 0, 64);
-    input[0] = 42, input[1] = HV_SELF_VP;
-    report(hv_call(HV_CALL_GET_REGISTERS | HV_REPS(1),
-           (uintptr_t)input, (uintptr_t)output) == HV_STATUS_INVALID_PARTITION_ID,
-           "another partition");
-}
-
-static void check_extended(void)
-{
-    output[0] = ~0ull;
-    uint64_t result = hv_call(HV_CALL_QUERY_CAPABILITIES, 0, (uintptr_t)output);
-    report(result == 0 && output[0] == 0, "extended capabilities: 0x%lx", output[0]);
-    report(cpuid(HV_LEAF_FEATURES, 0).ebx >> 20 & 1, "announced");
-    report(hv_call(0x8002, 0, (uintptr_t)output) == HV_STATUS_INVALID_CODE, "no other extended call");
-}
-
-static void check_switch(void)
-{
-    uint64_t *copy = page_alloc();
-    uint64_t cr3 = read_cr3();
-    memcpy(copy, (void *)(uintptr_t)(cr3 & PTE_ADDRESS), PAGE_SIZE);
-    uint64_t result = hv_call(HV_CALL_SWITCH_ADDRESS_SPACE | HV_FAST, (uintptr_t)copy, 0);
-    uint64_t switched = read_cr3();
-    write_cr3(cr3);
-    report(result == 0 && switched == (uintptr_t)copy, "address space switched: 0x%lx, CR3 0x%lx", result, switched);
-    report(hv_call(HV_CALL_SWITCH_ADDRESS_SPACE | HV_FAST, 1ull << 60, 0) == HV_STATUS_INVALID_PARAMETER &&
-           read_cr3() == cr3,
-           "none beyond physical memory");
-}
-
-/* ---- page tables ---- */
-
-static struct {
-    uint64_t status, page;
-    uint32_t code;
-    uint8_t cache, overlay;
-} found;
-
-static uint32_t translate(uint32_t vp, uint64_t flags, uint64_t address)
-{
-    input[0] = HV_SELF_PARTITION;
-    input[1] = vp;
-    input[2] = flags;
-    input[3] = address >> 12;
-    memset(output, 0xff, 64);
-    found.status = hv_call(HV_CALL_TRANSLATE, (uintptr_t)input, (uintptr_t)output);
-    found.code = (uint32_t)output[0];
-    found.cache = output[0] >> 32 & 0xff;
-    found.overlay = output[0] >> 40 & 1;
-    found.page = output[1];
-    return found.status ? ~0u : found.code;
-}
-
-static void check_translation(uint32_t vp)
-{
-    uint64_t *page = page_alloc();
-    uint64_t frame = (uintptr_t)page >> 12;
-    page_map(probe_gva, (uintptr_t)page, PTE_PRESENT | PTE_WRITE);
-    uint64_t *entry = page_entry(probe_gva);
-    translate(vp, TRANSLATE_READ | TRANSLATE_WRITE | TRANSLATE_EXECUTE, probe_gva);
-    report(!found.status && !found.code && found.page == frame && found.cache == WRITE_BACK && !found.overlay,
-           "a page: code %u, page 0x%lx, cache type %u", found.code, found.page, found.cache);
-    report(!(*entry & (PTE_ACCESSED | PTE_DIRTY)), "looking sets no bits");
-    translate(vp, TRANSLATE_WRITE | TRANSLATE_SET_BITS, probe_gva);
-    report((*entry & (PTE_ACCESSED | PTE_DIRTY)) == (PTE_ACCESSED | PTE_DIRTY), "unless asked to");
-    report(translate(vp, TRANSLATE_READ | TRANSLATE_USER, probe_gva) == PRIVILEGE_VIOLATION,
-           "user mode may not read it");
-    page_protect(probe_gva, PTE_PRESENT);
-    report(translate(vp, TRANSLATE_WRITE, probe_gva) == (read_cr0() & CR0_WP ? PRIVILEGE_VIOLATION : 0),
-           "nor anybody write it");
-    page_map(probe_gva, 0xfed0000000ull, PTE_PRESENT);
-    report(translate(vp, TRANSLATE_READ, probe_gva) == GPA_UNMAPPED && found.page == 0xfed0000,
-           "a page that is no memory");
-    page_unmap(probe_gva);
-    report(translate(vp, TRANSLATE_READ, probe_gva) == NOT_PRESENT, "a page that is not there");
-    uint64_t code = rdmsr(HV_MSR_HYPERCALL) & ~0xfffull;
-    report(translate(vp, TRANSLATE_EXECUTE, code) == 0 && found.overlay && found.page == code >> 12,
-           "the hypercall page is an overlay");
-    report(translate(vp, TRANSLATE_WRITE, code) == ILLEGAL_OVERLAY, "that nobody writes");
-    report(translate(vp, 0, code) == ~0u && found.status == HV_STATUS_INVALID_PARAMETER,
-           "nothing to validate is an error");
-    input[2] = TRANSLATE_READ;
-    memset(output, 0xff, 128);
-    uint64_t result = hv_call(HV_CALL_TRANSLATE_EX, (uintptr_t)input, (uintptr_t)output);
-    report(result == 0 && output[0] == ((uint64_t)WRITE_BACK << 32 | 1ull << 40) && output[6] == code >> 12 &&
-           output[8] == ~0ull,
-           "the Ex form: 0x%lx, page 0x%lx", output[0], output[6]);
 }
 
 /* ---- start ---- */

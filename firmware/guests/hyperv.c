@@ -8,21 +8,15 @@
  * bench=N   no checks, but N hypercalls of each kind and N port writes: a line "NAME: CYCLES cycles" for each kind,
  *           the average of its fastest round
  */
-#include "hyperv.h"
-#include "runtime.h"
+#include "hyperv/parts.h"
 
-#define REGISTER_VP_INDEX 0x00090003
 #define REGISTER_GUEST_OS_ID 0x00090002
 #define REGISTER_CR3 0x00040002
 #define REGISTER_RBX 0x00020003
 
-#define CR4_OSFXSR (1u << 9)
-
-#define OS_ID 0x8f00123400000000ull
 #define SINT 3
 #define SINT_VECTOR 0x50
 #define DIRECT_VECTOR 0x51
-#define IPI_VECTOR 0x52
 #define TIMER_MESSAGE 0x80000010u
 #define MS_100NS 10000ull
 
@@ -41,15 +35,15 @@ struct message {
     uint8_t rest[216];
 };
 
-static uint8_t call_page[4096] __attribute__((aligned(4096)));
+uint8_t call_page[4096] __attribute__((aligned(4096)));
 static uint8_t message_page[4096] __attribute__((aligned(4096)));
 static uint8_t event_page[4096] __attribute__((aligned(4096)));
 static uint8_t time_page[4096] __attribute__((aligned(4096)));
-static uint64_t input[512] __attribute__((aligned(4096)));
-static uint64_t output[512] __attribute__((aligned(4096)));
+uint64_t input[512] __attribute__((aligned(4096)));
+uint64_t output[512] __attribute__((aligned(4096)));
 
 static void *const volatile page_entry_point = call_page;
-static volatile uint32_t sint_count, direct_count, ipi_count, ipi_cpus;
+static volatile uint32_t sint_count, direct_count;
 
 /* What a call leaves in the registers that it may not change. */
 struct registers {
@@ -79,7 +73,7 @@ static uint64_t call_with(struct registers *seen, uint64_t control, uint64_t fir
     return rax;
 }
 
-static uint64_t hypercall(uint64_t control, uint64_t first, uint64_t second)
+uint64_t hypercall(uint64_t control, uint64_t first, uint64_t second)
 {
     return call_with(NULL, control, first, second);
 }
@@ -339,149 +333,6 @@ static void check_time(void)
     report(elapsed + least / 20 + 100 > least && elapsed < most + most / 20 + 100, "100 ns units: %lu, by the TSC %lu to %lu",
            elapsed, least, most);
     wrmsr(HV_MSR_REFERENCE_TSC, 0);
-}
-
-static void ipi_handler(struct frame *frame)
-{
-    (void)frame;
-    __atomic_fetch_add(&ipi_count, 1, __ATOMIC_SEQ_CST);
-    __atomic_fetch_or(&ipi_cpus, 1u << rdmsr(HV_MSR_VP_INDEX), __ATOMIC_SEQ_CST);
-    apic_eoi();
-}
-
-static volatile uint64_t *probe;
-static volatile uint32_t seen_old, seen_new, stop;
-
-static void watch_probe(void *argument)
-{
-    (void)argument;
-    while (!stop) {
-        uint64_t value = *probe;
-        if (value == 1)
-            seen_old++;
-        else if (value == 2)
-            seen_new++;
-    }
-}
-
-/* The other processor goes on reading a page whose mapping changes without an INVLPG there. */
-static void check_flush(void)
-{
-    const uint64_t virtual = 0x200000000000ull; /* no identity there */
-    uint64_t *first = page_alloc(), *second = page_alloc();
-    first[0] = 1, second[0] = 2;
-    page_map(virtual, (uintptr_t)first, PTE_PRESENT | PTE_WRITE);
-    probe = (volatile uint64_t *)virtual;
-    smp_run_async(1, watch_probe, NULL);
-    report(WAIT_FOR(seen_old > 0, 1000), "the other processor reads the first page");
-    *page_entry(virtual) = (uintptr_t)second | PTE_PRESENT | PTE_WRITE;
-    input[0] = read_cr3();
-    input[1] = 0;
-    input[2] = 3; /* both */
-    uint64_t result = hypercall(HV_CALL_FLUSH_SPACE, (uintptr_t)input, 0);
-    uint32_t old = seen_old;
-    report(result == 0 && *probe == 2, "flush of both processors: 0x%lx", result);
-    bool met = WAIT_FOR(seen_new > 0, 1000);
-    stop = 1;
-    smp_wait(1);
-    /* One read may have been on its way. */
-    report(met && seen_old <= old + 1, "afterwards it reads the second only: %u and %u old", old, seen_old);
-}
-
-static void check_processors(void)
-{
-    if (smp_start() < 2) {
-        report_skip("IPIs and flushes need two processors");
-        return;
-    }
-    interrupt_set_handler(IPI_VECTOR, ipi_handler);
-    interrupts_on();
-    input[0] = IPI_VECTOR;
-    input[1] = 3;
-    uint64_t result = hypercall(HV_CALL_SEND_IPI | HV_FAST, input[0], input[1]);
-    report(result == 0 && WAIT_FOR(ipi_count == 2, 1000), "a fast cluster IPI to both: 0x%lx", result);
-    report(ipi_cpus == 3, "each got one");
-    result = hypercall(HV_CALL_SEND_IPI, (uintptr_t)input, 0);
-    report(result == 0 && WAIT_FOR(ipi_count == 4, 1000), "a slow one: 0x%lx", result);
-    result = hypercall(HV_CALL_SEND_IPI | HV_FAST, 5, 3); /* INVALID_INPUT where KVM answers itself */
-    report(result == HV_STATUS_INVALID_PARAMETER || result == HV_STATUS_INVALID_INPUT, "vector 5 is refused: 0x%lx",
-           result);
-    wrmsr(HV_MSR_ICR, (uint64_t)smp_cpu(1)->apic_id << (apic_is_x2apic() ? 32 : 56) | IPI_VECTOR | APIC_LEVEL_ASSERT);
-    report(WAIT_FOR(ipi_count == 5, 1000), "an IPI by the ICR's MSR");
-    interrupts_off();
-    check_flush();
-}
-
-/* A kind of exit to measure: a port write, or a call of `page` that has to answer `wanted`. */
-struct kind {
-    const char *name;
-    const void *page;
-    uint64_t control, first, second, wanted;
-};
-
-static uint64_t port_cycles(uint64_t count)
-{
-    uint64_t left = count, start = rdtsc();
-    asm volatile("1: outb %%al, $0x80\n"
-                 "   decq %0\n"
-                 "   jnz 1b"
-                 : "+r"(left)
-                 : "a"(0)
-                 : "cc");
-    return (rdtsc() - start) / count;
-}
-
-/* A call changes no register but RAX, so nothing is loaded anew. */
-static uint64_t call_cycles(uint64_t count, const struct kind *kind)
-{
-    uint64_t left = count, control = kind->control, first = kind->first, rax = kind->wanted, start = rdtsc();
-    register uint64_t r8 asm("r8") = kind->second;
-    asm volatile("1: call *%[page]\n"
-                 "   decq %[left]\n"
-                 "   jnz 1b"
-                 : "+a"(rax), [left] "+r"(left), "+c"(control), "+d"(first), "+r"(r8)
-                 : [page] "r"(kind->page)
-                 : "memory", "cc", "r9", "r10", "r11");
-    uint64_t cycles = (rdtsc() - start) / count;
-    if (rax != kind->wanted)
-        abort_run("%s answers 0x%lx instead of 0x%lx", kind->name, rax, kind->wanted);
-    return cycles;
-}
-
-#define KINDS 5
-#define ROUNDS 50
-
-/* In rounds of all kinds, the least of each: whatever else the host does only adds. */
-static void measure(uint64_t count)
-{
-    static const uint8_t called_port[] = {0xe6, 0x80, 0xc3}; /* out %al, $0x80; ret */
-    uint64_t get = HV_CALL_GET_REGISTERS | HV_REPS(1), least[KINDS];
-    const struct kind kinds[KINDS] = {
-        {.name = "port"},
-        {.name = "called-port", .page = called_port},
-        /* An IPI to no processor: the least that a call with a handler can do. */
-        {"null-fast", call_page, HV_CALL_SEND_IPI | HV_FAST, IPI_VECTOR, 0, 0},
-        {"get-register-slow", call_page, get, (uintptr_t)input, (uintptr_t)output, HV_REPS(1)},
-        {"get-register-fast", call_page, get | HV_FAST, HV_SELF_PARTITION, HV_SELF_VP, HV_REPS(1)},
-    };
-    wrmsr(HV_MSR_GUEST_OS_ID, OS_ID);
-    wrmsr(HV_MSR_HYPERCALL, (uint64_t)(uintptr_t)call_page | 1);
-    write_cr4(read_cr4() | CR4_OSFXSR);
-    input[0] = HV_SELF_PARTITION;
-    input[1] = HV_SELF_VP;
-    input[2] = REGISTER_VP_INDEX;
-    asm volatile("movdqu (%0), %%xmm0" : : "r"(input + 2) : "memory");
-    count = count / ROUNDS + 1;
-    port_cycles(10 * count); /* warm */
-    for (unsigned round = 0; round < ROUNDS; round++) {
-        for (unsigned i = 0; i < KINDS; i++) {
-            uint64_t now = kinds[i].page ? call_cycles(count, &kinds[i]) : port_cycles(count);
-            if (round == 0 || now < least[i])
-                least[i] = now;
-        }
-    }
-    for (unsigned i = 0; i < KINDS; i++)
-        printf("%s: %lu cycles\n", kinds[i].name, least[i]);
 }
 
 static void report_crash(void)
