@@ -37,11 +37,12 @@ from vmm.backend.emulation import interrupt
 from vmm.backend.emulation.faults import DeclinedError, GuestFaultError, ProtectedError
 from vmm.backend.emulation.processor import Cpuid, Processor
 from vmm.backend.emulation.registers import RFLAGS_RF
-from vmm.backend.protection import by_hand, write_origin
+from vmm.backend.protection import by_hand, mmio_exit, write_origin
 from vmm.backend.protection.decoded import Decoded
 from vmm.backend.protection.events import Event, Kind, in_delivery, keep, lost_in_delivery
 from vmm.backend.protection.faults import Alias, ram_gpa_of
 from vmm.backend.protection.kept_writes import KeptWrites
+from vmm.backend.protection.lacking import lacking
 from vmm.backend.protection.repeats import Repeats
 from vmm.backend.protection.stepping import Stepper
 from vmm.backend.protection.touches import Touch, Touches, of_event, of_instruction, tables_of_exception
@@ -54,11 +55,6 @@ from vmm.outside import GuestMemoryError
 from vmm.vsm.outside import MemoryAccess, MemoryIntercepts, Refused
 from vmm.vsm.rights import EXECUTE, READ, WRITE
 
-# struct kvm_run: mmio.phys_addr u64 @32, data u8[8] @40, len u32 @48, is_write u8 @52
-_MMIO_GPA_U64: Final = 32 // 8
-_MMIO_DATA: Final = 40
-_MMIO_LENGTH_U32: Final = 48 // 4
-_MMIO_IS_WRITE: Final = 52
 _IMMEDIATE_EXIT: Final = 1
 _DIRTY_U64: Final = run_page.DIRTY_REGS // 8
 
@@ -219,9 +215,7 @@ class MappingFaults:
 
     def _answer_mmio(self) -> bool:
         """Do what KVM_EXIT_MMIO asks for, unless rights refuse it, or it has to be atomic."""
-        run = self._vcpu.run
-        gpa, size = run.u64[_MMIO_GPA_U64], run.u32[_MMIO_LENGTH_U32]
-        is_write = bool(run.u8[_MMIO_IS_WRITE])
+        gpa, size, is_write, data = mmio_exit.told(self._vcpu.run)
         if self._is_elsewhere(gpa, is_write=is_write):
             self._others[k.KVM_EXIT_MMIO]()
             return True
@@ -229,7 +223,7 @@ class MappingFaults:
         page = ram_gpa >> PAGE_SHIFT
         if is_write:
             try:
-                self._memory.write(gpa, bytes(run.u8[_MMIO_DATA : _MMIO_DATA + size]))
+                self._memory.write(gpa, data)
             except AccessInterceptedError:
                 return False
             except GuestMemoryError:  # a higher VTL's overlay, which has come meanwhile
@@ -237,25 +231,23 @@ class MappingFaults:
             return True
         cpu = self._processor_state()
         touches = of_instruction(cpu, self._view)
-        hit = _hit(touches, gpa)
+        hit = touches.operand_at(gpa)
         if hit is not None and hit.wanted == WRITE:
             locked = touches.instruction is not None and touches.instruction.locked
             if locked or not self._view.rights(page) & WRITE:
                 return False
         try:
-            run.u8[_MMIO_DATA : _MMIO_DATA + size] = self._memory.read(ram_gpa, size)
+            mmio_exit.answer(self._vcpu.run, self._memory.read(ram_gpa, size))
         except AccessInterceptedError:
             return False
         return True
 
     def _refused_mmio(self) -> None:
         """Take back the instruction at this KVM_EXIT_MMIO. Either somebody is told, or it is carried out otherwise."""
-        run = self._vcpu.run
-        gpa, size = run.u64[_MMIO_GPA_U64], run.u32[_MMIO_LENGTH_U32]
+        gpa, size, is_write, data = mmio_exit.told(self._vcpu.run)
         ram_gpa = self._ram_gpa(gpa)
         cpu = self._processor_state()
-        if run.u8[_MMIO_IS_WRITE]:
-            data = bytes(run.u8[_MMIO_DATA : _MMIO_DATA + size])
+        if is_write:
             origin = write_origin.find(cpu, self._view, gpa, data)
             if origin is None:
                 self.inexact += 1
@@ -270,7 +262,7 @@ class MappingFaults:
                 self._tell(refused.owner, MemoryAccess(gpa, WRITE, origin.gva, raw, len(raw)))
             return
         touches = of_instruction(cpu, self._view)
-        hit = _hit(touches, gpa)
+        hit = touches.operand_at(gpa)
         instruction = touches.instruction
         self._take_back_read(cpu, touches)
         wanted = READ if hit is None else hit.wanted
@@ -298,9 +290,7 @@ class MappingFaults:
                 return
         # An instruction that writes over two pages may have only one of them in RAM. To those who answer
         # KVM_EXIT_MMIO it is as if KVM told of it now.
-        run = self._vcpu.run
-        run.u64[_MMIO_GPA_U64], run.u32[_MMIO_LENGTH_U32], run.u8[_MMIO_IS_WRITE] = gpa, len(data), 1
-        run.u8[_MMIO_DATA : _MMIO_DATA + len(data)] = data
+        mmio_exit.put_write(self._vcpu.run, gpa, data)
         self._others[k.KVM_EXIT_MMIO]()
 
     def _is_elsewhere(self, gpa: int, *, is_write: bool) -> bool:
@@ -398,19 +388,7 @@ class MappingFaults:
         return False
 
     def _missing(self, touches: Touches) -> tuple[dict[int, int], frozenset[int]]:
-        """Pages that may be used and are not in the mapping, and page tables that cannot be written there.
-
-        AMD's processors walk page tables with the right to write them, whatever is to be changed there.
-        """
-        pages: dict[int, int] = {}
-        walked = set()
-        for touch in touches.touches:
-            page = self._page(touch)
-            if self._view.lacks(page, touch.wanted):
-                pages[page] = max(pages.get(page, READ), WRITE if touch.wanted == WRITE else READ)
-            if touch.page_walk and self._hardware and self._view.restrained(page):
-                walked.add(page)
-        return pages, frozenset(walked)
+        return lacking(self._view, touches, self._page, hardware=self._hardware)
 
     def _page(self, touch: Touch) -> int:
         return self._ram_gpa(touch.gpa) >> PAGE_SHIFT
@@ -489,13 +467,3 @@ class MappingFaults:
     def _tell(self, owner: int, access: MemoryAccess) -> None:
         self._repeats.end()
         self._intercepts.memory(self._processor.index, self._vtl, owner, access)
-
-
-def _hit(touches: Touches, gpa: int) -> Touch | None:
-    """The touch of an operand that `gpa` is in; of two, the one that writes."""
-    hits = [
-        touch
-        for touch in touches.touches
-        if touch.gpa <= gpa < touch.gpa + touch.size and touch.wanted != EXECUTE and not touch.page_walk
-    ]
-    return max(hits, key=lambda touch: touch.wanted, default=None)

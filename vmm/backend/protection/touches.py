@@ -65,6 +65,15 @@ class Touches(NamedTuple):
     fault: GuestFaultError | None = None
     whole: bool = False
 
+    def operand_at(self, gpa: int) -> Touch | None:
+        """The touch of an operand that `gpa` is in; of two, the one that writes."""
+        hits = [
+            touch
+            for touch in self.touches
+            if touch.gpa <= gpa < touch.gpa + touch.size and touch.wanted != EXECUTE and not touch.page_walk
+        ]
+        return max(hits, key=lambda touch: touch.wanted, default=None)
+
 
 class Seen(Protocol):
     """Guest memory as a VTL's processors find it, whatever the rights of the VTL: `ProtectedView` is one.
