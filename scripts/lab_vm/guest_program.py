@@ -16,12 +16,14 @@ FLAGS = ["-std=gnu11", "-static", "-O2", "-Wall", "-Wextra", "-Werror"]
 
 
 def build_guest_program(name: str, directory: Path = LAB_BUILD) -> Path:
-    """The executable of `guest/<name>.c`, compiled when its source or the flags are new.
+    """The executable of `guest/<name>.c` and what is in `guest/<name>/`, compiled when a source or the flags are new.
 
     Two builds at once are harmless: each writes a file of its own and renames it.
     """
     source = GUEST_SOURCES / f"{name}.c"
-    key = hashlib.sha256(source.read_bytes() + "\0".join(FLAGS).encode()).hexdigest()[:12]
+    parts = sorted((GUEST_SOURCES / name).glob("*.[ch]"))
+    texts = [file.name.encode() + b"\0" + file.read_bytes() for file in (source, *parts)]
+    key = hashlib.sha256(b"\0".join([*texts, *(flag.encode() for flag in FLAGS)])).hexdigest()[:12]
     program = directory / f"{name}-{key}"
     if program.exists():
         return program
@@ -30,8 +32,12 @@ def build_guest_program(name: str, directory: Path = LAB_BUILD) -> Path:
         raise missing_packages(f"no gcc to compile {source}", ["gcc", "libc6-dev"])
     directory.mkdir(parents=True, exist_ok=True)
     unfinished = directory / f"{name}-{key}.{os.getpid()}"
+    sources = [source, *(part for part in parts if part.suffix == ".c")]
     built = subprocess.run(
-        [compiler, *FLAGS, "-o", str(unfinished), str(source)], capture_output=True, text=True, check=False
+        [compiler, *FLAGS, "-o", str(unfinished), *map(str, sources)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if built.returncode != 0:
         raise LabError(f"gcc cannot compile {source}:\n{built.stderr.strip()}")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 SCRATCH = tuple(Path(name) for name in ("/tmp", "/run", "/var/tmp"))
-"""Where the lab has a tmpfs of its own; the same list is in guest/init.c."""
+"""Where the lab has a tmpfs of its own; the same list is in guest/init/mounts.c."""
 
 HOME = "/run/lab/home"
 

@@ -48,7 +48,7 @@ def test_directories_that_the_scratch_file_systems_hide_are_kept() -> None:
 
 
 def test_process_1_mounts_scratch_where_we_think_it_does() -> None:
-    source = (GUEST_SOURCES / "init.c").read_text()
+    source = (GUEST_SOURCES / "init" / "mounts.c").read_text()
     match = re.search(r"scratch\[\] = \{(?P<names>[^}]*)\}", source)
 
     assert match is not None
