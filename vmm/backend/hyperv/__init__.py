@@ -21,6 +21,7 @@ Here is the way to and from a guest:
 | `register_access`, `fpu_registers`, `event_registers`, `apic_registers` | their registers, by kind |
 | `address_spaces`, `starts` | page tables of VPs; starting a VP with a given state |
 | `errands` | what one VP has done on another one's thread |
+| `patience` | how long a VP waits for others |
 | `xmm` | XMM registers of a vCPU |
 | `guest_tsc`, `native` | the guest's TSC, atomic OR: the few instructions that Python does not have |
 

@@ -9,6 +9,9 @@
 | `covers` | pages that an overlay hides: their rights wait until they are seen again |
 | `mapping`, `view` | enforcement by what each VTL's VM has mapped, on any KVM |
 | `mapping_faults`, `mapping_host` | the exits of such a machine; its `HostProtection` |
+| `mmio_exit` | what KVM_EXIT_MMIO says, and its answer |
+| `repeats` | instructions that stop again and again for no known reason |
+| `lacking` | the pages that an instruction or event needs and the mapping does not have |
 | `touches`, `operands` | which memory an instruction or an event touches, to find a refused access without an address |
 | `decoded` | what capstone says of an instruction |
 | `vector_operands`, `far_operands`, `state_operands` | operands of those that access more, or less, than it says |
