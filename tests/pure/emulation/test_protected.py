@@ -75,6 +75,19 @@ def test_data(protected: Protected, code: bytes, flags: int, wanted: int) -> Non
     assert protected.guest.memory.data[DATA : DATA + 4096] == page
 
 
+@pytest.mark.tlfs("VSM-083")
+@pytest.mark.parametrize(("code", "wanted"), [(LOAD, READ), (STORE, WRITE)])
+def test_both_addresses_are_told_of_a_page_that_is_mapped_elsewhere(
+    protected: Protected, code: bytes, wanted: int
+) -> None:
+    gva = 0x40_020
+    protected.guest.memory.put(PT + 8 * (gva >> 12), DATA | 7)
+    protected.guest.set_regs(rbx=gva)
+    protected.protect(NONE, DATA)
+
+    assert protected.carry_out(code) == MemoryAccess(DATA + 0x20, wanted, gva, code)
+
+
 @pytest.mark.tlfs("VSM-080")
 def test_it_is_carried_out_when_it_is_allowed_again(protected: Protected) -> None:
     protected.guest.set_regs(rbx=DATA)

@@ -11,7 +11,7 @@ from vmm.backend.emulation import registers as r
 from vmm.backend.emulation.table import AVX, MMX, SSE2, SSE41
 
 UD, NM, MF = ((vector, None) for vector in (6, 7, 16))
-XMM, YMM_HIGH, ST = 160, 576, 32
+XMM, YMM_HIGH, ST, XSTATE_BV = 160, 576, 32, 512
 ONES = (1 << 128) - 1
 ALL = (MMX, SSE2, SSE41, AVX, XSAVE)
 MOVQ_MM0_RAX, MOVQ_RBX_MM1 = b"\x48\x0f\x6e\xc0", b"\x48\x0f\x7e\xcb"
@@ -53,6 +53,36 @@ def test_movq_to_mmx_makes_all_registers_valid() -> None:
         assert (number(guest, 2, 2), number(guest, 4, 1)) == (0, 0xFF)
         assert number(guest, 512, 8) & 1
         assert (guest.exception, guest.regs.rip) == (None, CODE + 4)
+
+
+def test_movq_from_mmx_makes_all_registers_valid() -> None:
+    with a_guest(MMX) as guest:
+        prepare(guest)
+        put(guest, 2, 5 << 11, 2)
+
+        guest.carry_out(MOVQ_RBX_MM1)
+
+        assert (number(guest, 2, 2), number(guest, 4, 1)) == (0, 0xFF)
+        assert number(guest, XSTATE_BV, 8) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "in_use"),
+    [
+        (b"\x66\x0f\x6e\xc0", 0b010),  # movd xmm0, eax
+        (b"\xc5\xfd\x6f\x13", 0b110),  # vmovdqa ymm2, [rbx]
+        (b"\xc5\xf9\x6f\x13", 0b110),  # vmovdqa xmm2, [rbx] clears the upper half
+    ],
+)
+def test_what_is_written_is_in_use_from_then_on(code: bytes, in_use: int) -> None:
+    """KVM_SET_XSAVE takes a component that XSTATE_BV does not name for initial."""
+    with a_guest(*ALL) as guest:
+        prepare(guest)
+        put(guest, XSTATE_BV, 0, 8)
+
+        guest.carry_out(code)
+
+        assert number(guest, XSTATE_BV, 8) == in_use
 
 
 def test_movd_from_mmx_clears_the_upper_half() -> None:
@@ -221,6 +251,17 @@ def test_vmovntdqa_of_32_bytes_needs_avx2() -> None:
         guest.carry_out(b"\xc4\xe2\x7d\x2a\x13")
 
         assert guest.exception == UD
+
+
+def test_vmovntdqa_of_16_bytes_needs_avx_only() -> None:
+    with a_guest(*ALL) as guest:
+        prepare(guest)
+        guest.memory.data[DATA : DATA + 16] = bytes(range(16))
+
+        guest.carry_out(b"\xc4\xe2\x79\x2a\x13")
+
+        assert guest.exception is None
+        assert number(guest, XMM + 32) == int.from_bytes(bytes(range(16)), "little")
 
 
 def test_a_store_that_ends_outside_ram_is_declined_and_writes_nothing() -> None:
