@@ -30,7 +30,6 @@ def test_bytes_of_two_threads_all_arrive_and_each_thread_keeps_its_order() -> No
     for first in (0, 100):
         mine = [byte for byte in output if first <= byte < first + 100]
         assert mine == [first + index % 100 for index in range(count)]
-    assert all(len(chunk) <= LIMIT_BYTES for chunk in chunks)
 
 
 def test_a_writer_does_not_wait_for_a_busy_sink_and_the_busy_one_takes_its_bytes() -> None:
