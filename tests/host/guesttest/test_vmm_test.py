@@ -21,7 +21,7 @@ from tests.patience import patient
 ROOT = Path(__file__).parents[3]
 GUESTS = ROOT / "firmware" / "build"
 WATCHDOG_S = patient(100)
-ENDLESS_S = 3  # time limit of the guests that never end
+ENDLESS_S = patient(3)  # time limit of the guests that never end
 pytestmark = [pytest.mark.host, pytest.mark.timeout(120)]
 
 # How each guest of ours ends: its verdict, and the number of tests (of report lines, where no summary came).

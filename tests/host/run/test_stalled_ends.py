@@ -112,7 +112,7 @@ def test_the_debug_console_writes_to_standard_error(tmp_path: Path) -> None:
 
 def test_a_client_that_ends_only_its_input_still_gets_the_answer(tmp_path: Path) -> None:
     path = tmp_path / "serial"
-    child = start(guest("echo"), "--serial", f"unix:{path}", "--time-limit", "20")
+    child = start(guest("echo"), "--serial", f"unix:{path}", "--time-limit", str(patient(20)))
     assert child.stderr is not None
     child.stderr.readline()
     with socket.socket(socket.AF_UNIX) as client:
