@@ -193,9 +193,8 @@ class Synic:
                 return False
             if self._messages.read_u32(sint * HV_MESSAGE_SIZE + TYPE_OFFSET) != MESSAGE_TYPE_NONE:
                 return False
-            self._queues[sint].append(message)
-            delivery = self._deliver_next(sint)
-        assert delivery is not None  # only the guest empties a slot, and only the VMM fills one
+            # The slot is ours from this one look on. A guest that writes to its type itself loses what it wrote.
+            delivery = self._fill(sint, message)
         self._tell(delivery)
         return True
 
@@ -275,11 +274,16 @@ class Synic:
             if page.read_u32(slot + TYPE_OFFSET) != MESSAGE_TYPE_NONE:
                 return None
         message = queue.popleft()
-        data = bytearray(message.compose())
-        if queue:
-            data[FLAGS_OFFSET] |= MESSAGE_PENDING
-        else:
+        if not queue:
             self._waiting &= ~(1 << sint)
+        return self._fill(sint, message)
+
+    def _fill(self, sint: int, message: Message) -> Delivery:
+        """Put a message into its slot, marked where more wait. With the lock held."""
+        page, slot = self._messages, sint * HV_MESSAGE_SIZE
+        data = bytearray(message.compose())
+        if self._queues[sint]:
+            data[FLAGS_OFFSET] |= MESSAGE_PENDING
         # The type last: it is what tells a polling guest that the message is there.
         page.write(slot + _U32, bytes(data[_U32:]))
         page.write(slot + TYPE_OFFSET, bytes(data[:_U32]))

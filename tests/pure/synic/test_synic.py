@@ -1,62 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One SynIC: registers, message slots and queues, event flags."""
+"""One SynIC: registers, message slots and queues."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.pure.synic.partition import PAGE, FakePartition
+from tests.pure.synic.rig import (
+    AUTO_EOI,
+    ENABLE,
+    MASKED,
+    POLLING,
+    SIEFP_PAGE,
+    SIMP_PAGE,
+    SINT,
+    TYPE,
+    VECTOR,
+    VP,
+    VTL,
+    OwnBuffer,
+    Rig,
+)
 from vmm.hv.constants import HV_SYNIC_SINT_COUNT
 from vmm.hv.status import HvStatus
-from vmm.overlay.copying import CopyingBackend
-from vmm.overlay.pages import OverlayMap
 from vmm.synic.messages import PostedMessage
 from vmm.synic.synic import SINT_QUEUE_MESSAGES, Synic
-
-VP, VTL = 3, 1
-SIMP_PAGE, SIEFP_PAGE = 5, 6
-SINT, VECTOR = 2, 0xB3
-ENABLE = 1
-MASKED, AUTO_EOI, POLLING = 1 << 16, 1 << 17, 1 << 18
-TYPE = 0x12345678
-
-
-class Rig(FakePartition):
-    """A SynIC with both pages in place and SINT 2 unmasked."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.race: Callable[[], None] | None = None  # what the guest does just before a flag is set
-        self.overlays = OverlayMap(CopyingBackend(self.memory, self.fetch_or))
-        self.synic = Synic(VP, VTL, self.overlays, self.services)
-        self.synic.write_scontrol(ENABLE)
-        self.synic.write_simp(SIMP_PAGE * PAGE | ENABLE)
-        self.synic.write_siefp(SIEFP_PAGE * PAGE | ENABLE)
-        self.synic.write_sint(SINT, VECTOR)
-
-    def fetch_or(self, gpa: int, mask: int) -> int:
-        if self.race is not None:
-            self.race()
-        before = self.memory.ram[gpa]
-        self.memory.ram[gpa] |= mask
-        return before
-
-    def post(self, payload: bytes = b"", sint: int = SINT) -> HvStatus:
-        return self.synic.post(sint, PostedMessage(TYPE, payload, 7))
-
-    def take(self, sint: int = SINT) -> bytes | None:
-        """What a guest does: read the slot, empty it, write EOM if asked to. None for an empty slot."""
-        message = self.message(SIMP_PAGE, sint)
-        if message.MessageType == 0:
-            return None
-        self.empty_slot(SIMP_PAGE, sint)
-        if message.MessageFlags.MessagePending:
-            self.synic.write_eom(0)
-        return message.Payload[: message.PayloadSize]
 
 
 @pytest.fixture
@@ -314,22 +284,6 @@ def test_reset_clears_pages_queues_and_registers(rig: Rig) -> None:
     assert rig.synic.read_sint(SINT) == 0x10000
 
 
-class OwnBuffer:
-    """A sender's message with a buffer of its own, as a timer's."""
-
-    has_own_buffer = True
-
-    def __init__(self, payload: bytes) -> None:
-        self.payload = payload
-        self.deliveries = 0
-
-    def compose(self) -> bytes:
-        return PostedMessage(0x80000010, self.payload).compose()
-
-    def delivered(self) -> None:
-        self.deliveries += 1
-
-
 def test_a_message_with_its_own_buffer_waits_for_a_disabled_page(rig: Rig) -> None:
     rig.synic.write_simp(0)
     message = OwnBuffer(b"late")
@@ -430,60 +384,3 @@ def test_no_message_is_lost_repeated_or_overtaken(actions: list[tuple[str, int]]
             if (taken := rig.take(sint)) is not None:
                 arrived[sint].append(taken)
     assert arrived == accepted
-
-
-# Events
-
-
-@pytest.mark.tlfs("SYN-026")
-def test_an_event_sets_its_flag_and_interrupts_once(rig: Rig) -> None:
-    first = rig.synic.signal_event(SINT, 17)
-    second = rig.synic.signal_event(SINT, 17)
-
-    assert (first, second) == ((HvStatus.SUCCESS, True), (HvStatus.SUCCESS, False))
-    assert rig.flags(SIEFP_PAGE, SINT) == {17}
-    assert rig.services.taken() == [(VP, VTL, VECTOR, False)]
-
-
-@pytest.mark.tlfs("SYN-026")
-@pytest.mark.parametrize("flag", [0, 7, 8, 2047])
-@pytest.mark.parametrize("sint", [0, 15])
-def test_flags_lie_at_their_bits(sint: int, flag: int) -> None:
-    rig = Rig()
-    rig.synic.write_sint(sint, VECTOR)
-
-    rig.synic.signal_event(sint, flag)
-
-    assert rig.flags(SIEFP_PAGE, sint) == {flag}
-    assert sum(len(rig.flags(SIEFP_PAGE, other)) for other in range(16)) == 1
-
-
-@pytest.mark.tlfs("SYN-026", "SYN-028")
-def test_events_that_cannot_be_signalled(rig: Rig) -> None:
-    refused = [rig.synic.signal_event(SINT, 2048), rig.synic.signal_event(SINT, -1)]
-    rig.synic.write_sint(SINT, VECTOR | MASKED)
-    masked = rig.synic.signal_event(SINT, 0)
-    rig.synic.write_sint(SINT, VECTOR)
-    rig.synic.write_siefp(0)
-    no_page = rig.synic.signal_event(SINT, 0)
-
-    assert refused == [(HvStatus.INVALID_PARAMETER, False)] * 2
-    assert (masked, no_page) == ((HvStatus.INVALID_SYNIC_STATE, False),) * 2
-    assert rig.services.taken() == []
-
-
-@pytest.mark.tlfs("SYN-025", "SYN-026")
-def test_a_polling_source_gets_its_flag_without_interrupt(rig: Rig) -> None:
-    rig.synic.write_sint(SINT, POLLING)
-
-    assert rig.synic.signal_event(SINT, 3) == (HvStatus.SUCCESS, True)
-    assert rig.services.taken() == []
-
-
-def test_a_source_can_be_asserted_bare(rig: Rig) -> None:
-    asserted = rig.synic.assert_sint(SINT)
-    masked = rig.synic.assert_sint(SINT + 1)
-    rig.synic.write_scontrol(0)
-
-    assert (asserted, masked, rig.synic.assert_sint(SINT)) == (True, False, False)
-    assert rig.services.taken() == [(VP, VTL, VECTOR, False)]
