@@ -6,12 +6,12 @@ Used for HvCallStartVirtualProcessor and HvCallEnableVpVtl alike. What is checke
 | part | must |
 |---|---|
 | each register | hold its value at all (`register_values`) |
-| CR0, CR4, EFER | fit together: paging needs protection, long mode needs PAE; LMA is made to follow LME and PG |
+| CR0, CR4, EFER | fit together: paging needs protection, long mode PAE, PCIDE long mode; LMA follows LME and PG |
 | segment registers | be loadable: type, S, granularity, privilege; data segments and LDTR may be absent |
 | RFLAGS | have no virtual-8086 mode |
 | MsrCrPat | hold memory types; 0, all uncached, is one that guests pass (VSM-035) |
 
-In real mode (CR0.PE clear) only registers are checked. Whether it is allowed is the caller's word: no VTL above 0
+In real mode (CR0.PE clear) segments are not looked at. Whether it is allowed is the caller's word: no VTL above 0
 may be in it (VSM-038).
 
 Implements: VP-005, VSM-035
@@ -27,10 +27,12 @@ from vmm.hvcalls.register_values import (
     CR0_PE,
     CR0_PG,
     CR4_PAE,
+    CR4_PCIDE,
     EFER_LMA,
     EFER_LME,
     LOW_32,
     RFLAGS_VM,
+    U64,
     Widths,
     segment_number,
     settled,
@@ -93,12 +95,14 @@ def settled_context(
             return None
 
     long_mode = bool(values["Efer"] & EFER_LME and values["Cr0"] & CR0_PG)
-    if values["Efer"] & EFER_LMA and not long_mode:
-        return None
+    if values["Rflags"] & RFLAGS_VM:
+        return None  # its segments are another kind; no guest starts a processor there
     if long_mode:
         values["Efer"] |= EFER_LMA
-        if not values["Cr4"] & CR4_PAE or values["Rflags"] & RFLAGS_VM:
+        if not values["Cr4"] & CR4_PAE:
             return None
+    elif values["Efer"] & EFER_LMA or values["Cr4"] & CR4_PCIDE:
+        return None
     if values["Cr0"] & CR0_PE:
         if not _protected_mode_segments(context, values, long_mode):
             return None
@@ -108,15 +112,14 @@ def settled_context(
 
 
 def _protected_mode_segments(context: HV_INITIAL_VP_CONTEXT, values: dict[str, int], long_mode: bool) -> bool:
-    if values["Rflags"] & RFLAGS_VM:
-        return False  # its segments are another kind; no guest starts a processor there
     bits_64 = long_mode and context.Cs.Attributes.Long
     if not bits_64 and values["Rip"] > LOW_32:
         return False
     return (
         _code(context.Cs, context.Ss, long_mode)
         and _stack(context.Ss)
-        and all(_data(segment) for segment in (context.Ds, context.Es, context.Fs, context.Gs))
+        and all(_data(segment, LOW_32) for segment in (context.Ds, context.Es))
+        and all(_data(segment, U64) for segment in (context.Fs, context.Gs))
         and _task(context.Tr, long_mode)
         and _local_table(context.Ldtr)
     )
@@ -147,12 +150,18 @@ def _stack(ss: HV_X64_SEGMENT_REGISTER) -> bool:
     return kind.NonSystemSegment and kind.SegmentType in _STACK_TYPES and _limit(ss) and ss.Base <= LOW_32
 
 
-def _data(segment: HV_X64_SEGMENT_REGISTER) -> bool:
+def _data(segment: HV_X64_SEGMENT_REGISTER, highest_base: int) -> bool:
     kind = segment.Attributes
     if not kind.Present:
         return True
     readable = not kind.SegmentType & _CODE or kind.SegmentType & _READABLE
-    return bool(kind.NonSystemSegment and kind.SegmentType & _ACCESSED and readable and _limit(segment))
+    return bool(
+        kind.NonSystemSegment
+        and kind.SegmentType & _ACCESSED
+        and readable
+        and _limit(segment)
+        and segment.Base <= highest_base
+    )
 
 
 def _task(tr: HV_X64_SEGMENT_REGISTER, long_mode: bool) -> bool:

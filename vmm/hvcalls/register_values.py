@@ -24,9 +24,9 @@ U64: Final = (1 << 64) - 1
 CR0_PE, CR0_ET, CR0_NW, CR0_CD, CR0_PG = 1 << 0, 1 << 4, 1 << 29, 1 << 30, 1 << 31
 CR0_DEFINED: Final = 0xE005003F
 """PE, MP, EM, TS, ET, NE, WP, AM, NW, CD, PG."""
-CR4_PAE, CR4_LA57 = 1 << 5, 1 << 12
-CR4_DEFINED: Final = 0x03F7FFFF
-"""Bits 25:0 without bit 19, Key Locker's."""
+CR4_PAE, CR4_LA57, CR4_PCIDE = 1 << 5, 1 << 12, 1 << 17
+CR4_DEFINED: Final = 0x03F77FFF
+"""Bits 25:0 without bit 15, which no processor has, and bit 19, Key Locker's."""
 EFER_SCE, EFER_LME, EFER_LMA, EFER_NXE = 1 << 0, 1 << 8, 1 << 10, 1 << 11
 EFER_DEFINED: Final = sum(1 << bit for bit in (0, 8, *range(10, 16), 17, 18, 20, 21))
 """SCE, LME, LMA, NXE, SVME, LMSLE, FFXSR, TCE, MCOMMIT, INTWB, UAIE, AIBRSE (AMD's volume 2, 3.1.7)."""

@@ -73,3 +73,16 @@ def real_mode_context() -> HV_INITIAL_VP_CONTEXT:
         Cr0=0x10,
         Cr4=0,
     )
+
+
+def protected_mode(**changes: Any) -> HV_INITIAL_VP_CONTEXT:
+    """A 32-bit kernel's before it turns paging on."""
+    values: dict[str, Any] = {
+        "Rip": 0x10_0000,
+        "Cs": segment(0xC09B),
+        "Gs": segment(DATA),
+        "Efer": 0,
+        "Cr0": 0x11,
+        "Cr4": 0,
+    }
+    return context(**values | changes)
