@@ -8,11 +8,22 @@ from typing import Any
 
 from vmm.hv.bits import BitField
 from vmm.hv.constants import HV_PAGE_SIZE
-from vmm.hv.cpuid import HV_PARTITION_PRIVILEGE_MASK
+from vmm.hv.cpuid import (
+    HV_ENLIGHTENMENT_INFORMATION_EAX,
+    HV_HYPERVISOR_FEATURES_EDX,
+    HV_PARTITION_PRIVILEGE_MASK,
+)
 from vmm.hv.layout import Layout, Scalar
 from vmm.hypercall.call import REPS_PER_SLICE, Call, CallKind, VtlForm
 from vmm.hypercall.calls import CALLS
 from vmm.hypercall.convention import FAST_GENERAL_SIZE, FAST_SIZE, chunks
+
+_LEAVES: dict[type | None, str] = {
+    HV_PARTITION_PRIVILEGE_MASK: "",
+    HV_HYPERVISOR_FEATURES_EDX: "0x40000003 EDX ",
+    HV_ENLIGHTENMENT_INFORMATION_EAX: "0x40000004 EAX ",
+}
+"""Where a CPUID bit lies; a privilege is named alone."""
 
 _HEAD = f"""\
 <!-- Generated from vmm/hypercall by `python -m scripts.gen_docs`: change the tables there, not this page. -->
@@ -38,7 +49,7 @@ _RIGHTS = """
 Without a privilege, or from a VTL below the one in *from VTL*, a call answers ACCESS_DENIED; a VTL switch is #UD. A VTL
 field names a VTL as HV_INPUT_VTL (the caller's own unless UseTargetVtl is set) or by number; naming a VTL above the
 caller is ACCESS_DENIED unless the table allows it, a malformed field is INVALID_PARAMETER. A CPUID bit is set when all
-calls that name it have handlers.
+calls that name it have handlers; those without a leaf are the privileges in EBX:EAX of leaf 0x40000003.
 """
 
 _LAYOUTS = """
@@ -63,10 +74,12 @@ INVALID_HYPERCALL_INPUT |
 | nested bit without CPUID 0x40000004 EAX bit 12 | INVALID_HYPERCALL_INPUT |
 | fast parameters that do not fit the registers; fast output of a 32-bit caller | INVALID_HYPERCALL_INPUT |
 | XMM input or fast output that CPUID 0x40000003 EDX bit 4 or 15 does not offer | #UD |
-| list misaligned to 8, crossing a page, not wholly RAM | INVALID_ALIGNMENT |
-| list in a page that a higher VTL protects | memory intercept to that VTL; the call is made again afterwards |
+| list misaligned to 8, or crossing a page; input not wholly RAM | INVALID_ALIGNMENT |
+| input in a page that a higher VTL protects | memory intercept to that VTL; the call is made again afterwards |
 | VTL field malformed | INVALID_PARAMETER |
 | VTL above the caller | ACCESS_DENIED |
+| output not wholly RAM | INVALID_ALIGNMENT |
+| output in a page that a higher VTL protects | memory intercept, as for input |
 | a handler that raises or contradicts itself (a defect of this program, counted) | OPERATION_FAILED |
 
 Input and output lists may overlap here, though the TLFS tells callers not to do that: released Linux kernels do.
@@ -142,8 +155,8 @@ def _vtl(call: Call) -> str:
     return f"{rule.field}: {form}" + (", also above the caller" if rule.above_caller else "")
 
 
-def _bit(bit: BitField[Any]) -> str:
-    return str(bit.name)
+def _announced(bit: BitField[Any]) -> str:
+    return _LEAVES[bit.owner] + str(bit.name)
 
 
 def _layouts() -> dict[str, type[Layout]]:
@@ -213,13 +226,10 @@ def text() -> str:
         (
             [
                 call.name,
-                ", ".join(_bit(bit) for bit in call.requires),
+                ", ".join(str(bit.name) for bit in call.requires),
                 str(call.min_caller_vtl),
                 _vtl(call),
-                ", ".join(
-                    ("" if bit.owner is HV_PARTITION_PRIVILEGE_MASK else "0x40000004 EAX ") + _bit(bit)
-                    for bit in call.announces
-                ),
+                ", ".join(_announced(bit) for bit in call.announces),
             ]
             for call in CALLS
         ),

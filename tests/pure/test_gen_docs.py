@@ -29,6 +29,24 @@ def test_every_msr_is_on_the_page() -> None:
     assert len(missing) == 2 + 2 + 3
 
 
+@pytest.mark.parametrize(
+    ("call", "bits"),
+    [
+        ("HvCallTranslateVirtualAddress", "0x40000003 EDX TranslateGvaFlagsAvailable"),
+        ("HvCallSendSyntheticClusterIpi", "0x40000004 EAX UseSyntheticClusterIpi"),
+        ("HvCallPostMessage", "PostMessages"),
+    ],
+)
+def test_a_cpuid_bit_is_named_with_its_leaf(call: str, bits: str) -> None:
+    rights = PAGES["docs/hypercalls.md"]().partition("## Who may make them")[2]
+
+    (row,) = [
+        line for line in rights.splitlines() if line.startswith(f"| {call} | ") and line.count("|") == 6
+    ]
+
+    assert row.split(" | ")[-1] == f"{bits} |"
+
+
 def test_check_says_what_is_stale(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -145,6 +145,7 @@ class _Prepared:
         "_input_size",
         "_misplaced",
         "_output_offset",
+        "_output_page",
         "_output_room",
         "_output_size",
         "_pack",
@@ -193,6 +194,7 @@ class _Prepared:
         self._output_room = HV_PAGE_SIZE - self._output_size
         self._misplaced = result_value(INVALID_ALIGNMENT, start)
         self._fast = fast
+        self._output_page = bool(self._output_size) and not fast
         self._xmm_size = max(0, self._input_size - FAST_GENERAL_SIZE)
         self._fast_output = chunks(self._input_size) + self._output_offset
         self._fast_refusals = tuple(
@@ -216,14 +218,9 @@ class _Prepared:
         """The input list, or what the call ends with because it, or the output list, is in the wrong place."""
         if self._input_size and (first & _UNALIGNED or first & _IN_PAGE > self._input_room):
             return self._misplaced
-        if not self._output_size:
-            return context.memory.read(first, self._read_size) if self._read_size else b""
-        if second & _UNALIGNED or second & _IN_PAGE > self._output_room:
+        if self._output_size and (second & _UNALIGNED or second & _IN_PAGE > self._output_room):
             return self._misplaced
-        memory = context.memory
-        block = memory.read(first, self._read_size) if self._read_size else b""
-        memory.require_writable(second + self._output_offset, self._reply_size)
-        return block
+        return context.memory.read(first, self._read_size) if self._read_size else b""
 
     def _parse(self, block: bytes, vtl: int) -> CallInput[Any, Any]:
         """The values in an input block of a caller in `vtl`. Raises `RefusedError`."""
@@ -269,6 +266,8 @@ class PreparedSimple(_Prepared):
         if isinstance(block, int):
             return block
         call = self._parsed.get((block, context.vtl)) or self._parse(block, context.vtl)
+        if self._output_page:
+            context.memory.require_writable(second + self._output_offset, self._reply_size)
         try:
             status, _, value = self._handler(context, call)
             output = self._pack((value,)) if self._pack is not None and status == SUCCESS else b""
@@ -316,6 +315,8 @@ class PreparedRep(_Prepared):
         if isinstance(block, int):
             return block
         call = self._parsed.get((block, context.vtl)) or self._parse(block, context.vtl)
+        if self._output_page:
+            context.memory.require_writable(second + self._output_offset, self._reply_size)
         try:
             status, done, values = self._handler(context, call)
             output = self._pack(values) if self._pack is not None and done else b""

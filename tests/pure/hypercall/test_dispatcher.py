@@ -17,6 +17,7 @@ from vmm.hypercall.call import Call, CallInput, CallKind, Features, Reply
 from vmm.hypercall.calls import CALLS
 from vmm.hypercall.convention import CallerMode, Outcome
 from vmm.hypercall.dispatcher import INTERNAL_ERRORS_LOGGED, PREPARED_KEPT, Dispatcher
+from vmm.hypercall.prepared import PARSED_KEPT, PreparedSimple
 from vmm.outside import GuestMemoryError
 
 PRIVILEGED = [
@@ -184,6 +185,29 @@ def test_what_is_kept_of_control_words_is_bounded() -> None:
         caller.call(control(code, RepCount=4095, RepStartIndex=start))
 
     assert len(caller.dispatcher._prepared) <= PREPARED_KEPT
+
+
+def test_what_is_kept_of_short_input_blocks_is_bounded() -> None:
+    handler = Recorder()
+    caller = Caller({SPIN_WAIT: handler})
+
+    for spins in range(2 * PARSED_KEPT + 1):
+        caller.call(control(SPIN_WAIT, IsFast=1), spins)
+
+    assert [call.header.SpinCount for call in handler.calls] == list(range(2 * PARSED_KEPT + 1))
+    (prepared,) = caller.dispatcher._prepared.values()
+    assert isinstance(prepared, PreparedSimple)
+    assert 1 <= len(prepared._parsed) <= PARSED_KEPT
+
+
+def test_long_input_blocks_are_not_kept() -> None:
+    caller = Caller({Code.HvCallPostMessage: Recorder()})
+
+    caller.call(control(Code.HvCallPostMessage))
+
+    (prepared,) = caller.dispatcher._prepared.values()
+    assert isinstance(prepared, PreparedSimple)
+    assert prepared._parsed == {}
 
 
 def test_invalid_control_words_are_not_kept() -> None:

@@ -18,6 +18,8 @@ POST = HypercallCode.HvCallPostMessage  # 256 bytes in, nothing out
 QUERY = HypercallCode.HvExtCallQueryCapabilities  # nothing in, 8 bytes out
 APIC_IDS = HypercallCode.HvCallGetVpIndexFromApicId  # rep: 16 bytes and 4 each in, 4 each out
 SPIN_WAIT = HypercallCode.HvCallNotifyLongSpinWait
+GET_REGISTERS = HypercallCode.HvCallGetVpRegisters
+TRANSLATE = HypercallCode.HvCallTranslateVirtualAddress
 
 NO_RAM = 0x2000
 BEYOND = 0xFFFF_FFFF_FFFF_F000
@@ -185,6 +187,25 @@ def test_output_page_that_is_taken_away_while_the_handler_runs_is_an_intercept()
     caller.context.memory.unwritable = set()
     assert caller.again() is Outcome.COMPLETED
     assert caller.context.memory.read(OUTPUT, 8) == (2).to_bytes(8, "little")
+
+
+@pytest.mark.tlfs("HC-018")
+@pytest.mark.parametrize("output", ["hidden", "no RAM"])
+@pytest.mark.parametrize("code", [GET_REGISTERS, TRANSLATE])
+def test_vtl_above_the_caller_is_denied_before_its_output_page_is_looked_at(
+    code: HypercallCode, output: str
+) -> None:
+    """A simple and a rep call. Nor does the higher VTL hear of an access that is not made."""
+    handler = Recorder()
+    caller = Caller({code: handler})
+    caller.context.memory.unwritable = {OUTPUT}
+    caller.put(b"\x11" * 64)  # VTL1, as HV_INPUT_VTL and in the flags of a translation
+
+    status = caller.status(
+        control(code, RepCount=int(code == GET_REGISTERS)), INPUT, OUTPUT if output == "hidden" else NO_RAM
+    )
+
+    assert (status, handler.calls, caller.context.intercepts) == (HvStatus.ACCESS_DENIED, [], [])
 
 
 @pytest.mark.tlfs("HC-005")

@@ -268,20 +268,26 @@ def test_what_waits_arrives_when_the_synic_is_enabled_again(rig: Rig) -> None:
     assert rig.message(SIMP_PAGE, SINT).Payload.startswith(b"second")
 
 
-@pytest.mark.tlfs("SYN-003")
+@pytest.mark.tlfs("SYN-001", "SYN-003")
 def test_reset_clears_pages_queues_and_registers(rig: Rig) -> None:
     rig.post(b"first")
     rig.post(b"second")
     rig.synic.signal_event(SINT, 5)
+    rig.synic.write_sirbp(1)
+    rig.synic.write_scontrol(0)
 
     rig.synic.reset()
+    registers = (rig.synic.read_scontrol(), rig.synic.read_simp(), rig.synic.read_siefp())
     rig.synic.write_simp(SIMP_PAGE * PAGE | ENABLE)
     rig.synic.write_siefp(SIEFP_PAGE * PAGE | ENABLE)
     rig.synic.write_eom(0)
 
+    assert registers == (1, 0, 0)
+    assert (rig.synic.read_sirbp(), rig.synic.read_sint(SINT)) == (0, 0x10000)
     assert rig.message(SIMP_PAGE, SINT).MessageType == 0
     assert rig.flags(SIEFP_PAGE, SINT) == set()
-    assert rig.synic.read_sint(SINT) == 0x10000
+    rig.post(b"third")
+    assert [rig.take(), rig.take()] == [b"third", None]
 
 
 def test_a_message_with_its_own_buffer_waits_for_a_disabled_page(rig: Rig) -> None:
