@@ -3,7 +3,8 @@
 
 `python -m scripts.kut_regression DIR/x86/unittests.cfg` boots the unpatched and the patched kernel, one after the
 other, and runs the same guests on the KVM of each. A guest's verdict, its number of tests and of failures must be
-equal; a guest that fails on both is no regression. The exit status is 0 only then.
+equal; a guest that fails on both is no regression. The exit status is 0 only then; it is 2 where no guest passes on
+either kernel, for nothing was compared.
 
 Guests about time fail now and then under emulation. What differs is therefore run again on both kernels, twice at
 most; equal results then count, and the table shows those.
@@ -27,6 +28,7 @@ from vmm.guesttest.report import Progress as GuestProgress
 from vmm.guesttest.report import document
 from vmm.guesttest.runner import Runner
 from vmm.guesttest.targets import QemuTarget
+from vmm.guesttest.verdict import Verdict
 
 Record = Mapping[str, Any]
 
@@ -57,6 +59,11 @@ def differences(one: Sequence[Record], other: Sequence[Record]) -> list[str]:
         record["name"] for record in other if record["name"] not in sides[0]
     ]
     return [name for name in names if sides[0].get(name) != sides[1].get(name)]
+
+
+def passes_somewhere(sides: Mapping[str, Sequence[Record]]) -> bool:
+    """Whether a guest passes on a kernel; else what was to be compared did not run."""
+    return any(record["verdict"] == Verdict.PASS for side in sides.values() for record in side)
 
 
 def replaced(before: Sequence[Record], again: Sequence[Record]) -> list[Record]:
@@ -170,6 +177,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         only = [name for name in only if "*" in name or name in known]
         results = arguments.results.resolve()
         sides = {kernel: run_in_lab(kernel, config, only, arguments.timeout, results) for kernel in KERNELS}
+        if not passes_somewhere(sides):
+            raise LabError(f"no guest passes on any kernel, nothing was compared:\n{table(sides)}")
         for _ in range(REPETITIONS):
             if again := differences(*sides.values()):
                 print(f"once more, since they differ: {', '.join(again)}", file=sys.stderr)

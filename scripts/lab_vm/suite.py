@@ -42,7 +42,7 @@ class Counts:
     @property
     def are_good(self) -> bool:
         """Something ran, and all of it passed."""
-        return self.tests > 0 and not self.failures and not self.errors
+        return self.tests > self.skipped and not self.failures and not self.errors
 
     def __str__(self) -> str:
         passed = self.tests - self.failures - self.errors - self.skipped

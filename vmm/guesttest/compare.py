@@ -28,6 +28,9 @@ from vmm.guesttest.verdict import Verdict
 
 Record = Mapping[str, Any]  # one guest of `report.document`
 
+KEYS_COMPARED = frozenset(
+    ("name", "verdict", "tests", "failures", "skipped", "summary", "seconds", "command", "reason")
+)
 STATUS_NOWHERE_WORSE = 0
 STATUS_WORSE = 1
 STATUS_BAD_INPUT = 2
@@ -151,8 +154,7 @@ def _side(
 ) -> dict[str, Any] | None:
     """The results of one side, from `path` or by running the guests; None when a signal ended the run."""
     if path is not None and path.exists():
-        loaded: dict[str, Any] = json.loads(path.read_text())
-        return loaded
+        return _loaded(path)
     print(f"compare: {len(collection.guests)} guests under {target.name}", file=sys.stderr)
     progress = Progress(sys.stderr, len(collection.guests))
     runner = Runner(target, jobs=jobs, timeout_s=limit_s, observer=progress)
@@ -167,6 +169,17 @@ def _side(
     if path is not None:
         path.write_text(json.dumps(side, indent=2) + "\n")
     return side
+
+
+def _loaded(path: Path) -> dict[str, Any]:
+    """The results in a file. Errors: `SelectionError` when it holds something else."""
+    try:
+        loaded = json.loads(path.read_text())
+        if all(record.keys() >= KEYS_COMPARED for record in loaded["guests"]):
+            return dict(loaded)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SelectionError(f"{path}: expected what `vmm test --json` writes: {error!r}") from error
+    raise SelectionError(f"{path}: expected what `vmm test --json` writes: a guest lacks some of its values")
 
 
 def _version(program: str) -> str:

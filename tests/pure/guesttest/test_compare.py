@@ -94,6 +94,23 @@ def test_command_runs_what_has_no_results_yet(
     assert "| a | PASS, 1 tests" in table.read_text()
 
 
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"guests": 3}', '{"guests": [3]}', '{"guests": [{"name": "a"}]}']
+)
+def test_a_file_that_holds_no_results_is_named(
+    tmp_path: Path, fake_qemu: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    (tmp_path / "a.flat").touch()
+    config = tmp_path / "unittests.cfg"
+    config.write_text("[a]\nfile = a.flat\n")
+    ours = tmp_path / "ours.json"
+    ours.write_text(text)
+
+    assert main([str(config), "--ours", str(ours), "--qemu-program", str(fake_qemu)]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f"compare: {ours}: ") and line.count("\n") == 1
+
+
 def test_broken_input_is_one_line_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "none.cfg")]) == 2
     assert capsys.readouterr().err.count("\n") == 1

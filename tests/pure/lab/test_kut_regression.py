@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from scripts.kut_regression import differences, replaced, table
+from scripts.kut_regression import differences, passes_somewhere, replaced, table
 
 GOOD = {"name": "memory", "verdict": "PASS", "tests": 7, "failures": 0, "skipped": 1, "seconds": 9.0}
 BAD = GOOD | {"name": "msr", "verdict": "FAIL", "failures": 1, "skipped": 0}
@@ -21,6 +21,13 @@ def test_equal_results_are_no_difference_be_they_good_or_bad() -> None:
 @pytest.mark.parametrize("change", [{"verdict": "TIMEOUT"}, {"tests": 6}, {"failures": 2}, {"skipped": 0}])
 def test_whatever_a_guest_says_differently_is_a_difference(change: dict[str, Any]) -> None:
     assert differences([GOOD, BAD], [GOOD | change, BAD]) == ["memory"]
+
+
+def test_where_no_guest_passes_nothing_was_compared() -> None:
+    """As where QEMU does not start: both kernels then say the same."""
+    assert passes_somewhere({"upstream": [BAD, GOOD], "patched": [BAD]})
+    assert not passes_somewhere({"upstream": [BAD], "patched": [BAD]})
+    assert not passes_somewhere({"upstream": [], "patched": []})
 
 
 def test_a_guest_on_one_side_only_is_a_difference() -> None:

@@ -17,6 +17,7 @@ from scripts.lab_vm.suite import Counts, Tagged, read_counts, run_on_kernels, ve
 PASSED = '<testsuites><testsuite tests="3" failures="0" errors="0" skipped="0"/></testsuites>'
 FAILED = '<testsuites><testsuite tests="3" failures="1" errors="0" skipped="1"/></testsuites>'
 NOTHING = '<testsuites><testsuite tests="0" failures="0" errors="0" skipped="0"/></testsuites>'
+SKIPPED = '<testsuites><testsuite tests="3" failures="0" errors="0" skipped="3"/></testsuites>'
 COMPLAINT = Trouble("WARNING: CPU: 0", (), False)
 
 
@@ -55,6 +56,7 @@ def test_damaged_results_are_an_error(junit: Path, text: str) -> None:
         # pytest passed, but what followed it did not.
         (PASSED, 1, (), False),
         (NOTHING, 0, (), False),
+        (SKIPPED, 0, (), False),
         (PASSED, 0, (COMPLAINT,), False),
     ],
 )
