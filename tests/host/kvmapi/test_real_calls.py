@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from kvmapi import Kvm, KvmError, KvmMsrError, KvmUnsupportedError, MsrRange, Vcpu, Vm
-from kvmapi.routes import pc_default, to_msi
+from kvmapi.routes import pc_default, to_chip, to_msi
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi import x86 as x
 
@@ -181,11 +181,17 @@ def test_pit_without_irqchip_says_what_is_missing(vm: Vm) -> None:
 
 
 def test_interrupt_lines_and_routes(vm: Vm) -> None:
+    def requested() -> int:
+        return int(vm.get_irqchip(x.KVM_IRQCHIP_PIC_MASTER).chip.pic.irr)
+
     vm.create_irqchip()
     vm.set_gsi_routing([*pc_default(), to_msi(24, 0xFEE00000, 0x41)])
-    vm.irq_line(4, 1)
+    assert (vm.irq_line_status(4, 1) > 0, requested()) == (True, 1 << 4)
+    assert vm.irq_line_status(24, 0) == -1  # a message has no level that falls
+    vm.set_gsi_routing([to_chip(24, x.KVM_IRQCHIP_PIC_MASTER, 6)])
+    vm.irq_line(24, 1)
 
-    assert vm.irq_line_status(4, 0) >= -1
+    assert requested() == 1 << 4 | 1 << 6
     with pytest.raises(KvmError, match=r"KVM_SET_GSI_ROUTING.*EINVAL.*unknown type"):
         vm.set_gsi_routing([k.kvm_irq_routing_entry(gsi=1, type=99)])
 

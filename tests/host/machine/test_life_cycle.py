@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -98,17 +99,25 @@ def test_a_machine_that_never_runs_can_be_closed(exit_image: Path) -> None:
 
 
 def test_two_machines_at_once_do_not_meet(tmp_path: Path) -> None:
+    """Both put a byte at one address, count for a while, and end with what they find there then."""
     images = []
     for code in (0x10, 0x20):
         image = tmp_path / f"exit-{code}.bin"
-        image.write_bytes(bytes([0xB0, code, 0xE6, 0xF4, 0xF4]))
+        # mov $code, %al; mov %al, 0x1000; xor %al, %al; mov $0xffff, %cx; loop .; mov 0x1000, %al; out %al, $0xf4; hlt
+        image.write_bytes(bytes([0xB0, code]) + bytes.fromhex("a20010 30c0 b9ffff e2fe a00010 e6f4 f4"))
         images.append(image)
-    with Kvm.open() as kvm:
+    with Kvm.open() as kvm, ThreadPoolExecutor(2) as pool:
         machines = [
             Machine(MachineConfig(kernel=image, raw_address=RAW_GPA), ends(), kvm) for image in images
         ]
+        both = threading.Barrier(2, timeout=patient(20))
+
+        def run(machine: Machine) -> int:
+            both.wait()
+            return machine.run(time_limit=patient(20)).status
+
         try:
-            statuses = [machine.run(time_limit=patient(20)).status for machine in machines]
+            statuses = list(pool.map(run, machines))
         finally:
             for machine in machines:
                 machine.close()
