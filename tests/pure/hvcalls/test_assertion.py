@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from tests.pure.hvcalls.test_calls import SELF, VPS, Rig
+from tests.pure.hvcalls.rig import SELF, VPS, Rig
 from vmm.hv.call_codes import HypercallCode as Code
 from vmm.hv.status import HvStatus
 from vmm.hvcalls.outside import MessageInterrupt

@@ -1,121 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls made as a guest makes them: through the dispatcher, with bytes in memory and registers."""
+"""Calls about messages, events, interrupts and processors as a guest makes them."""
 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.pure.hypercall.fakes import OUTPUT, Caller, Context, control
-from tests.pure.synic.partition import PAGE, FakePartition
+from tests.pure.hvcalls.rig import SELF, SIEFP_PAGE, SIMP_PAGE, SINT, VPS, Rig
+from tests.pure.hypercall.fakes import INPUT, OUTPUT, control
 from vmm.hv.call_codes import HypercallCode as Code
+from vmm.hv.constants import HV_HYPERCALL_FAST_XMM_INPUT_SIZE
 from vmm.hv.status import HvStatus
 from vmm.hvcalls.handlers import handlers
-from vmm.hvcalls.outside import MessageInterrupt, TlbFlush
-from vmm.hypercall.convention import Outcome
-from vmm.synic.connections import Connections, EventPort, MessagePort
-from vmm.synic.synic import Synic
-
-SELF = 0xFFFF_FFFF_FFFF_FFFF
-VPS = 70  # more than one bank of 64
-VTL1_VPS = 0b11  # VTL1 is enabled on VPs 0 and 1
-SIMP_PAGE, SIEFP_PAGE, SINT = 5, 6, 2
-
-
-@dataclass
-class VpContext(Context):
-    vp: int = 0
-
-
-class Rig(FakePartition):
-    """70 VPs, VTL1 on two of them, one SynIC in VP 1's VTL0, calls by VP 0's VTL0 unless a test says otherwise."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flushes: list[tuple[int, TlbFlush]] = []
-        self.locked = False
-        self.spins: list[tuple[int, int]] = []
-        self.messages: list[tuple[int, MessageInterrupt]] = []
-        self.synic = Synic(1, 0, self.overlays, self.services)
-        self.synic.write_simp(SIMP_PAGE * PAGE | 1)
-        self.synic.write_siefp(SIEFP_PAGE * PAGE | 1)
-        self.synic.write_sint(SINT, 0x40)
-        self.connections = Connections(self.find_synic)
-        self.caller = Caller(handlers(self.connections, self.find_synic, self, self))
-        self.context = VpContext()
-        self.caller.context = self.context
-
-    def find_synic(self, vp: int, vtl: int) -> Synic | None:
-        return self.synic if (vp, vtl) == (1, 0) else None
-
-    # `Processors` and `Tlbs`
-
-    def vp_mask(self, vtl: int) -> int:
-        return {0: (1 << VPS) - 1, 1: VTL1_VPS}.get(vtl, 0)
-
-    def vp_of_apic_id(self, apic_id: int) -> int | None:
-        return apic_id // 2 if apic_id % 2 == 0 and apic_id // 2 < VPS else None
-
-    def request_interrupt(self, vp: int, vtl: int, vector: int, auto_eoi: bool) -> None:
-        self.services.request_interrupt(vp, vtl, vector, auto_eoi)
-
-    def message_interrupt(self, vtl: int, interrupt: MessageInterrupt) -> None:
-        self.messages.append((vtl, interrupt))
-
-    def spin_wait(self, vp: int, spins: int) -> None:
-        self.spins.append((vp, spins))
-
-    def flush(self, vp: int, request: TlbFlush) -> bool:
-        self.flushes.append((vp, request))
-        return not self.locked
-
-    # A guest
-
-    def slow(self, code: int, data: bytes, **fields: int) -> int:
-        """The status of a call whose input lies in memory."""
-        self.caller.put(data)
-        return self.caller.status(control(code, **fields))
-
-    def fast(self, code: int, first: int, second: int = 0) -> int:
-        """The status of a call whose input is in registers."""
-        return self.caller.status(control(code, IsFast=1), first, second)
-
-    def output(self, size: int) -> bytes:
-        return self.context.memory.read(OUTPUT, size)
+from vmm.hypercall.calls import CALLS_BY_CODE
+from vmm.synic.connections import EventPort, MessagePort
 
 
 @pytest.fixture
 def rig() -> Rig:
     return Rig()
-
-
-# As Linux does it
-
-
-@pytest.mark.tlfs("LNX-005")
-@pytest.mark.parametrize("ranges", [1, 64, 65, 300, 509])
-def test_a_list_is_finished_by_its_completed_count(rig: Rig, ranges: int) -> None:
-    """hv_do_rep_hypercall: again from the completed count on, whatever else the result has, until all is done."""
-    rig.caller.put(struct.pack(f"<QQQ{ranges}Q", 0x1000, 0, 1, *(index << 12 for index in range(ranges))))
-    word = int(control(Code.HvCallFlushVirtualAddressList, RepCount=ranges))
-    completed = 0
-
-    while completed < ranges:
-        while (outcome := rig.caller.call(word)) is Outcome.RETRY:
-            word = rig.caller.registers.rcx  # the trap instruction once more
-        assert outcome is Outcome.COMPLETED
-        result = int(rig.caller.result)
-        assert result & 0xFFFF == 0
-        assert result >> 32 & 0xFFF > completed
-        completed = result >> 32 & 0xFFF
-        word = word & ~(0xFFF << 48) | completed << 48
-
-    flushed = [page for _, flush in rig.flushes for page in flush.ranges or ()]
-    assert flushed == [(index << 12, 1) for index in range(ranges)]
 
 
 # Messages and events
@@ -170,8 +76,10 @@ def test_signal_event_fast(rig: Rig) -> None:
     assert rig.flags(SIEFP_PAGE, SINT) == {65}
 
 
-def direct_post(vp: int, vtl: int, sint: int, message_type: int = 7, partition: int = SELF) -> bytes:
-    message = struct.pack("<IBBHQ", message_type, 3, 0xFF, 0, 99) + b"abc".ljust(240, b"\xee")
+def direct_post(
+    vp: int, vtl: int, sint: int, message_type: int = 7, partition: int = SELF, size: int = 3
+) -> bytes:
+    message = struct.pack("<IBBHQ", message_type, size, 0xFF, 0, 99) + b"abc".ljust(240, b"\xee")
     return struct.pack("<QIBxxxBxxx", partition, vp, vtl, sint) + message + bytes(4)
 
 
@@ -193,6 +101,8 @@ def test_post_message_direct(rig: Rig) -> None:
     [
         (direct_post(1, 0, 16), HvStatus.INVALID_PARAMETER),
         (direct_post(1, 0, SINT, message_type=0), HvStatus.INVALID_PARAMETER),
+        (direct_post(1, 0, SINT, size=241), HvStatus.INVALID_PARAMETER),
+        (direct_post(1, 0, SINT, size=240), HvStatus.SUCCESS),
         (direct_post(9, 0, SINT), HvStatus.INVALID_VP_INDEX),
         (direct_post(1, 1, SINT), HvStatus.INVALID_VP_INDEX),
         (direct_post(1, 0, SINT, partition=5), HvStatus.INVALID_PARTITION_ID),
@@ -310,132 +220,6 @@ def test_any_sparse_set_reaches_exactly_its_vps(vps: set[int]) -> None:
     assert [vp for vp, *_ in rig.services.taken()] == sorted(vp for vp in vps if vp < VPS)
 
 
-# Flushes
-
-ALL_PROCESSORS, ALL_SPACES, NON_GLOBAL = 1, 2, 4
-
-
-def flush_input(flags: int, mask: int, ranges: list[int] = []) -> bytes:  # noqa: B006  # never changed
-    return struct.pack(f"<QQQ{len(ranges)}Q", 0xABC000, flags, mask, *ranges)
-
-
-@pytest.mark.tlfs("TLB-001")
-@pytest.mark.parametrize(
-    ("flags", "mask", "expected"),
-    [
-        (0, 0b110, TlbFlush(0, 0b110, 0xABC000, True, None)),
-        (ALL_SPACES, 1, TlbFlush(0, 1, None, True, None)),
-        (NON_GLOBAL, 1, TlbFlush(0, 1, 0xABC000, False, None)),
-        (ALL_PROCESSORS, 0, TlbFlush(0, (1 << VPS) - 1, 0xABC000, True, None)),
-    ],
-)
-def test_flush_address_space(flags: int, mask: int, expected: TlbFlush) -> None:
-    rig = Rig()
-    rig.context.vp = 3
-
-    status = rig.slow(Code.HvCallFlushVirtualAddressSpace, flush_input(flags, mask))
-
-    assert status == HvStatus.SUCCESS
-    assert rig.flushes == [(3, expected)]
-
-
-@pytest.mark.tlfs("TLB-002")
-@pytest.mark.parametrize(
-    ("flags", "mask"), [(0, 0), (8, 1), (1 << 4, 1), (1 << 8 | 1 << 4, 1), (1 << 5, 1), (1 << 63, 1)]
-)
-def test_flushes_that_are_refused(flags: int, mask: int) -> None:
-    rig = Rig()
-
-    assert (
-        rig.slow(Code.HvCallFlushVirtualAddressSpace, flush_input(flags, mask)) == HvStatus.INVALID_PARAMETER
-    )
-    assert rig.flushes == []
-
-
-@pytest.mark.tlfs("TLB-001")
-def test_flush_list(rig: Rig) -> None:
-    data = flush_input(0, 1, [0x7000, 0xFFFF_8000_0000_0FFF])
-
-    rig.caller.put(data)
-    rig.caller.call(control(Code.HvCallFlushVirtualAddressList, RepCount=2))
-
-    assert (rig.caller.result.Status, rig.caller.result.RepsCompleted) == (HvStatus.SUCCESS, 2)
-    ranges = ((0x7000, 1), (0xFFFF_8000_0000_0000, 4096))
-    assert rig.flushes == [(0, TlbFlush(0, 1, 0xABC000, True, ranges))]
-
-
-@pytest.mark.tlfs("TLB-002")
-def test_non_global_is_refused_for_lists(rig: Rig) -> None:
-    data = flush_input(NON_GLOBAL, 1, [0x7000])
-
-    status = rig.slow(Code.HvCallFlushVirtualAddressList, data, RepCount=1)
-
-    assert status == HvStatus.INVALID_PARAMETER
-
-
-@pytest.mark.tlfs("TLB-001")
-def test_flush_ex(rig: Rig) -> None:
-    data = struct.pack("<QQQQQ", 0xABC000, 0, 0, 0b10, 0b11) + struct.pack("<Q", 0x9000)
-
-    space = rig.slow(Code.HvCallFlushVirtualAddressSpaceEx, data, VariableHeaderSize=1)
-    ranges = rig.slow(Code.HvCallFlushVirtualAddressListEx, data, VariableHeaderSize=1, RepCount=1)
-
-    assert (space, ranges) == (HvStatus.SUCCESS, HvStatus.SUCCESS)
-    vps = 0b11 << 64
-    assert rig.flushes == [
-        (0, TlbFlush(0, vps, 0xABC000, True, None)),
-        (0, TlbFlush(0, vps, 0xABC000, True, ((0x9000, 1),))),
-    ]
-
-
-@pytest.mark.tlfs("TLB-002")
-@pytest.mark.parametrize(
-    ("flags", "fmt", "valid", "banks", "status"),
-    [
-        (0, 0, 0, [], HvStatus.INVALID_PARAMETER),
-        (0, 0, 1, [0], HvStatus.INVALID_PARAMETER),
-        (0, 0, 1, [], HvStatus.INVALID_HYPERCALL_INPUT),
-        (0, 5, 1, [1], HvStatus.INVALID_PARAMETER),
-        (8, 0, 1, [1], HvStatus.INVALID_PARAMETER),
-        (0, 1, 0, [], HvStatus.SUCCESS),
-        (ALL_PROCESSORS, 0, 0, [], HvStatus.SUCCESS),
-    ],
-)
-def test_flush_ex_sets(flags: int, fmt: int, valid: int, banks: list[int], status: HvStatus) -> None:
-    rig = Rig()
-    data = struct.pack(f"<QQQQ{len(banks)}Q", 0, flags, fmt, valid, *banks)
-
-    got = rig.slow(Code.HvCallFlushVirtualAddressSpaceEx, data, VariableHeaderSize=len(banks))
-
-    assert got == status
-    assert len(rig.flushes) == (status == HvStatus.SUCCESS)
-
-
-def test_a_flush_of_vps_that_are_not_there_is_done(rig: Rig) -> None:
-    rig.context.vtl = 1
-
-    assert rig.slow(Code.HvCallFlushVirtualAddressSpace, flush_input(0, 0b100)) == HvStatus.SUCCESS
-    assert rig.flushes == []
-
-
-@pytest.mark.tlfs("HC-015")
-@pytest.mark.parametrize(
-    ("code", "reps"),
-    [(Code.HvCallFlushVirtualAddressSpace, 0), (Code.HvCallFlushVirtualAddressList, 1)],
-)
-def test_a_flush_that_is_not_done_is_made_again(rig: Rig, code: Code, reps: int) -> None:
-    rig.locked = True
-    rig.caller.put(flush_input(0, 1, [0x7000]))
-
-    waiting = rig.caller.call(control(code, RepCount=reps))
-    rig.locked = False
-    done = rig.caller.again()
-
-    assert (waiting, done) == (Outcome.RETRY, Outcome.COMPLETED)
-    assert rig.caller.result.Status == HvStatus.SUCCESS
-    assert rig.flushes[0] == rig.flushes[1]
-
-
 # Processors, extended calls
 
 
@@ -484,30 +268,69 @@ def test_no_extended_call_is_offered(rig: Rig) -> None:
     assert rig.output(8) == bytes(8)
 
 
-def test_without_tlbs_there_are_no_flush_calls() -> None:
-    rig = Rig()
-    caller = Caller(handlers(rig.connections, rig.find_synic, rig, None))
-    caller.context = rig.context
+HANDLED = sorted(handlers(Rig().connections, Rig().find_synic, Rig(), Rig()))
 
-    caller.put(flush_input(0, 1))
-    assert caller.status(control(Code.HvCallFlushVirtualAddressSpace)) == HvStatus.INVALID_HYPERCALL_CODE
+# What brings each call to its handler's last line: the first words of its input.
+GOOD: dict[int, tuple[int, ...]] = {
+    Code.HvCallFlushVirtualAddressSpace: (0x1000, 0, 1),
+    Code.HvCallFlushVirtualAddressList: (0x1000, 0, 1),
+    Code.HvCallFlushVirtualAddressSpaceEx: (0x1000, 0, 1, 0),
+    Code.HvCallFlushVirtualAddressListEx: (0x1000, 0, 1, 0),
+    Code.HvCallSendSyntheticClusterIpi: (0x40, 1),
+    Code.HvCallSendSyntheticClusterIpiEx: (0x40, 1, 0),
+    Code.HvCallGetVpIndexFromApicId: (SELF, 0, 2 | 4 << 32, 6),
+    Code.HvCallAssertVirtualInterrupt: (SELF, 0, 6, 0x41),  # fixed; APIC id; vector, VTL 0
+    Code.HvCallPostMessage: (0x10, 7 | 3 << 32),  # connection; type and size
+    Code.HvCallSignalEvent: (0x20 | 1 << 32,),  # connection and flag
+    Code.HvCallSignalEventDirect: (SELF, 1 | SINT << 40 | 5 << 48),  # VP 1, VTL 0, source, flag
+    Code.HvCallPostMessageDirect: (SELF, 1, SINT | 7 << 32, 3),  # VP 1, VTL 0; source and type; size
+}
+WORDS = st.sampled_from([0, 1, SINT, 240, 241, 2047, 1 << 32, 1 << 63, SELF]) | st.integers(0, (1 << 64) - 1)
 
 
-@given(
-    st.sampled_from(sorted(handlers(Rig().connections, Rig().find_synic, Rig(), Rig()))),
-    st.binary(min_size=320, max_size=320),
-    st.integers(0, 3),
-    st.integers(0, 4),
-    st.integers(0, 2),
-    st.booleans(),
-)
-def test_no_input_makes_a_handler_raise(
-    code: int, data: bytes, reps: int, qwords: int, vtl: int, fast: bool
-) -> None:
-    rig = Rig()
-    rig.context.vtl = vtl
-    rig.caller.put(data)
+@pytest.mark.parametrize("code", HANDLED, ids=hex)
+def test_no_input_makes_a_handler_raise(code: int) -> None:
+    """Input that is good but for a word or two, in control words most of which fit the call."""
+    call = CALLS_BY_CODE[code]
+    statuses = set()
 
-    rig.caller.call(control(code, RepCount=reps, VariableHeaderSize=qwords, IsFast=fast))
+    @settings(max_examples=200)
+    @given(
+        words=st.lists(WORDS, min_size=4, max_size=4),
+        rest=WORDS,
+        spoilt=st.sets(st.integers(0, 3), max_size=2),
+        reps=st.integers(0, 3),
+        qwords=st.integers(0, 4),
+        odd=st.sampled_from([False] * 4 + [True]),
+        vtl=st.integers(0, 2),
+        fast=st.booleans(),
+    )
+    @example(words=[0] * 4, rest=0, spoilt=set(), reps=2, qwords=0, odd=False, vtl=0, fast=False)
+    def check(
+        words: list[int], rest: int, spoilt: set[int], reps: int, qwords: int, odd: bool, vtl: int, fast: bool
+    ) -> None:
+        rig = Rig()
+        rig.connections.connect(0, 0x10, MessagePort(0x10, 1, 0, SINT))
+        rig.connections.connect(0, 0x20, EventPort(0x20, 1, 0, SINT, base_flag=64, flag_count=2))
+        rig.context.vtl = vtl
+        good = GOOD.get(code, ())
+        block = words + [rest] * 36
+        for index in set(range(len(good))) - spoilt:
+            block[index] = good[index]
+        rig.caller.put(struct.pack("<40Q", *block))
+        rig.context.xmm.data[:] = struct.pack("<12Q", *block[2:14])
+        if not odd:
+            rig.context.vtl = call.min_caller_vtl
+            fast = fast and call.header_size <= HV_HYPERCALL_FAST_XMM_INPUT_SIZE
+            reps = max(reps, 1) if call.element is not None else 0
+            qwords = qwords if call.variable_header else 0
+        word = control(code, RepCount=reps, VariableHeaderSize=qwords, IsFast=fast)
 
-    assert rig.caller.dispatcher.internal_errors == 0
+        rig.caller.call(word, *(block[:2] if fast else (INPUT, OUTPUT)))
+
+        assert rig.caller.dispatcher.internal_errors == 0
+        statuses.add(rig.caller.result.Status)
+
+    check()
+
+    assert HvStatus.SUCCESS in statuses

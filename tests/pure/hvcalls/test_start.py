@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from tests.pure.hvcalls.contexts import context, real_mode_context
-from tests.pure.hvcalls.test_calls import VpContext
+from tests.pure.hvcalls.rig import VpContext
 from tests.pure.hypercall.fakes import Caller, control, without
 from vmm.hv.call_codes import HypercallCode as Code
 from vmm.hv.constants import HV_VP_INDEX_SELF
