@@ -117,7 +117,7 @@ def _fast_refusal(features: Features, bits_64: bool, input_size: int, output_siz
 
     Implements: HC-006, HC-007
     """
-    if chunks(input_size) + output_size > FAST_SIZE and (output_size or input_size > FAST_SIZE):
+    if chunks(input_size) + output_size > FAST_SIZE:
         return INVALID_INPUT
     if output_size and not bits_64:
         return INVALID_INPUT

@@ -11,8 +11,9 @@ from vmm.hv.hypercall_words import HV_INPUT_VTL
 from vmm.hv.memory_bits import HV_TRANSLATE_GVA_CONTROL_FLAGS
 from vmm.hv.outputs import HV_OUTPUT_TRANSLATE_VIRTUAL_ADDRESS
 from vmm.hv.status import HvStatus
-from vmm.hypercall.call import Call, Features, TargetVtl, VtlForm
+from vmm.hypercall.call import Call, CallKind, Features, TargetVtl, VtlForm
 from vmm.hypercall.calls import CALLS, CALLS_BY_CODE
+from vmm.hypercall.elements import U64_ELEMENTS, Elements
 from vmm.hypercall.prepared import HandledCall
 
 INPUT_VTL = [call for call in CALLS if call.target_vtl and call.target_vtl.form is VtlForm.INPUT_VTL]
@@ -161,4 +162,12 @@ def test_row_that_names_no_field_of_its_header_is_refused() -> None:
     row = Call(Code.HvCallPostMessage, "none", target_vtl=TargetVtl("Vtl"), header=TRANSLATE.header)
 
     with pytest.raises(ValueError, match="HV_INPUT_TRANSLATE_VIRTUAL_ADDRESS has no field Vtl"):
+        HandledCall(row, Recorder(), Features())
+
+
+@pytest.mark.parametrize(("kind", "element"), [(CallKind.REP, None), (CallKind.SIMPLE, U64_ELEMENTS)])
+def test_row_whose_class_and_elements_disagree_is_refused(kind: CallKind, element: Elements | None) -> None:
+    row = Call(Code.HvCallPostMessage, "none", kind, element=element)
+
+    with pytest.raises(ValueError, match="HvCallPostMessage: a rep call has an input element"):
         HandledCall(row, Recorder(), Features())
