@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kvmapi import Kvm, Vm
+from kvmapi import Kvm, Vcpu, Vm
 from tests.host.kvmapi.guest import KICK
 
 
@@ -22,6 +22,15 @@ def kvm() -> Iterator[Kvm]:
 def vm(kvm: Kvm) -> Iterator[Vm]:
     with kvm.create_vm() as vm:
         yield vm
+
+
+@pytest.fixture
+def vcpu(vm: Vm) -> Iterator[Vcpu]:
+    """vCPU 0 of a VM with PIC, I/O APIC, local APIC and PIT."""
+    vm.create_irqchip()
+    vm.create_pit2()
+    with vm.create_vcpu(0) as vcpu:
+        yield vcpu
 
 
 @pytest.fixture(autouse=True)
