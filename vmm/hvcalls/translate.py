@@ -151,14 +151,14 @@ class TranslateCalls:
             return HvStatus.INVALID_PARAMETER
         if not spaces.has_vtl(vp, vtl):
             return HvStatus.INVALID_VTL_STATE
-        found = spaces.translate(context.vp, context.vtl, vp, vtl, header.GvaPage << 12, access)
-        succeeded = found is not None and found.code == Code.HvTranslateGvaSuccess
-        if (
-            flags.TlbFlushInhibit
-            and succeeded
-            and not spaces.inhibit_flushes(context.vp, context.vtl, vp, vtl)
-        ):
-            return HvStatus.INVALID_PARAMETER
+        gva = header.GvaPage << 12
+        found = spaces.translate(context.vp, context.vtl, vp, vtl, gva, access)
+        if flags.TlbFlushInhibit and found is not None and found.code == Code.HvTranslateGvaSuccess:
+            if not spaces.inhibit_flushes(context.vp, context.vtl, vp, vtl):
+                return HvStatus.INVALID_PARAMETER
+            # Another VP may have changed the tables and flushed before the flushes were held: a walk from now on is
+            # true for as long as they are.
+            found = spaces.translate(context.vp, context.vtl, vp, vtl, gva, access)
         return found
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import pytest
 
@@ -33,6 +34,8 @@ class Spaces:
         self.asked: list[tuple[int, int, int, int, int, GvaAccess]] = []
         self.inhibited: list[tuple[int, int, int, int]] = []
         self.found: GvaTranslation | None = FOUND
+        self.holds = True
+        self.before_holding: Callable[[], None] = lambda: None
         calls = TranslateCalls(self)
         self.caller = Caller(
             {
@@ -57,7 +60,8 @@ class Spaces:
 
     def inhibit_flushes(self, caller: int, caller_vtl: int, vp: int, vtl: int) -> bool:
         self.inhibited.append((caller, caller_vtl, vp, vtl))
-        return True
+        self.before_holding()
+        return self.holds
 
     def put(
         self, flags: int, vp: int = HV_VP_INDEX_SELF, page: int = GVA_PAGE, partition: int = SELF
@@ -192,6 +196,38 @@ def test_flushes_of_a_lower_vtl_are_held_once_the_page_is_found(spaces: Spaces) 
     spaces.found = GvaTranslation(HvTranslateGvaResultCode.HvTranslateGvaPageNotPresent)
     assert spaces.call(FORMS[0], READ | INHIBIT | USE_VTL, vp=1) == HvStatus.SUCCESS
     assert len(spaces.inhibited) == 1
+
+
+@pytest.mark.tlfs("VP-021")
+@pytest.mark.parametrize(
+    "later", [GvaTranslation(HvTranslateGvaResultCode.HvTranslateGvaSuccess, 0x777, 6), None]
+)
+def test_what_a_held_translation_tells_was_found_after_flushes_were_held(
+    spaces: Spaces, later: GvaTranslation | None
+) -> None:
+    """Another VP changes the tables and has flushed between the walk and the hold: that walk's page is stale."""
+    spaces.context.vtl = 1
+
+    def change() -> None:
+        spaces.found = later
+
+    spaces.before_holding = change
+    spaces.put(READ | INHIBIT | USE_VTL, vp=1)
+    outcome = spaces.caller.call(control(FORMS[0]))
+
+    if later is None:
+        assert outcome is Outcome.RETRY
+    else:
+        assert (outcome, spaces.caller.result.Status) == (Outcome.COMPLETED, HvStatus.SUCCESS)
+        assert spaces.context.memory.read(OUTPUT + 8, 8) == struct.pack("<Q", later.gpa_page)
+
+
+@pytest.mark.tlfs("VP-021")
+def test_flushes_that_cannot_be_held(spaces: Spaces) -> None:
+    spaces.context.vtl = 1
+    spaces.holds = False
+
+    assert spaces.call(FORMS[0], READ | INHIBIT | USE_VTL, vp=1) == HvStatus.INVALID_PARAMETER
 
 
 @pytest.mark.tlfs("VP-020")
