@@ -274,6 +274,19 @@ def test_second_signal_does_not_wait_for_the_grace(
     assert result.seconds < PATIENCE_S
 
 
+def test_a_program_that_ignores_sigterm_is_killed_after_the_grace(
+    make_guest: MakeGuest, standin: VmmTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal comes once the program ignores it, however long its start takes."""
+    monkeypatch.setattr(child_module, "TERM_GRACE_S", 0.1)
+    guest = make_guest("a", {"ignore": "SIGTERM"}, {"print": "up"}, FOREVER)
+    observer = Interrupting(1, signal.SIGINT)
+    observer.runner = runner = Runner(standin, timeout_s=0.0, observer=observer)
+    (result,) = runner.run(Collection([guest]))
+    assert (result.console, result.judgement.reason) == (b"up", "interrupted by SIGINT")
+    assert result.seconds < PATIENCE_S
+
+
 class Breaking(Silent):
     """Breaks when something has happened: as when the reader of our output goes away."""
 
