@@ -11,7 +11,8 @@ from vmm.vsm.rights import READ, WRITE
 
 @dataclass(frozen=True)
 class Program:
-    """wanted, gpa: the first access to DATA. length: of the instruction. needs_avx: #UD without it."""
+    """wanted, gpa: the first access to DATA. length: of the instruction. needs_avx: a #UD on hosts without; the others
+    are one nowhere."""
 
     code: str
     wanted: int
@@ -23,11 +24,6 @@ class Program:
     @property
     def raw(self) -> bytes:
         return bytes.fromhex(self.code)
-
-    @property
-    def also_reads(self) -> bool:
-        """Whether a write needs the page's old contents, so that a host may see the read first."""
-        return self.wanted == WRITE
 
 
 def _at(code: str, wanted: int, offset: int = 8, **registers: int) -> Program:
