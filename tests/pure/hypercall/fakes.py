@@ -113,6 +113,7 @@ class Memory:
         return b"".join([bytes(self.pages[page][offset : offset + length]) for page, offset, length in parts])
 
     def require_writable(self, gpa: int, size: int) -> None:
+        assert size > 0, "nothing is to be written there"
         if any(page in self.unwritable for page, _, _ in self._parts(gpa, size)):
             raise AccessInterceptedError(gpa, write=True)
 

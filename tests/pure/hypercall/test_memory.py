@@ -66,6 +66,14 @@ def test_input_may_end_at_the_end_of_its_page_and_not_behind_it() -> None:
 
 
 @pytest.mark.tlfs("HC-004")
+def test_output_may_end_at_the_end_of_its_page_with_a_hole_behind_it() -> None:
+    caller = Caller({QUERY: Recorder((0, 0, 1))})
+
+    assert caller.status(control(QUERY), 0, INPUT + 4096 - 8) == HvStatus.SUCCESS
+    assert caller.context.memory.read(INPUT + 4096 - 8, 8) == (1).to_bytes(8, "little")
+
+
+@pytest.mark.tlfs("HC-004")
 def test_page_crossing_counts_all_elements_of_a_list() -> None:
     caller = Caller({APIC_IDS: Recorder(apic_ids)})
     caller.put(bytes(4096))
