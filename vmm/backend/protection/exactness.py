@@ -64,7 +64,7 @@ TABLE = (
         "also with masks, gathers and scatters",
     ),
     Row(
-        "write across the end of a page that may be written",
+        "write to two pages of which one may be written",
         _RESTARTABLE,
         _EXACT,
         _EXACT,

@@ -49,6 +49,7 @@ from vmm.backend.protection.touches import Touch, Touches, of_event, of_instruct
 from vmm.backend.protection.unfinished import put_registers, take_back
 from vmm.backend.protection.vector_operands import has_mask
 from vmm.backend.protection.view import PAGE_SHIFT, ProtectedView
+from vmm.backend.protection.write_origin import Origin
 from vmm.backend.vp import AFTER_KICK, REFUSED_ACCESS, VirtualProcessor
 from vmm.hypercall.outside import AccessInterceptedError, ProcessorMemory
 from vmm.outside import GuestMemoryError
@@ -108,7 +109,7 @@ class MappingFaults:
         self._hardware = hardware
         self._cpuid: Cpuid | None = None
         self._others: dict[int, Callable[[], None]] = {}
-        self._kept = KeptWrites(vcpu, self._make_kept_write, self._refuse_kept_write)
+        self._kept = KeptWrites(vcpu, self._make_kept_write, self._refuse_write)
         self._look = False  # whether the VTL is stuck is to be looked up
         self._repeats = Repeats()
         self._failed = False  # the last one that was to be carried out could not be
@@ -249,17 +250,17 @@ class MappingFaults:
         cpu = self._processor_state()
         if is_write:
             origin = write_origin.find(cpu, self._view, gpa, data)
-            if origin is None:
-                self.inexact += 1
+            if origin is None or not origin.again:
                 parts = [(gpa, data), *take_back(self._vcpu, cpu, vector=False)]
-                self._kept.keep(int(cpu.regs.rip), int(cpu.regs.rsp), parts)
+                if origin is not None:
+                    self._kept.keep_known(origin, cpu.regs, parts)
+                    return
+                self.inexact += 1
+                self._kept.keep(cpu.regs, parts)
                 return
             cpu.regs = origin.regs
             take_back(self._vcpu, cpu, vector=False)
-            refused = self._protections.refusing(self._vtl, ram_gpa, size, WRITE)
-            if refused is not None:
-                raw = origin.instruction.raw
-                self._tell(refused.owner, MemoryAccess(gpa, WRITE, origin.gva, raw, len(raw)))
+            self._refuse_write(gpa, size, origin, 0)
             return
         touches = of_instruction(cpu, self._view)
         hit = touches.operand_at(gpa)
@@ -277,10 +278,10 @@ class MappingFaults:
             else:
                 self._carry_out(cpu, touches, self._others[REFUSED_ACCESS])
 
-    def _refuse_kept_write(self, gpa: int, size: int) -> None:
+    def _refuse_write(self, gpa: int, size: int, origin: Origin | None, made: int) -> None:
         refused = self._protections.refusing(self._vtl, self._ram_gpa(gpa), size, WRITE)
         if refused is not None:
-            self._tell(refused.owner, MemoryAccess(gpa, WRITE))
+            self._tell(refused.owner, _access_of_write(gpa, origin, made))
 
     def _make_kept_write(self, gpa: int, data: bytes) -> None:
         """Errors: `AccessInterceptedError`."""
@@ -467,3 +468,11 @@ class MappingFaults:
     def _tell(self, owner: int, access: MemoryAccess) -> None:
         self._repeats.end()
         self._intercepts.memory(self._processor.index, self._vtl, owner, access)
+
+
+def _access_of_write(gpa: int, origin: Origin | None, made: int) -> MemoryAccess:
+    """made: bytes of the write before this one."""
+    if origin is None:
+        return MemoryAccess(gpa, WRITE)
+    raw = origin.instruction.raw
+    return MemoryAccess(gpa, WRITE, origin.gva + made, raw, len(raw))

@@ -13,7 +13,7 @@ register of XADD; the carry that ADC and SBB took. Not put back: the other flags
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -33,7 +33,7 @@ from vmm.backend.protection.decoded import (
 from vmm.backend.protection.operands import operands, stack_width
 from vmm.backend.protection.touches import Seen, linear_rip, translate
 from vmm.outside import GuestMemoryError
-from vmm.vsm.rights import WRITE
+from vmm.vsm.rights import READ, WRITE
 
 _PAGE: Final = 4096
 _LONGEST: Final = 15
@@ -45,13 +45,22 @@ _U64: Final = (1 << 64) - 1
 _ST, _XMM = 32, 160  # where x87 and XMM registers lie in an XSAVE area (SDM volume 1, section 10.5.1)
 
 
+_ONLY_WRITE: Final = frozenset({"call", "enter", "ins", "pop", "push", "pushf", "pushfd", "pushfq", "stos"})
+"""Beside those whose names begin with MOV or SET. Any other may read what it writes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """An instruction that has been carried out but for its write, and the registers before it. gva: of the write."""
+    """An instruction that has been carried out but for its write, and the registers before it.
+
+    gva: of the write. again: whether it can be made again. It cannot if it reads what it writes and that lies in two
+    pages, for KVM writes to the one that is mapped before it tells of the other.
+    """
 
     instruction: Decoded
     regs: Any
     gva: int
+    again: bool
 
 
 def find(cpu: Processor, memory: Seen, gpa: int, data: bytes) -> Origin | None:
@@ -69,15 +78,17 @@ def find(cpu: Processor, memory: Seen, gpa: int, data: bytes) -> Origin | None:
                 _undo_exchange(cpu, memory, decoded, gpa, data)
             elif decoded.mnemonic == "ins":
                 items = _undo_read_ahead(cpu, decoded, gpa)
-            for operand in operands(cpu, decoded):
+            found = list(operands(cpu, decoded))
+            for operand in found:
                 operand = replace(operand, size=operand.size * items)
                 if operand.wanted != WRITE or not _hits(cpu, memory, operand, gpa, len(data)):
                     continue
-                fit = _fits(cpu, memory, decoded, operand, data)
+                gva = _gva(cpu, memory, operand, gpa)
+                fit = _fits(cpu, memory, decoded, operand, gpa, gva - operand.gva & _U64, data)
                 if fit is False:
                     continue
-                gva = _gva(cpu, memory, operand, gpa)
-                origin = Origin(decoded, x86.kvm_regs.from_buffer_copy(before), gva)
+                again = _may_be_made_again(decoded, operand, found)
+                origin = Origin(decoded, x86.kvm_regs.from_buffer_copy(before), gva, again)
                 rank = (bool(fit), decoded.length)
                 if best is None or rank >= best[0]:
                     best = rank, origin
@@ -85,6 +96,19 @@ def find(cpu: Processor, memory: Seen, gpa: int, data: bytes) -> Origin | None:
         return None if best is None else best[1]
     finally:
         cpu.regs = after
+
+
+def _may_be_made_again(decoded: Decoded, operand: Operand, others: Sequence[Operand]) -> bool:
+    """See `Origin`. others: all operands, this one too."""
+    if operand.gva % _PAGE + operand.size <= _PAGE:
+        return True
+    name = decoded.mnemonic
+    return (name in _ONLY_WRITE or name.removeprefix("v").startswith(("mov", "set"))) and not any(
+        other.wanted == READ
+        and other.gva < operand.gva + operand.size
+        and operand.gva < other.gva + other.size
+        for other in others
+    )
 
 
 def _undo_exchange(cpu: Processor, memory: Seen, decoded: Decoded, gpa: int, data: bytes) -> None:
@@ -217,30 +241,39 @@ def _gva(cpu: Processor, memory: Seen, operand: Operand, gpa: int) -> int:
     return next(gva for start, _, gva in _parts(cpu, memory, operand) if start == gpa)
 
 
-def _fits(cpu: Processor, memory: Seen, decoded: Decoded, operand: Operand, data: bytes) -> bool | None:
-    """Whether the instruction writes `data`: True, False, or None for nobody knows. Completes the registers."""
+def _fits(
+    cpu: Processor, memory: Seen, decoded: Decoded, operand: Operand, gpa: int, offset: int, data: bytes
+) -> bool | None:
+    """Whether the instruction writes `data` at `gpa`, which is `offset` bytes into its operand: True, False, or None
+    for nobody knows. Completes the registers."""
     size = operand.size
     name = decoded.mnemonic
     vector = _vector_source(cpu, decoded)
     if vector is not None:
         return data in (vector[: len(data)], vector[size - len(data) : size])
-    if len(data) != size or size > _PART:
+    if size > _PART:
         return None
-    written, mask = int.from_bytes(data, "little"), (1 << 8 * size) - 1
-    if name == "call":
-        return written == int(cpu.regs.rip) + decoded.length & mask
-    if name == "stos":
-        return bool(written == cpu.regs.rax & mask)
+    written, mask = int.from_bytes(data, "little"), (1 << 8 * len(data)) - 1
     source = _source(cpu, decoded)
-    if name in ("mov", "movnti", "push") and source is not None:
-        return written == source & mask
+    stored = source if name in ("mov", "movnti", "push") else None
+    if name == "call":
+        stored = int(cpu.regs.rip) + decoded.length
+    elif name == "stos":
+        stored = int(cpu.regs.rax)
+    if stored is not None:
+        return written == stored >> 8 * offset & mask
     if name.startswith("set") and size == 1:
         return None if written <= 1 else False
-    found = _current(cpu, memory, operand)
-    if found is None:
+    if offset:
+        return None  # the bytes before may have been written already
+    # Of the result the low bytes depend on nothing but the low bytes.
+    try:
+        found = int.from_bytes(memory.read(gpa, len(data)), "little")
+    except GuestMemoryError:
         return None
-    if name == "xadd":
-        return True  # its register was found so that it does
+    if name == "xadd" and source is not None:
+        # Its register was found so that it does, or still has what was in memory.
+        return len(data) == size or source & mask == found
     if name in ("adc", "sbb") and source is not None:
         sign = 1 if name == "adc" else -1
         carry = sign * (written - found - sign * source) & mask
@@ -276,16 +309,6 @@ def _vector_source(cpu: Processor, decoded: Decoded) -> bytes | None:
     area, size = (_XMM, 16) if stem == "xmm" else (_ST, 8)
     at = area + 16 * int(number)
     return bytes(cpu.vcpu.get_xsave())[at : at + size]
-
-
-def _current(cpu: Processor, memory: Seen, operand: Operand) -> int | None:
-    found = b""
-    try:
-        for gpa, size, _ in _parts(cpu, memory, operand):
-            found += memory.read(gpa, size)
-    except GuestMemoryError:
-        return None
-    return int.from_bytes(found, "little") if len(found) == operand.size else None
 
 
 def _result(name: str, found: int, source: int | None) -> int | None:

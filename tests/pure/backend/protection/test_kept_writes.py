@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
@@ -12,10 +13,11 @@ from typing import Any
 
 import pytest
 
+from kvmapi import run as run_page
 from kvmapi.run import KvmRun
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi import x86
-from tests.pure.backend.protection.processors import FakeVcpu, page_tables, processor
+from tests.pure.backend.protection.processors import CODE, FakeVcpu, page_tables, processor
 from tests.pure.devices.fakes import FakeClock
 from tests.pure.vsm.protected import Told
 from vmm.backend.protection.mapping_faults import MappingFaults
@@ -29,7 +31,8 @@ from vmm.vsm.outside import MemoryAccess, Refused, RightsChange
 from vmm.vsm.protections import MemoryProtections
 from vmm.vsm.rights import EXECUTE, READ
 
-DATA, DEVICE = 0x100000, 0xFEB0_0000
+DATA, DEVICE, PAGE = 0x100000, 0xFEB0_0000, 0x1000
+REGS = slice(run_page.SYNC_REGS, run_page.SYNC_REGS + ctypes.sizeof(x86.kvm_regs))
 FIRST, SECOND = b"\x11" * 4, b"\x22" * 4
 Part = tuple[int, bytes]
 
@@ -40,7 +43,7 @@ class Vcpu(FakeVcpu):
     def __init__(self, cpu: Any, parts: list[Part]) -> None:
         super().__init__(cpu.regs, cpu.sregs)
         self.run = KvmRun(mmap.mmap(-1, 3 * mmap.PAGESIZE), "a vCPU")
-        self.vcpu_id, self._parts = 0, list(parts)
+        self.vcpu_id, self._parts, self.events = 0, list(parts), x86.kvm_vcpu_events()
         self.next_part()
 
     def next_part(self) -> None:
@@ -59,9 +62,10 @@ class Vcpu(FakeVcpu):
         return []
 
     def get_vcpu_events(self) -> x86.kvm_vcpu_events:
-        return x86.kvm_vcpu_events()
+        return self.events
 
-    def set_regs(self, regs: x86.kvm_regs) -> None: ...
+    def set_regs(self, regs: x86.kvm_regs) -> None:
+        self.regs = x86.kvm_regs.from_buffer_copy(regs)
 
 
 class Owner:
@@ -71,6 +75,7 @@ class Owner:
         self._memory = UnprotectedMemory(ram)
         self.refuses = True
         self.told: list[int] = []
+        self.accesses: list[MemoryAccess] = []
 
     def write(self, gpa: int, data: Buffer) -> None:
         if self.refusing(0, gpa, len(data), 0) is not None:
@@ -82,16 +87,17 @@ class Owner:
 
     def memory(self, vp: int, vtl: int, owner: int, access: MemoryAccess) -> None:
         self.told.append(access.gpa)
+        self.accesses.append(access)
 
 
 class Setting:
-    """An instruction that nobody finds has left `parts` to be written."""
+    """An instruction has left `parts` to be written: one that nobody finds, but for `registers` behind it."""
 
-    def __init__(self, ram: GuestRam, parts: list[Part]) -> None:
+    def __init__(self, ram: GuestRam, parts: list[Part], **registers: int) -> None:
         blocks = [(block.gpa, block.size, block.offset) for block in ram.blocks]
         self.view = ProtectedView(RamView(ram, ram.map_for_kvm()), ram, blocks)
         self.view.apply([RightsChange(DATA >> 12, 1, READ | EXECUTE)])
-        self.vcpu, self.owner = Vcpu(processor(ram), parts), Owner(ram)
+        self.vcpu, self.owner = Vcpu(processor(ram, **registers), parts), Owner(ram)
         self.device: list[Part] = []
         vp: Any = SimpleNamespace(index=0, vcpu=self.vcpu)
         vcpu: Any = self.vcpu
@@ -131,6 +137,57 @@ def test_what_goes_to_a_device_is_the_device_s(ram: GuestRam) -> None:
 
     assert ram.read(DATA, 4) == FIRST
     assert made.device == [(DEVICE, SECOND)]
+    assert BEFORE_ENTRY not in made.handlers
+
+
+ADD = bytes.fromhex("480107")
+BEFORE, BEHIND = CODE, CODE + len(ADD)
+
+
+def addition(ram: GuestRam) -> Setting:
+    """add %rax, (%rdi): 8 bytes, of which the second half, in a page that may be written, is written."""
+    ram.write(CODE, ADD)
+    registers = {"rip": BEHIND, "rdi": DATA + PAGE - 4, "rax": 5, "rflags": 6}
+    made = Setting(ram, [(DATA + PAGE - 4, b"\5\0\0\0")], **registers)
+    made.vcpu.run.u8[REGS] = bytes(made.vcpu.regs)
+    made.handlers[k.KVM_EXIT_MMIO]()
+    return made
+
+
+@pytest.mark.tlfs("VSM-080")
+def test_what_was_read_and_half_written_is_not_done_twice(ram: GuestRam) -> None:
+    """Its owner sees the instruction and the registers before it, and the VTL goes on behind it."""
+    made = addition(ram)
+    assert (made.owner.told, made.faults.inexact) == ([DATA + PAGE - 4], 0)
+    (access,) = made.owner.accesses
+    assert (access.gva, access.instruction) == (DATA + PAGE - 4, ADD)
+    assert (made.vcpu.regs.rip, made.vcpu.run.regs.rip) == (BEFORE, BEFORE)
+
+    made.go_on()
+    assert len(made.owner.told) == 2 and made.vcpu.run.regs.rip == BEFORE
+    made.owner.refuses = False
+    made.vcpu.run.regs.rbx = 0x77  # the owner's
+    made.go_on()
+
+    assert ram.read(DATA + PAGE - 4, 8) == b"\5" + bytes(7)
+    assert (made.vcpu.regs.rip, made.vcpu.regs.rbx) == (BEHIND, 0x77)
+    assert BEFORE_ENTRY not in made.handlers
+
+
+@pytest.mark.tlfs("VSM-080")
+@pytest.mark.parametrize("how", ["skipped", "an exception instead"])
+def test_what_a_higher_vtl_ends_is_not_written(ram: GuestRam, how: str) -> None:
+    made = addition(ram)
+    made.owner.refuses = False
+    if how == "skipped":
+        made.vcpu.run.regs.rip = BEHIND
+    else:
+        made.vcpu.events.exception.pending = 1
+
+    made.go_on()
+
+    assert ram.read(DATA + PAGE - 4, 4) == bytes(4)
+    assert made.vcpu.run.regs.rip == (BEHIND if how == "skipped" else BEFORE)
     assert BEFORE_ENTRY not in made.handlers
 
 

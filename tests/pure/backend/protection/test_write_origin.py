@@ -49,6 +49,8 @@ CASES = {
         "8907", DATA, number(5, 4), {"rdi": DATA, "rax": 5}, ahead="b048"
     ),
     "across a page": Write("488907", DATA, number(5, 8)[3:], {"rdi": DATA - 3, "rax": 5}),
+    "the first half": Write("488907", DATA + PAGE - 4, number(5, 4), {"rdi": DATA + PAGE - 4, "rax": 5 | 6 << 32}),
+    "the second half": Write("488907", DATA, number(6, 4), {"rdi": DATA - 4, "rax": 5 | 6 << 32}),
     "push": Write("50", DATA + 8, number(5, 8), {"rsp": DATA + 8, "rax": 5}, {"rsp": DATA + 16}),
     "push imm": Write("6a05", DATA + 8, number(5, 8), {"rsp": DATA + 8}, {"rsp": DATA + 16}),
     "push rsp": Write("54", DATA + 8, number(DATA + 16, 8), {"rsp": DATA + 8}, {"rsp": DATA + 16}),
@@ -95,6 +97,17 @@ CASES = {
         "1907", DATA, number(2, 4), {"rdi": DATA, "rax": 5, "rflags": 3}, {"rflags": 2}, memory=number(7, 4)
     ),
     "xadd": Write("480fc107", DATA, number(12, 8), {"rdi": DATA, "rax": 7}, {"rax": 5}, memory=number(7, 8)),
+    # Without its prefix each of them would be one that writes just that, and in one page.
+    "the first half of add": Write(
+        "480107", DATA + PAGE - 4, number(5, 4), {"rdi": DATA + PAGE - 4, "rax": 5 | 6 << 32}
+    ),
+    "the first half of adc with carry": Write(
+        "481107", DATA + PAGE - 4, number(6, 4), {"rdi": DATA + PAGE - 4, "rax": 5 | 6 << 32}, {"rflags": 3}
+    ),
+    "the first half of xadd": Write(
+        "f0480fc107", DATA + PAGE - 4, number(5, 4), {"rdi": DATA + PAGE - 4, "rax": 7 << 32}
+    ),
+    "the second half of add": Write("480107", DATA, number(6, 4), {"rdi": DATA - 4, "rax": 5 | 6 << 32}),
     "enter": Write(
         "c8100000",
         DATA + 8,
@@ -140,6 +153,20 @@ def test_the_instruction_and_its_registers(ram: GuestRam, name: str) -> None:
     assert found.instruction.raw == bytes.fromhex(write.code)
     assert {register: getattr(found.regs, register) for register in expected} == expected
     assert found.gva == write.gpa
+    assert found.again is not (" half of " in name)
+
+
+@pytest.mark.parametrize(("distance", "again"), [(8, True), (4, False), (-4, False), (-8, True)])
+def test_a_copy_that_overlaps_itself_across_pages_is_not_made_again(
+    ram: GuestRam, distance: int, again: bool
+) -> None:
+    """Its second half may have been written, and is read."""
+    to = DATA + PAGE - 4
+    write = Write("48a5", to, bytes(4), {"rdi": to + 8, "rsi": to + distance + 8}, {"rdi": to})
+
+    found, _ = search(ram, write)
+
+    assert found is not None and found.again is again
 
 
 def test_a_repetition_under_way(ram: GuestRam) -> None:
