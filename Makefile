@@ -34,8 +34,9 @@ test-host: setup-test firmware ## what runs on this machine's /dev/kvm (in the l
 	scripts/test_host_ring.sh
 
 test-lab: setup-test firmware ## what boots kernels of its own under software emulation
-	@# A lab keeps little more than one processor busy.
-	$(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile tests/lab
+	@# A lab keeps little more than one processor busy. The files that take longest come first.
+	$(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder \
+		$(addprefix tests/lab/test_,$(addsuffix .py,kernel_series vtl_guests protection)) tests/lab
 
 lab-test: setup-test firmware ## the tests that need /dev/kvm, in the lab on both kernels; results in build/lab-test
 	scripts/lab test
