@@ -70,7 +70,7 @@ class SparseMemory:
         raise OSError("no overlays")
 
     def put_from_above(self, offset: int, fd: int, fd_offset: int) -> None:
-        raise NotImplementedError("no overlays")
+        raise OSError("no overlays")
 
     def put_back(self, offset: int, protection: int = 0) -> None:
         raise OSError("no overlays")

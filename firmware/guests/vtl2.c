@@ -182,22 +182,23 @@ static void check_registers(void)
 
 static volatile uint64_t *time_at;
 
-/* Where the VTL that runs has its page, NULL: nowhere; there it writes its number into the page. */
-static uint64_t put_time(void *argument)
+/* Where the VTL that runs has an overlay, NULL: nowhere; there it writes a number of its own into the page. */
+static void put_overlay(uint32_t msr, volatile uint64_t *page, uint64_t number)
 {
-    volatile uint64_t *page = argument;
-    wrmsr(HV_MSR_REFERENCE_TSC, (uint64_t)argument | (argument ? 1 : 0));
+    wrmsr(msr, (uint64_t)page | (page ? 1 : 0));
     if (page)
-        page[TIME_WORD] = 10 + this_cpu()->vtl;
+        page[TIME_WORD] = number + this_cpu()->vtl;
+}
+
+static uint64_t put_time(void *page)
+{
+    put_overlay(HV_MSR_REFERENCE_TSC, page, 10);
     return 0;
 }
 
-static uint64_t put_messages(void *argument)
+static uint64_t put_messages(void *page)
 {
-    volatile uint64_t *page = argument;
-    wrmsr(HV_MSR_SIMP, (uint64_t)argument | (argument ? 1 : 0));
-    if (page)
-        page[TIME_WORD] = 20 + this_cpu()->vtl;
+    put_overlay(HV_MSR_SIMP, page, 20);
     return 0;
 }
 

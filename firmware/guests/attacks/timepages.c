@@ -58,26 +58,14 @@ static void over(unsigned place)
     row(same && intact(place), name, same ? "it sees its own" : "CHANGED for VTL1");
 }
 
-static void over_the_time(void)
+static void over_the_time(const char *name, uint32_t msr)
 {
-    uint64_t old = rdmsr(HV_MSR_REFERENCE_TSC);
-    wrmsr(HV_MSR_REFERENCE_TSC, (uint64_t)shared | 1);
+    uint64_t old = rdmsr(msr);
+    wrmsr(msr, (uint64_t)shared | 1);
     shared[MARK_WORD] = FILL;
     bool own = shared[MARK_WORD] == FILL, same = as_it_was();
-    wrmsr(HV_MSR_REFERENCE_TSC, old);
-    row(own && same && shared[MARK_WORD] == MARK, "VTL0's reference TSC page over VTL1's, changed",
-        same ? "not changed for VTL1" : "CHANGED for VTL1");
-}
-
-static void messages_over_the_time(void)
-{
-    uint64_t old = rdmsr(HV_MSR_SIMP);
-    wrmsr(HV_MSR_SIMP, (uint64_t)shared | 1);
-    shared[MARK_WORD] = FILL;
-    bool own = shared[MARK_WORD] == FILL, same = as_it_was();
-    wrmsr(HV_MSR_SIMP, old);
-    row(own && same && shared[MARK_WORD] == MARK, "VTL0's SIMP over VTL1's reference TSC page, changed",
-        same ? "not changed for VTL1" : "CHANGED for VTL1");
+    wrmsr(msr, old);
+    row(own && same && shared[MARK_WORD] == MARK, name, same ? "not changed for VTL1" : "CHANGED for VTL1");
 }
 
 static void try_to_write(const char *name, attempted function, bool user, unsigned vector)
@@ -219,8 +207,8 @@ void time_page_rows(void)
     with_rights("executed where VTL1 allows to read and write", RIGHTS_RW, call_into, X);
     by_hypercall(from_ram);
     told_of_overlays();
-    over_the_time();
-    messages_over_the_time();
+    over_the_time("VTL0's reference TSC page over VTL1's, changed", HV_MSR_REFERENCE_TSC);
+    over_the_time("VTL0's SIMP over VTL1's reference TSC page, changed", HV_MSR_SIMP);
     vsm_run(time_page_in_vtl1, NULL);
     bool back = shared[MARK_WORD] == FILL;
     shared[MARK_WORD] = MARK;

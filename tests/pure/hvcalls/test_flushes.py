@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 import pytest
 
@@ -46,7 +47,7 @@ def test_a_list_is_finished_by_its_completed_count(rig: Rig, ranges: int) -> Non
 ALL_PROCESSORS, ALL_SPACES, NON_GLOBAL = 1, 2, 4
 
 
-def flush_input(flags: int, mask: int, ranges: list[int] = []) -> bytes:  # noqa: B006  # never changed
+def flush_input(flags: int, mask: int, ranges: Sequence[int] = ()) -> bytes:
     return struct.pack(f"<QQQ{len(ranges)}Q", 0xABC000, flags, mask, *ranges)
 
 

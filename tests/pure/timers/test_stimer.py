@@ -26,11 +26,6 @@ from tests.pure.timers.stimer_rig import (
 from vmm.timers.stimer import LAZY_GRAIN_100NS, LONGEST_SLEEP_NS
 
 
-@pytest.fixture
-def rig() -> Rig:
-    return Rig()
-
-
 @pytest.mark.tlfs("TMR-010")
 def test_reset_values_and_what_is_written_is_read(rig: Rig) -> None:
     fresh = [(rig.timers.read_config(n), rig.timers.read_count(n)) for n in range(4)]

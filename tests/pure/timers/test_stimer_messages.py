@@ -30,11 +30,6 @@ from vmm.synic.synic import Synic
 from vmm.timers.stimer import SyntheticTimers
 
 
-@pytest.fixture
-def rig() -> Rig:
-    return Rig()
-
-
 @pytest.mark.tlfs("SYN-022", "TMR-013")
 def test_a_busy_slot_delays_the_message_until_eom(rig: Rig) -> None:
     """As stimer_test_one_shot_busy of kvm-unit-tests."""
