@@ -173,6 +173,51 @@ def test_clearing_the_fifo_ends_its_timeout(control: int) -> None:
     assert not board.line.level
 
 
+@pytest.mark.parametrize("control", [uart.FCR_ENABLE | uart.FCR_CLEAR_RX | 0xC0, 0])
+def test_a_fifo_cleared_before_its_timeout_has_none(control: int) -> None:
+    board = Board()
+    board.enable_fifo(trigger_bits=3)
+    board.enable_interrupts(uart.IER_RDI)
+    board.port.receive(b"x")
+    board.clock.advance(3 * CHARACTER_NS)
+
+    board.write(FCR, control)
+    board.clock.advance(5 * CHARACTER_NS)
+
+    assert (board.read(IIR) & 0x0F, board.read(LSR)) == (uart.IIR_NONE, IDLE)
+    assert not board.line.level
+
+
+def test_a_reset_before_the_timeout_leaves_none_to_the_next_guest() -> None:
+    board = Board()
+    board.enable_fifo(trigger_bits=3)
+    board.enable_interrupts(uart.IER_RDI)
+    board.port.receive(b"x")
+
+    board.port.reset()
+    board.clock.advance(5 * CHARACTER_NS)
+    board.enable_interrupts(uart.IER_RDI)
+
+    assert board.read(IIR) & 0x0F == uart.IIR_NONE
+    assert not board.line.level
+
+
+def test_what_arrives_after_a_clear_has_its_whole_timeout() -> None:
+    board = Board()
+    board.enable_fifo(trigger_bits=3)
+    board.enable_interrupts(uart.IER_RDI)
+    board.port.receive(b"x")
+    board.clock.advance(3 * CHARACTER_NS)
+
+    board.write(FCR, uart.FCR_ENABLE | uart.FCR_CLEAR_RX | 0xC0)
+    board.port.receive(b"y")
+    board.clock.advance(4 * CHARACTER_NS - 1)
+    early = board.line.level
+    board.clock.advance(1)
+
+    assert (early, board.line.level) == (False, True)
+
+
 def test_no_timeout_in_16450_mode_or_with_the_interrupt_off() -> None:
     board = Board()
     board.port.receive(b"a")

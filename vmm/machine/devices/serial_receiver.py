@@ -68,6 +68,7 @@ class Receiver:
         self.lsr = 0
         self.timed_out = False
         self._fill()
+        self.restart_timeout()
 
     def set_fifo(self, enabled: bool, trigger: int) -> None:
         """FIFO or 16450 mode; `trigger`: characters at which the receive interrupt comes."""
