@@ -160,16 +160,23 @@ class UnixEnd(LineEnd):
 
 
 def _remove_stale_socket(path: str) -> None:
-    """Remove a socket file that an earlier run left behind; one that answers is somebody's."""
+    """Remove a socket file that an earlier run left behind; one with a socket behind it is somebody's.
+
+    Asked with a socket of another type: it cannot be connected to a listener (EPROTOTYPE, unix(7)), so it neither waits
+    where too many clients do nor is taken for one.
+    """
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             raise FileExistsError(17, "the path exists and is no socket: choose another")
     except FileNotFoundError:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             os.unlink(path)
             return
+        except OSError as error:
+            if error.errno != errno.EPROTOTYPE:
+                raise
     raise FileExistsError(17, "another program listens there: choose another path")
