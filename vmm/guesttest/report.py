@@ -77,7 +77,8 @@ class Progress:
 class LogFolder(Silent):
     """Writes `NAME.log` for each guest as soon as it has its verdict: command, console, standard error, verdict.
 
-    logs: the files written. Errors of all methods: `OSError`.
+    Of guests whose names are equal without what a file name should not have, those that end later get `NAME~2.log`,
+    `NAME~3.log` ... logs: the files written. Errors of all methods: `OSError`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -89,9 +90,18 @@ class LogFolder(Silent):
         """Write the log of a guest that ran."""
         if not result.command:
             return
-        path = self._folder / f"{safe_file_name(result.guest.name)}.log"
+        path = self._unused(safe_file_name(result.guest.name))
         path.write_bytes(log_text(result))
         self.logs[result.guest] = path
+
+    def _unused(self, name: str) -> Path:
+        """Where no other guest of this run has its log; that of an earlier run is replaced."""
+        used = set(self.logs.values())
+        path, number = self._folder / f"{name}.log", 1
+        while path in used:
+            number += 1
+            path = self._folder / f"{name}~{number}.log"
+        return path
 
 
 def table(results: Sequence[GuestResult], *, colour: bool = False) -> str:

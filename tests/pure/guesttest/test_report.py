@@ -155,6 +155,18 @@ def test_logs_are_written_for_guests_that_ran(tmp_path: Path) -> None:
     assert folder.logs[PASSED.guest].read_bytes() == log_text(PASSED)
 
 
+@pytest.mark.parametrize("names", [("a:b", "a_b"), (".x", "x"), ("a:b", "a_b", "a/b", "a_b~2")])
+def test_each_guest_has_a_log_of_its_own(tmp_path: Path, names: tuple[str, ...]) -> None:
+    results = [result(name, Judgement(Verdict.PASS), console=name.encode()) for name in names]
+    folder = LogFolder(tmp_path)
+
+    for each in results:
+        folder.finished(each)
+
+    assert [folder.logs[each.guest].read_bytes() for each in results] == [log_text(each) for each in results]
+    assert {path.parent for path in folder.logs.values()} == {tmp_path}
+
+
 def test_log_shows_command_console_errors_and_verdict() -> None:
     both = result("a", Judgement(Verdict.PASS), console=b"x", errors=b"y\n")
     assert log_text(both).decode().splitlines() == [
