@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmm.guesttest.qemu_options import HANDLERS, OptionError, UnsupportedError, translate
+from vmm.guesttest.qemu_options import HANDLERS, MachineNeeds, OptionError, UnsupportedError, translate
 
 DEFAULTS = ["--no-reboot", "--memory", "128M", "--cpus", "1", "--cpu", "qemu64"]
 
@@ -73,6 +77,32 @@ def test_option_without_counterpart_is_unsupported_and_named(line: str, reason: 
     with pytest.raises(UnsupportedError) as caught:
         translate(line.split(" "))
     assert reason in str(caught.value)
+
+
+PAGE = Path(__file__).parents[3] / "docs" / "guest-tests.md"
+
+
+def named_in_the_table(become: str) -> list[str]:
+    """The options of docs/guest-tests.md's table that become `become` here."""
+    (row,) = [line for line in PAGE.read_text().splitlines() if line.endswith(f"| {become} |")]
+    return re.findall(r"`([^`]+)`", row)
+
+
+def test_what_the_documentation_calls_unsupported_is() -> None:
+    lines = named_in_the_table("UNSUPPORTED")
+
+    assert len(lines) >= 3
+    for line in lines:
+        with pytest.raises(UnsupportedError):
+            translate(shlex.split(line))
+
+
+def test_what_the_documentation_calls_usual_changes_nothing() -> None:
+    lines = named_in_the_table("always so")
+
+    assert len(lines) >= 9
+    for line in lines:
+        assert translate(shlex.split(line)) == MachineNeeds(), line
 
 
 @pytest.mark.parametrize(
