@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from tests.pure.vsm.world import World
+from vmm.hv.call_codes import HypercallCode as Code
+from vmm.hv.constants import HV_PARTITION_ID_SELF, HV_VP_INDEX_SELF
 from vmm.hv.registers import HvRegisterName as Name
 from vmm.hv.status import HvStatus
 from vmm.vsm.register_calls import READABLE, WRITABLE
@@ -129,11 +131,27 @@ def test_shared_registers_of_a_vp_that_runs_a_higher_vtl_are_out_of_reach() -> N
     assert vtl0.get(RIP, vp=0) == HvStatus.SUCCESS  # its own level's
 
 
-@pytest.mark.tlfs("REG-003")
-def test_an_input_vtl_with_reserved_bits_is_refused() -> None:
+@pytest.mark.tlfs("REG-004")
+def test_the_highest_vtl_that_can_be_named_is_out_of_reach() -> None:
     caller = World().caller()
 
     assert caller.get(RAX, vtl=15) == HvStatus.ACCESS_DENIED
+    assert caller.set((RAX, 0), vtl=15) == HvStatus.ACCESS_DENIED
+
+
+@pytest.mark.tlfs("REG-003")
+@pytest.mark.parametrize("input_vtl", [0x20, 0x40, 0x80, 0x30, 0x50, 0x90])  # with and without a target, VTL0
+def test_an_input_vtl_with_reserved_bits_is_refused(input_vtl: int) -> None:
+    world = World()
+    caller = world.caller()
+    target = HV_PARTITION_ID_SELF.to_bytes(8, "little") + HV_VP_INDEX_SELF.to_bytes(4, "little")
+    header = target + bytes((input_vtl, 0, 0, 0))
+    name = int(RAX).to_bytes(4, "little")
+    element = name + bytes(12) + (7).to_bytes(16, "little")
+
+    assert caller.status(Code.HvCallGetVpRegisters, header + name, 1) == HvStatus.INVALID_PARAMETER
+    assert caller.status(Code.HvCallSetVpRegisters, header + element, 1) == HvStatus.INVALID_PARAMETER
+    assert world.services.registers == {} and world.services.visits == []
 
 
 # ---- mistakes ------------------------------------------------------------------------------------------
