@@ -91,6 +91,7 @@ DEFAULT_FEATURES: Final = frozenset(HvFeature) - {
 
 NEVER: Final = (
     PRIVILEGE.CreatePartitions,
+    PRIVILEGE.AccessPartitionId,
     PRIVILEGE.AccessMemoryPool,
     PRIVILEGE.AdjustMessageBuffers,
     PRIVILEGE.CreatePort,
@@ -98,7 +99,8 @@ NEVER: Final = (
     PRIVILEGE.CpuManagement,
     PRIVILEGE.ConfigureProfiler,
 )
-"""Privileges of root and parent partitions: a guest that sees one takes itself for one (DISC-016)."""
+"""Privileges of root and parent partitions: a guest that sees one takes itself for one (DISC-016). A partition's id is
+for those who deal with several: one that knows its own alone calls it HV_PARTITION_ID_SELF."""
 
 STACK_LEAVES: Final = (0x4000_0080, 0x4000_0081, 0x4000_0082)
 """Leaves of a virtualization stack, which is not there (DISC-015). A processor's rule for leaves beyond the last one
