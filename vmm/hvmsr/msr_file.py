@@ -6,7 +6,7 @@ a read of a write-only and a write of a read-only one.
 
 The time-unhalted timer is optional and has no owner.
 
-Implements: MISC-007, TMR-017
+Implements: MISC-007, REG-007, TMR-017
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, cast
 from vmm.hv.bits import BitField
 from vmm.hv.cpuid import HV_HYPERVISOR_FEATURES_EDX, HV_PARTITION_PRIVILEGE_MASK
 from vmm.hv.msrs import HvMsr
+from vmm.hv.status import HvStatus
 
 ReadMsr = Callable[[], int]
 WriteMsr = Callable[[int], bool]
@@ -86,3 +87,14 @@ class MsrFile:
         """WRMSR of 64 bits: False for #GP."""
         writer = self.writers.get(msr)
         return writer is not None and writer(value)
+
+    def put(self, msr: int, value: int) -> HvStatus:
+        """A write of 64 bits by HvCallSetVpRegisters.
+
+        INVALID_REGISTER_VALUE for a value that is refused, INVALID_PARAMETER where the MSR is only read, ACCESS_DENIED
+        where it is not announced.
+        """
+        writer = self.writers.get(msr)
+        if writer is None:
+            return HvStatus.INVALID_PARAMETER if msr in self.values else HvStatus.ACCESS_DENIED
+        return HvStatus.SUCCESS if writer(value) else HvStatus.INVALID_REGISTER_VALUE

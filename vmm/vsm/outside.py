@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from vmm.hv.register_bits import HV_REGISTER_VSM_PARTITION_CONFIG
@@ -36,15 +36,12 @@ class AssistPage(Protocol):
 class SyntheticMsrs(Protocol):
     """The synthetic MSRs of one VTL of one VP: `vmm.hvmsr.msr_file.MsrFile` is one."""
 
-    @property
-    def writers(self) -> Container[int]:
-        """The MSRs that can be written, with a value that they take."""
-
     def value(self, msr: int) -> int | None:
         """What RDMSR would give, without what it does beside; None for #GP."""
 
-    def write(self, msr: int, value: int) -> bool:
-        """WRMSR, False for #GP."""
+    def put(self, msr: int, value: int) -> HvStatus:
+        """WRMSR, or why it would be #GP: ACCESS_DENIED, INVALID_PARAMETER where the MSR is only read,
+        INVALID_REGISTER_VALUE."""
 
 
 class VpRegisters(Protocol):

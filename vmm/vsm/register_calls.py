@@ -163,10 +163,9 @@ class RegisterCalls:
             assert setter is not None  # writable, a test compares both tables
             setter(self._partition, target, held)
         else:
-            msrs, msr = target.vp.vtls[target.vtl].msrs, SYNTHETIC_MSRS[register]
-            if not msrs.write(msr, held & _U64):
-                known = msr in msrs.writers
-                refuse(HvStatus.INVALID_REGISTER_VALUE if known else HvStatus.ACCESS_DENIED)
+            status = target.vp.vtls[target.vtl].msrs.put(SYNTHETIC_MSRS[register], held & _U64)
+            if status != HvStatus.SUCCESS:
+                refuse(status)
 
     def _vtl_of(self, target: Target, register: int) -> int:
         """Whose vCPU has the register. What a VTL above the caller's is working with is not shown."""

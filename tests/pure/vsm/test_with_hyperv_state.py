@@ -118,6 +118,15 @@ def test_synthetic_registers_are_each_vtl_s_own(rig: Rig) -> None:
     assert rig.state.read_msr(0, 0, HvMsr.HV_X64_MSR_SINT0) == 0x32
 
 
+@pytest.mark.tlfs("REG-007")
+def test_the_idle_register_is_only_read_as_its_msr_is(rig: Rig) -> None:
+    caller = rig.caller()
+
+    assert caller.read(Name.HvRegisterGuestIdle) == 0
+    assert caller.set((Name.HvRegisterGuestIdle, 0)) == HvStatus.INVALID_PARAMETER
+    assert caller.set((Name.HvRegisterGuestIdle, 0), vtl=0) == HvStatus.INVALID_PARAMETER
+
+
 @pytest.mark.tlfs("VSM-021", "VSM-039")
 def test_a_guest_boots_again_after_a_reset(rig: Rig) -> None:
     for _ in range(3):

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,18 +91,16 @@ class Msrs:
     faults: set[int] = field(default_factory=set)
     refused: set[int] = field(default_factory=set)
 
-    @property
-    def writers(self) -> Container[int]:
-        return set(range(0x4000_0000, 0x4000_0200)) - self.faults
-
     def value(self, msr: int) -> int | None:
         return None if msr in self.faults else self.values.get(msr, 0)
 
-    def write(self, msr: int, value: int) -> bool:
-        if msr in self.faults or value in self.refused:
-            return False
+    def put(self, msr: int, value: int) -> HvStatus:
+        if msr in self.faults:
+            return HvStatus.ACCESS_DENIED
+        if value in self.refused:
+            return HvStatus.INVALID_REGISTER_VALUE
         self.values[msr] = value
-        return True
+        return HvStatus.SUCCESS
 
 
 class Vcpus:

@@ -323,10 +323,10 @@ class RegisterCalls:
         return _SUCCESS, done, None
 
     def _write_msr(self, vp: int, vtl: int, msr: int, value: int) -> None:
-        if not self._state.write_msr(vp, vtl, msr, value):
-            state = self._state.vp(vp, vtl)
-            known = state is not None and msr in state.msrs.writers
-            raise RegisterError(HvStatus.INVALID_REGISTER_VALUE if known else HvStatus.ACCESS_DENIED)
+        state = self._state.vp(vp, vtl)
+        status = HvStatus.ACCESS_DENIED if state is None else state.msrs.put(msr, value)
+        if status != HvStatus.SUCCESS:
+            raise RegisterError(status)
 
 
 def _msr_getter(state: HvState, msr: int) -> _Get:

@@ -195,6 +195,12 @@ def test_reading_the_idle_register_puts_no_vp_to_sleep() -> None:
         assert rig.vps[0].vcpu.get_mp_state() == k.KVM_MP_STATE_HALTED
 
 
+@pytest.mark.tlfs("REG-007")
+def test_the_idle_register_is_only_read_as_its_msr_is() -> None:
+    with a_rig(also=frozenset({HvFeature.IDLE})) as rig:
+        assert rig.set_register(Register.HvRegisterGuestIdle, 0) == HvStatus.INVALID_PARAMETER
+
+
 def test_an_address_is_as_wide_as_the_paging_mode(rig: Rig) -> None:
     wide, la57 = 1 << 55, 1 << 12
 
