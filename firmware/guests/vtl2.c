@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Three VTLs on each processor: who may enable VTL2, calls step by step, returns to whoever was entered, interrupts that go
- * straight to the highest VTL, what VTL2 may see of those below, reference TSC pages, VINA, IPIs between processors. TLFS 12.7,
- * 15.3 to 15.12.
+ * straight to the highest VTL, what VTL2 may see of those below and send them, reference TSC pages, VINA, IPIs between
+ * processors. TLFS 12.7, 15.3 to 15.12.
  *
  * reboot   afterwards the machine is reset, and everything is done once more
  */
@@ -265,7 +265,7 @@ int main(int argc, char **argv)
         void (*check)(void);
     } parts[] = {{"enabling", check_enabling},     {"calls", check_calls},   {"registers", check_registers},
                  {"interrupts", check_interrupts}, {"timers", check_timers}, {"VINA", check_vina},
-                 {"time pages", check_time_pages}};
+                 {"direct", check_direct},     {"time pages", check_time_pages}};
     for (unsigned i = 0; i < ARRAY_SIZE(parts); i++) {
         report_prefix_push(parts[i].name);
         parts[i].check();

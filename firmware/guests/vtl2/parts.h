@@ -43,4 +43,5 @@ uint64_t lstar_of(void *input_vtl);
 void check_interrupts(void);
 void check_timers(void);
 void check_vina(void);
+void check_direct(void);
 void check_processors(void);

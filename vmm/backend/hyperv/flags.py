@@ -61,6 +61,14 @@ _VSM: Final = frozenset(
         Code.HvCallVtlReturn,
     }
 )
+_VTL2: Final = frozenset(
+    {
+        Code.HvCallSignalEventDirect,
+        Code.HvCallPostMessageDirect,
+        Code.HvCallCheckSparseGpaPageVtlAccess,
+    }
+)
+"""What VTL2 does to those below it; any lower VTL is denied it."""
 _SWITCH: Final = frozenset({Code.HvCallSwitchVirtualAddressSpace})
 _SYNIC: Final = frozenset({Code.HvCallPostMessage, Code.HvCallSignalEvent})
 _ALWAYS: Final = frozenset({Code.HvCallNotifyLongSpinWait, Code.HvCallGetVpIndexFromApicId})
@@ -87,7 +95,7 @@ CALL_FLAGS: Final[dict[str, frozenset[Code]]] = {
     "hv-vp-registers": _REGISTERS,
     "hv-start-vp": _START,
     "hv-switch-space": _SWITCH,
-    VSM: _VSM | _REGISTERS | _START,
+    VSM: _VSM | _VTL2 | _REGISTERS | _START,
 }
 XMM_FLAGS: Final = ("hv-xmm-input", "hv-xmm-output")
 PASSTHROUGH: Final = "hv-passthrough"

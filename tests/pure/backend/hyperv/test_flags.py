@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import pytest
 
+from tests.pure.hvcalls.rig import Rig
+from tests.pure.vsm.world import World
 from vmm.backend.hyperv.flags import EVERYTHING, NAMES, HypervFlagError, wanted
 from vmm.backend.hyperv.offer import offer
 from vmm.hv.call_codes import HypercallCode
 from vmm.hv.cpuid import HV_PARTITION_PRIVILEGE_MASK
+from vmm.hvcalls.handlers import handlers
 from vmm.hvcpuid import HvFeature
+from vmm.vsm import calls as vsm_calls
 
 
 @pytest.mark.parametrize("flags", [{}, {"hv-time": "off"}, {"hv-passthrough": "off"}])
@@ -19,6 +23,20 @@ def test_nothing_asked_for_is_no_interface(flags: dict[str, str]) -> None:
 
 def test_passthrough_is_everything() -> None:
     assert wanted({"hv-passthrough": "on"}) == EVERYTHING
+
+
+@pytest.mark.tlfs("SYN-029", "VSM-090")
+def test_no_handler_is_without_a_way_to_it() -> None:
+    rig = Rig()
+    carried_out = {
+        *handlers(rig.connections, rig.find_synic, rig, rig),
+        *vsm_calls.handlers(World().partition),
+    }
+
+    found = wanted({"hv-passthrough": "on", "hv-vsm": "on"})
+
+    assert found is not None
+    assert carried_out <= found.codes
 
 
 def test_a_part_can_be_taken_away_from_everything() -> None:
