@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from vmm.backend.outcome import Outcome, OutcomeKind
 from vmm.cli import stats_option
 from vmm.cli.errors import STATUS_BAD_INPUT, UserError
 from vmm.cli.machine_options import add_machine_options, machine_config
-from vmm.cli.output_file import check_writable
+from vmm.cli.output_file import check_writable, write_text
 from vmm.cli.pin_option import choose
 from vmm.cli.run_signals import RunInterruptedError, RunSignals
 
@@ -159,10 +159,11 @@ def _run(args: argparse.Namespace) -> Outcome:
             stack.callback(end.stop_input)
             stack.callback(signals.detach)
             end.start_input(machine.board.serial_input)
-            if statistics is None:
-                return machine.run(args.time_limit)
-            with statistics.of(machine.vps):
-                return machine.run(args.time_limit)
+            with nullcontext() if statistics is None else statistics.of(machine.vps):
+                result = machine.run(args.time_limit)
+        if statistics is not None:
+            statistics.tell()
+        return result
     except (
         KvmError,
         KickError,
@@ -200,10 +201,7 @@ def _write_result(path: str, result: Outcome) -> None:
         "detail": result.detail,
         "report": result.report,
     }
-    try:
-        Path(path).write_text(json.dumps(record) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--result {path}: {error.strerror}") from error
+    write_text("--result", path, json.dumps(record) + "\n")
 
 
 def _tell(line: str) -> None:

@@ -31,7 +31,8 @@ class RunSignals:
         self._control: Control | None = None
         self._ends: tuple[LineEnd, ...] = ()
         self._before: dict[signal.Signals, Any] = {}
-        self._ended = False
+        self._ended = False  # by a signal
+        self._over = False
         self._interruption: RunInterruptedError | None = None
         self._holding = False
 
@@ -43,7 +44,8 @@ class RunSignals:
 
     def __exit__(self, *exc: object) -> None:
         for number, handler in self._before.items():
-            # Once a signal has ended the run the process is on its way out: another one must not cut that short.
+            # Once a signal has ended the run the process is on its way out: another one must not cut that short. The
+            # first one may, behind a run that ended by itself: whoever reads the results may be slow.
             signal.signal(number, signal.SIG_IGN if self._ended else handler)
 
     @contextmanager
@@ -67,7 +69,7 @@ class RunSignals:
 
     def detach(self) -> None:
         """The run is over and the machine about to be closed: from here on a signal changes nothing."""
-        self._ended = True
+        self._over = True
         self.cancel_output()
 
     def cancel_output(self) -> None:
@@ -77,7 +79,7 @@ class RunSignals:
 
     def end_run(self, number: signal.Signals, detail: str) -> None:
         """End the run as signal `number` does. Errors: `RunInterruptedError` while there is no machine."""
-        if self._ended:
+        if self._ended or self._over:
             return
         self._ended = True
         outcome = Outcome(OutcomeKind.INTERRUPTED, 128 + number, detail)

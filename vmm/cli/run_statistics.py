@@ -24,6 +24,7 @@ class RunStatistics:
         self._wanted = wanted
         errors_fd = sys.stderr.fileno()
         self._shared = wanted.live and console_fd >= 0 and stats_live.same_terminal(console_fd, errors_fd)
+        self._last: figures.Figures | None = None
         self._screen = stats_live.Screen(self._tell, terminal=sys.stderr.isatty())
 
     def sharing(self, guest: stats_live.Sink) -> stats_live.Sink:
@@ -32,15 +33,20 @@ class RunStatistics:
 
     @contextmanager
     def of(self, processors: Sequence[VirtualProcessor]) -> Iterator[None]:
-        """While the machine runs; tells the figures behind it. Errors: `UserError`, `KvmError`."""
+        """While the machine runs. Errors: `KvmError`."""
         with (
             stats_live.Live(self._screen, self._intervals(processors)) if self._wanted.live else nullcontext()
         ):
             yield
-        last = figures.take(self.counts, processors)
+        self._last = figures.take(self.counts, processors)
+
+    def tell(self) -> None:
+        """Tell the figures of the run, behind `of`. Whoever reads them may be slow: when the machine is closed and
+        signals end the process again. Errors: `UserError`."""
+        assert self._last is not None
         if self._wanted.end:
-            self._tell("".join(f"vmm: {line}\n" for line in table(last)))
-        self._wanted.write(last)
+            self._tell("".join(f"vmm: {line}\n" for line in table(self._last)))
+        self._wanted.write(self._last)
 
     def _intervals(self, processors: Sequence[VirtualProcessor]) -> stats_live.NextTable:
         earlier = figures.take(self.counts, processors)

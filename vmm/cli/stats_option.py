@@ -6,11 +6,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vmm.cli.errors import UserError
-from vmm.cli.output_file import check_writable
+from vmm.cli.output_file import check_writable, write_text
 
 if TYPE_CHECKING:
     from vmm.backend.stats.figures import Figures
@@ -30,10 +29,7 @@ class StatsWanted:
         """The JSON file, if one is wanted. Errors: `UserError`."""
         if self.json_path is None:
             return
-        try:
-            Path(self.json_path).write_text(json.dumps(figures.as_json()) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"--stats json:{self.json_path}: {error.strerror}") from error
+        write_text("--stats", self.json_path, json.dumps(figures.as_json()) + "\n")
 
 
 def parse(values: Sequence[str] | None) -> StatsWanted | None:

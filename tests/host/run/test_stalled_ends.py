@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import select
 import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -86,6 +89,65 @@ def test_a_fifo_that_nobody_reads_is_refused(tmp_path: Path) -> None:
     result = vmm_run(guest("dummy"), "--serial", f"file:{fifo}")
 
     assert (result.returncode, "nobody reads" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("option", ["--result", "--stats"])
+def test_a_fifo_for_results_that_nobody_reads_is_not_waited_for(tmp_path: Path, option: str) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    result = vmm_run(guest("dummy"), option, f"json:{fifo}" if option == "--stats" else str(fifo))
+
+    assert result.returncode == 2
+    assert result.stderr.endswith(f"{fifo}: nobody reads this FIFO\n") and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--result", "--stats"])
+def test_a_fifo_for_results_is_read_by_who_waits_for_them(tmp_path: Path, option: str) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = subprocess.Popen(["cat", fifo], stdout=subprocess.PIPE)
+
+    result = vmm_run(guest("dummy"), option, f"json:{fifo}" if option == "--stats" else str(fifo))
+
+    text, _ = reader.communicate(timeout=WATCHDOG_S)
+    assert (result.returncode, result.stderr) == (1, "")
+    assert isinstance(json.loads(text), dict)
+
+
+def caught(child: subprocess.Popen[bytes], number: signal.Signals) -> bool:
+    """Whether the child catches a signal."""
+    status = Path(f"/proc/{child.pid}/status").read_text()
+    (mask,) = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt:")]
+    return bool(mask >> number - 1 & 1)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WATCHDOG_S
+    while not condition():
+        assert time.monotonic() < deadline, "too late"
+        time.sleep(0.01)
+
+
+def test_a_signal_ends_who_waits_behind_the_end_of_the_run() -> None:
+    """The table of --stats is for a reader who reads nothing."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(write_end, b"x" * 4096)
+    os.set_blocking(write_end, True)
+    child = start(guest("dummy"), "--stats", "end", stderr=write_end)
+    try:
+        wait_until(lambda: caught(child, signal.SIGTERM))
+        wait_until(lambda: not caught(child, signal.SIGTERM))
+        child.send_signal(signal.SIGTERM)
+
+        assert finish(child) == -signal.SIGTERM
+    finally:
+        child.kill()
+        os.close(write_end)
+        os.close(read_end)
 
 
 def test_the_debug_console_stalls_and_the_run_still_ends(tmp_path: Path) -> None:
