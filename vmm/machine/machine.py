@@ -188,7 +188,7 @@ class Machine:
 
     def _protection(self, cpus: CpuPlan) -> HostProtection | None:
         """What enforces the rights of VTLs to memory; None where there are no VTLs, or nothing that could."""
-        if not self.config.vsm:
+        if not cpus.has_vtls:
             return None
         from kvmapi.uapi.vsm import KVM_X86_VSM_FAULT_INSN
         from vmm.backend.host_profile import kvm_modules

@@ -21,6 +21,7 @@ from vmm.machine.cpu.resolved import ResolvedCpu
 
 if TYPE_CHECKING:
     from vmm.backend.host_profile import HostProfile
+    from vmm.backend.hyperv.flags import Wanted
     from vmm.backend.hyperv.offer import Offer
 
 MSR_IA32_MISC_ENABLE = 0x1A0
@@ -60,6 +61,11 @@ class CpuPlan:
     wide_apic_ids: bool
     hyperv: Offer | None = None
 
+    @property
+    def has_vtls(self) -> bool:
+        """Whether a guest may have Virtual Trust Levels above VTL0, by whatever option."""
+        return self.hyperv is not None and self.hyperv.vsm is not None
+
 
 def plan(config: MachineConfig, kvm: Kvm) -> CpuPlan:
     """What `config`'s processors are on this host. Lets this process have the open files that they need.
@@ -74,6 +80,7 @@ def plan(config: MachineConfig, kvm: Kvm) -> CpuPlan:
     spec = parse_cpu(config.cpu)
     if config.hyperv or config.vsm:
         spec = replace(spec, kvm=False)  # guests that know both interfaces would take KVM's
+    wanted = _wanted_hyperv(config, spec)
     cpu = resolve_cpu(
         spec,
         [CpuidEntry(*leaf) for leaf in host.supported_cpuid],
@@ -81,10 +88,10 @@ def plan(config: MachineConfig, kvm: Kvm) -> CpuPlan:
         feature_msrs=host.feature_msrs,
         tsc_deadline=host.has("tsc_deadline_timer"),
         tsc_khz=host.tsc_khz or None,
-        vtls=config.vsm,
+        vtls=wanted is not None and wanted.vsm,
     )
     known = cpu.tsc_khz in (None, host.tsc_khz) and kvm.check_extension(k.KVM_CAP_VCPU_ATTRIBUTES) > 0
-    hyperv = _hyperv(config, spec, cpu, host, tsc_known=known)
+    hyperv = None if wanted is None else _hyperv(config, wanted, cpu, host, tsc_known=known)
     if hyperv is not None:
         cpu = replace(
             cpu,
@@ -109,27 +116,34 @@ def plan(config: MachineConfig, kvm: Kvm) -> CpuPlan:
     )
 
 
-def _hyperv(
-    config: MachineConfig, spec: CpuSpec, cpu: ResolvedCpu, host: HostProfile, *, tsc_known: bool
-) -> Offer | None:
-    """What of the Hyper-V interface the machine offers. tsc_known: the guest's TSC is the host's plus an offset."""
+def _wanted_hyperv(config: MachineConfig, spec: CpuSpec) -> Wanted | None:
+    """What `config`, and the flags of its `cpu`, ask for of the Hyper-V interface; None: no interface."""
     whole = config.hyperv or config.vsm
     if config.hyperv is False or not (whole or spec.hyperv):
         return None
-    from vmm.backend.hyperv import flags, offer, transport  # most machines have none of it
-    from vmm.vsm.profile import VsmProfile
+    from vmm.backend.hyperv import flags  # most machines have none of it
 
     try:
         named = {flags.PASSTHROUGH: "on", **spec.hyperv} if whole else spec.hyperv
-        wanted = flags.wanted({flags.VSM: "on", **named} if config.vsm else named)
-        if wanted is None:
-            return None
-        missing = [need for need in offer.HOST_NEEDS if not host.has(need)]
-        if missing:
-            raise ConfigError(
-                f"the Hyper-V interface needs a KVM with {', '.join(missing)}: use a Linux of 5.10 or later, or "
-                "leave it out"
-            )
+        return flags.wanted({flags.VSM: "on", **named} if config.vsm else named)
+    except flags.HypervFlagError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _hyperv(
+    config: MachineConfig, wanted: Wanted, cpu: ResolvedCpu, host: HostProfile, *, tsc_known: bool
+) -> Offer:
+    """What of the Hyper-V interface the machine offers. tsc_known: the guest's TSC is the host's plus an offset."""
+    from vmm.backend.hyperv import flags, offer, transport
+    from vmm.vsm.profile import VsmProfile
+
+    missing = [need for need in offer.HOST_NEEDS if not host.has(need)]
+    if missing:
+        raise ConfigError(
+            f"the Hyper-V interface needs a KVM with {', '.join(missing)}: use a Linux of 5.10 or later, or "
+            "leave it out"
+        )
+    try:
         return offer.offer(
             wanted,
             cpus=config.cpus,

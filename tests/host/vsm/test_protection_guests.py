@@ -63,6 +63,24 @@ def test_every_rule_is_kept(cpus: int) -> None:
     assert result.stderr == ""
 
 
+@pytest.mark.tlfs("DISC-007")
+def test_vtls_that_a_flag_of_the_processor_asks_for_protect_as_well() -> None:
+    result = vmm_run(guest("vtlprotect"), "--cpu", "max,hv-passthrough,hv-vsm", "--time-limit", "50")
+
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "FAIL" not in result.stdout
+    assert result.stdout.count("PASS") > 150
+    assert result.stderr == ""
+
+
+@pytest.mark.tlfs("DISC-007")
+def test_what_the_user_says_of_protection_counts_for_them_too() -> None:
+    result = vmm_run(guest("vtlprotect"), "--cpu", "max,hv-passthrough,hv-vsm", "--protection", "attributes")
+
+    refused = "--protection attributes: expected a KVM with R/W/X memory attributes" in result.stderr
+    assert (result.returncode, refused) == ((1, False) if has_attributes() else (2, True)), result.stderr
+
+
 @pytest.mark.tlfs("VSM-010", "VSM-039")
 @pytest.mark.parametrize("words", ["reboot", "reboot keep"])
 def test_a_reset_ends_protections(words: str) -> None:
