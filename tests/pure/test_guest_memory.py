@@ -69,6 +69,7 @@ ACCESS_BY_VTL = {
     "vmm.backend.vsm.guest_address": "where that instruction makes its access, the same",
     "vmm.backend.emulation": "one instruction, by a `ProcessorMemory` of the vCPU's VTL",
     "vmm.backend.protection.mapping_faults": "what a processor may do, by a `ProcessorMemory` of its VTL",
+    "vmm.backend.protection.mmio_writes": "the same, its writes",
     "vmm.backend.protection.stepping": "the flags that a step has stored, by the same",
     "vmm.backend.protection.by_hand": "an instruction, by the same",
     "vmm.backend.protection.far_operands": "selectors and far pointers that the instruction reads, by the same",

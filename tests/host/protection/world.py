@@ -213,7 +213,7 @@ class World:
                 self.rights[gpa // PAGE + page] = rights
         return status
 
-    # ---- vmm.backend.protection.mapping_faults.Rights, vmm.vsm.outside.MemoryIntercepts --------------------
+    # ---- vmm.backend.protection.mmio_writes.Rights, vmm.vsm.outside.MemoryIntercepts -----------------------
 
     def refusing(self, vtl: int, gpa: int, size: int, wanted: int) -> Refused | None:
         return None if self.rights.get(gpa // PAGE, ALL) & wanted else Refused(VTL1, gpa)

@@ -10,6 +10,7 @@
 | `mapping`, `view` | enforcement by what each VTL's VM has mapped, on any KVM |
 | `mapping_faults`, `mapping_host` | the exits of such a machine; its `HostProtection` |
 | `mmio_exit` | what KVM_EXIT_MMIO says, and its answer |
+| `mmio_writes` | those of its accesses that are writes: made, or their instructions taken back |
 | `repeats` | instructions that stop again and again for no known reason |
 | `lacking` | the pages that an instruction or event needs and the mapping does not have |
 | `touches`, `operands` | which memory an instruction or an event touches, to find a refused access without an address |

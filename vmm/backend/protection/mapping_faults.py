@@ -13,7 +13,8 @@ How such an access comes to the VMM:
 
 For each of them: what is refused goes to the VTL that refuses it, with all registers as before the instruction; what
 is allowed, and only not in the mapping because the mapping cannot deny execute, is carried out here; everything else
-goes where it went before. Without an address the access is found by decoding (`touches`).
+goes where it went before. Without an address the access is found by decoding (`touches`). The emulator's writes are
+`mmio_writes`' business.
 
 `vmm.backend.protection.mapping_host.MappingProtection` attaches it. It has to come over `RefusedWrites`, which takes an
 EFAULT without an address for a write to an overlay.
@@ -23,11 +24,10 @@ Implements: VSM-080, IMP-007
 
 from __future__ import annotations
 
-import contextlib
 import errno
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from kvmapi import Vcpu
 from kvmapi import run as run_page
@@ -37,23 +37,21 @@ from vmm.backend.emulation import interrupt
 from vmm.backend.emulation.faults import DeclinedError, GuestFaultError, ProtectedError
 from vmm.backend.emulation.processor import Cpuid, Processor
 from vmm.backend.emulation.registers import RFLAGS_RF
-from vmm.backend.protection import by_hand, mmio_exit, write_origin
+from vmm.backend.protection import by_hand, mmio_exit
 from vmm.backend.protection.decoded import Decoded
 from vmm.backend.protection.events import Event, Kind, in_delivery, keep, lost_in_delivery
 from vmm.backend.protection.faults import Alias, ram_gpa_of
-from vmm.backend.protection.kept_writes import KeptWrites
 from vmm.backend.protection.lacking import lacking
+from vmm.backend.protection.mmio_writes import MmioWrites, Rights
 from vmm.backend.protection.repeats import Repeats
 from vmm.backend.protection.stepping import Stepper
 from vmm.backend.protection.touches import Touch, Touches, of_event, of_instruction, tables_of_exception
 from vmm.backend.protection.unfinished import put_registers, take_back
 from vmm.backend.protection.vector_operands import has_mask
 from vmm.backend.protection.view import PAGE_SHIFT, ProtectedView
-from vmm.backend.protection.write_origin import Origin
 from vmm.backend.vp import AFTER_KICK, REFUSED_ACCESS, VirtualProcessor
 from vmm.hypercall.outside import AccessInterceptedError, ProcessorMemory
-from vmm.outside import GuestMemoryError
-from vmm.vsm.outside import MemoryAccess, MemoryIntercepts, Refused
+from vmm.vsm.outside import MemoryAccess, MemoryIntercepts
 from vmm.vsm.rights import EXECUTE, READ, WRITE
 
 _IMMEDIATE_EXIT: Final = 1
@@ -67,19 +65,8 @@ REPEATS: Final = 1000
 that change give a few."""
 
 
-class Rights(Protocol):
-    """`vmm.vsm.protections.MemoryProtections`, as far as it is needed here."""
-
-    def refusing(self, vtl: int, gpa: int, size: int, wanted: int) -> Refused | None:
-        """Who refuses `wanted` to `vtl`, if anybody."""
-
-
 class MappingFaults:
-    """Those of one VTL of one VP. `attach` puts the handlers in place; they run on the VP's thread.
-
-    `inexact` counts refused writes whose instruction was not found. Its owner is told with RIP behind it and without an
-    instruction; the write is kept, and done when the VTL goes on from there and may do it. Else it is told again.
-    """
+    """Those of one VTL of one VP. `attach` puts the handlers in place; they run on the VP's thread."""
 
     def __init__(
         self,
@@ -96,7 +83,6 @@ class MappingFaults:
         hardware: bool,
     ) -> None:
         """memory: with the VTL's rights. hardware: whether guests run on VT-x or SVM (`KvmModules.hardware`)."""
-        self.inexact = 0
         self._processor = processor
         self._vcpu = vcpu
         self._vtl = vtl
@@ -109,7 +95,7 @@ class MappingFaults:
         self._hardware = hardware
         self._cpuid: Cpuid | None = None
         self._others: dict[int, Callable[[], None]] = {}
-        self._kept = KeptWrites(vcpu, self._make_kept_write, self._refuse_write)
+        self._writes = MmioWrites(vcpu, vtl, view, memory, protections, self._tell, aliases)
         self._look = False  # whether the VTL is stuck is to be looked up
         self._repeats = Repeats()
         self._failed = False  # the last one that was to be carried out could not be
@@ -117,7 +103,6 @@ class MappingFaults:
 
     def attach(self, handlers: dict[int, Callable[[], None]]) -> None:
         """handlers: those of the VTL, with everybody else's in it. The VP's thread does not run the VTL."""
-        self._kept.attach(handlers)
         for key, handler in (
             (k.KVM_EXIT_MMIO, self.mmio),
             (REFUSED_ACCESS, self.fault),
@@ -126,13 +111,19 @@ class MappingFaults:
         ):
             self._others[key] = handlers.get(key) or (lambda: self._processor.run_failed(errno.EFAULT))
             handlers[key] = handler
+        self._writes.attach(handlers, self._others[k.KVM_EXIT_MMIO])
         if not self._hardware:
             handlers[AFTER_KICK] = self._kicked
 
     def reset(self) -> None:
         """The VTL begins anew: what it was about to write is written no more. Its VP is frozen."""
-        self._kept.drop()
+        self._writes.drop()
         self._look = False
+
+    @property
+    def inexact(self) -> int:
+        """Refused writes whose instruction was not found (`mmio_writes`)."""
+        return self._writes.inexact
 
     def look(self) -> bool:
         """See `vmm.backend.protection.stuck.Stuck`."""
@@ -217,25 +208,18 @@ class MappingFaults:
     def _answer_mmio(self) -> bool:
         """Do what KVM_EXIT_MMIO asks for, unless rights refuse it, or it has to be atomic."""
         gpa, size, is_write, data = mmio_exit.told(self._vcpu.run)
-        if self._is_elsewhere(gpa, is_write=is_write):
-            self._others[k.KVM_EXIT_MMIO]()
-            return True
-        ram_gpa = self._ram_gpa(gpa)
-        page = ram_gpa >> PAGE_SHIFT
         if is_write:
-            try:
-                self._memory.write(gpa, data)
-            except AccessInterceptedError:
-                return False
-            except GuestMemoryError:  # a higher VTL's overlay, which has come meanwhile
-                self._others[k.KVM_EXIT_MMIO]()
+            return self._writes.answer(gpa, data)
+        ram_gpa = self._ram_gpa(gpa)
+        if mmio_exit.is_elsewhere(self._view, gpa, ram_gpa, is_write=False):
+            self._others[k.KVM_EXIT_MMIO]()
             return True
         cpu = self._processor_state()
         touches = of_instruction(cpu, self._view)
         hit = touches.operand_at(gpa)
         if hit is not None and hit.wanted == WRITE:
             locked = touches.instruction is not None and touches.instruction.locked
-            if locked or not self._view.rights(page) & WRITE:
+            if locked or not self._view.rights(ram_gpa >> PAGE_SHIFT) & WRITE:
                 return False
         try:
             mmio_exit.answer(self._vcpu.run, self._memory.read(ram_gpa, size))
@@ -246,28 +230,16 @@ class MappingFaults:
     def _refused_mmio(self) -> None:
         """Take back the instruction at this KVM_EXIT_MMIO. Either somebody is told, or it is carried out otherwise."""
         gpa, size, is_write, data = mmio_exit.told(self._vcpu.run)
-        ram_gpa = self._ram_gpa(gpa)
         cpu = self._processor_state()
         if is_write:
-            origin = write_origin.find(cpu, self._view, gpa, data)
-            if origin is None or not origin.again:
-                parts = [(gpa, data), *take_back(self._vcpu, cpu, vector=False)]
-                if origin is not None:
-                    self._kept.keep_known(origin, cpu.regs, parts)
-                    return
-                self.inexact += 1
-                self._kept.keep(cpu.regs, parts)
-                return
-            cpu.regs = origin.regs
-            take_back(self._vcpu, cpu, vector=False)
-            self._refuse_write(gpa, size, origin, 0)
+            self._writes.refuse(cpu, gpa, data)
             return
         touches = of_instruction(cpu, self._view)
         hit = touches.operand_at(gpa)
         instruction = touches.instruction
         self._take_back_read(cpu, touches)
         wanted = READ if hit is None else hit.wanted
-        refused = self._protections.refusing(self._vtl, ram_gpa, size, wanted)
+        refused = self._protections.refusing(self._vtl, self._ram_gpa(gpa), size, wanted)
         if refused is not None:
             raw = instruction.raw if instruction else b""
             gva = None if hit is None else hit.gva + gpa - hit.gpa
@@ -277,31 +249,6 @@ class MappingFaults:
                 self._others[REFUSED_ACCESS]()
             else:
                 self._carry_out(cpu, touches, self._others[REFUSED_ACCESS])
-
-    def _refuse_write(self, gpa: int, size: int, origin: Origin | None, made: int) -> None:
-        refused = self._protections.refusing(self._vtl, self._ram_gpa(gpa), size, WRITE)
-        if refused is not None:
-            self._tell(refused.owner, _access_of_write(gpa, origin, made))
-
-    def _make_kept_write(self, gpa: int, data: bytes) -> None:
-        """Errors: `AccessInterceptedError`."""
-        if not self._is_elsewhere(gpa, is_write=True):
-            with contextlib.suppress(GuestMemoryError):  # a higher VTL's overlay, which has come meanwhile
-                self._memory.write(gpa, data)
-                return
-        # An instruction that writes over two pages may have only one of them in RAM. To those who answer
-        # KVM_EXIT_MMIO it is as if KVM told of it now.
-        mmio_exit.put_write(self._vcpu.run, gpa, data)
-        self._others[k.KVM_EXIT_MMIO]()
-
-    def _is_elsewhere(self, gpa: int, *, is_write: bool) -> bool:
-        """Whether rights have nothing to do with an access: a device's memory, an overlay, an alias of the ROM; or a
-        write that they allow, to a higher VTL's overlay, which does not."""
-        ram_gpa = self._ram_gpa(gpa)
-        page = ram_gpa >> PAGE_SHIFT
-        if not self._view.is_ram(page) or self._view.covered(page) or (is_write and ram_gpa != gpa):
-            return True
-        return is_write and self._view.read_only(page) and bool(self._view.rights(page) & WRITE)
 
     def _take_back_read(self, cpu: Processor, touches: Touches) -> None:
         written = {
@@ -468,11 +415,3 @@ class MappingFaults:
     def _tell(self, owner: int, access: MemoryAccess) -> None:
         self._repeats.end()
         self._intercepts.memory(self._processor.index, self._vtl, owner, access)
-
-
-def _access_of_write(gpa: int, origin: Origin | None, made: int) -> MemoryAccess:
-    """made: bytes of the write before this one."""
-    if origin is None:
-        return MemoryAccess(gpa, WRITE)
-    raw = origin.instruction.raw
-    return MemoryAccess(gpa, WRITE, origin.gva + made, raw, len(raw))

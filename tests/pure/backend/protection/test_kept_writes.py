@@ -225,8 +225,9 @@ def test_a_reset_leaves_nothing_to_be_written(ram: GuestRam, monkeypatch: pytest
     handlers: dict[int, Callable[[], None]] = {k.KVM_EXIT_MMIO: lambda: None}
     host.attach(vp, vcpu, 0, handlers, rights, nothing)
     faults = host._of_vtl0[0]
-    for name in ("_memory", "_protections", "_intercepts"):
-        monkeypatch.setattr(faults, name, made.owner)
+    monkeypatch.setattr(faults, "_intercepts", made.owner)
+    for name in ("_memory", "_protections"):
+        monkeypatch.setattr(faults._writes, name, made.owner)
     handlers[k.KVM_EXIT_MMIO]()
     assert made.owner.told == [DATA] and BEFORE_ENTRY in handlers
 
