@@ -13,7 +13,7 @@ HvCallPostMessage and HvCallSignalEvent with the SynIC, come with any of them as
 | `hv-guest-idle` | ours: the idle MSR; HLT is cheaper for a guest with interrupts enabled |
 | `hv-hypercall-exits` | ours: VMCALL or VMMCALL in the hypercall page (on), a port write (off); `transport` |
 | `hv-start-vp` | ours: HvCallStartVirtualProcessor |
-| `hv-vsm` | ours: Virtual Trust Levels, and the calls for registers and for starting processors that they need |
+| `hv-vsm` | ours: Virtual Trust Levels, with what `hv-vp-registers`, `hv-start-vp`, `hv-tlbflush`, `hv-ipi` offer |
 | `hv-switch-space` | ours: HvCallSwitchVirtualAddressSpace; never recommended, MOV CR3 needs no exit |
 | `hv-frequencies`, `hv-reset`, `hv-crash`, `hv-runtime`, `hv-vpindex`, `hv-synic`, `hv-stimer` ... | as in QEMU |
 
@@ -95,8 +95,11 @@ CALL_FLAGS: Final[dict[str, frozenset[Code]]] = {
     "hv-vp-registers": _REGISTERS,
     "hv-start-vp": _START,
     "hv-switch-space": _SWITCH,
-    VSM: _VSM | _VTL2 | _REGISTERS | _START,
+    VSM: _VSM | _VTL2,
 }
+BESIDE_VSM: Final = ("hv-vp-registers", "hv-start-vp", "hv-tlbflush", "hv-ipi")
+"""What VTLs need: registers and a start for each other; flushes that a VTL1 can hold (TLB-005); interrupts from one to
+another. A flag that is named counts for itself."""
 XMM_FLAGS: Final = ("hv-xmm-input", "hv-xmm-output")
 PASSTHROUGH: Final = "hv-passthrough"
 SPINLOCKS: Final = "hv-spinlocks"
@@ -152,6 +155,8 @@ def wanted(flags: Mapping[str, str]) -> Wanted | None:
     Errors: `HypervFlagError`.
     """
     switches = {name: _switch(name, text) for name, text in flags.items() if name != SPINLOCKS}
+    if switches.get(VSM):
+        switches = {**dict.fromkeys(BESIDE_VSM, True), **switches}
     for name in flags:
         if name not in NAMES:
             raise HypervFlagError(f"CPU option '{name}': expected one of {', '.join(NAMES)}")

@@ -39,6 +39,39 @@ def test_no_handler_is_without_a_way_to_it() -> None:
     assert carried_out <= found.codes
 
 
+OF_THE_FIRST_VSM_BRANCH = dict.fromkeys(
+    [
+        *("hv-vpindex", "hv-synic", "hv-vsm", "hv-stimer", "hv-vapic", "hv-time"),
+        *("hv-stimer-direct", "hv-xmm-input", "hv-xmm-output"),
+    ],
+    "on",
+)
+"""kvm-unit-tests' entry for `hyperv_vsm` there. The guest makes these calls without looking for a recommendation."""
+
+
+@pytest.mark.tlfs("TLB-005")
+def test_vtls_come_with_the_calls_that_they_need_beside_their_own() -> None:
+    found = wanted(OF_THE_FIRST_VSM_BRANCH)
+
+    assert found is not None
+    assert {0x02, 0x03, 0x13, 0x14, 0x0B, 0x15, 0x50, 0x51, 0x52, 0x99} <= found.codes
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_vtls_need_can_be_taken_away_by_name(first: bool) -> None:
+    flags = {"hv-vsm": "on", "hv-tlbflush": "off"} if first else {"hv-tlbflush": "off", "hv-vsm": "on"}
+
+    found = wanted(flags)
+
+    assert found is not None and found.vsm
+    assert not {0x02, 0x03, 0x13, 0x14} & found.codes
+    assert {0x0B, 0x50} <= found.codes
+
+
+def test_without_vtls_the_rest_of_everything_stays() -> None:
+    assert wanted({"hv-passthrough": "on", "hv-vsm": "off"}) == EVERYTHING
+
+
 def test_a_part_can_be_taken_away_from_everything() -> None:
     found = wanted({"hv-passthrough": "on", "hv-synic": "off", "hv-tlbflush": "no"})
 
