@@ -20,6 +20,7 @@ from kvmapi.uapi import x86
 from kvmapi.uapi.vsm import KVM_HYPERV_HCALL_UD
 from vmm import bus
 from vmm.backend.hyperv import page_code
+from vmm.backend.hyperv.errands import RIP_U64
 from vmm.backend.hyperv.transport import PORT_WRITE, Transport
 from vmm.backend.hyperv.xmm import ExitXmm, VcpuXmm
 from vmm.backend.vp import VirtualProcessor
@@ -112,8 +113,9 @@ class Caller:
         dispatcher: Dispatcher[Caller],
         transport: Transport = PORT_WRITE,
         vcpu: Vcpu | None = None,
+        written: dict[int, int] | None = None,
     ) -> None:
-        """vcpu: that of `vtl`, where it is not the processor's first."""
+        """vcpu: that of `vtl`, where it is not the processor's first. written: the VP's of `Errands.written`."""
         self.vp = processor.index
         self.vtl = vtl
         self.privileges = privileges
@@ -132,6 +134,7 @@ class Caller:
         self.on_refused_parameter: Callable[[int, bool], None] = self._no_intercept
         self._refused_parameter = (0, False)
         self.xmm = ExitXmm(vcpu) if transport.exits else VcpuXmm(vcpu)
+        self._written = {} if written is None else written
         self._exits = transport.exits
         self._page = page
         self._dispatch, self._answer = dispatcher.dispatch, dispatcher.answer
@@ -228,11 +231,25 @@ class Caller:
         self._u64[_DIRTY_U64] |= _REGS
         if self.xmm.used:
             self.xmm.end(succeeded=True)
+        moved = self._take_written() if self._written else False
         if result == _SWITCHED:
             self.regs.rip = page_code.continue_at(rip, page_code.BEHIND_TRAP[rip & page_code.IN_PAGE])
             self._end_switch()
-        elif result == _INTERCEPTED:
+        elif result == _INTERCEPTED and not moved:
             self.on_refused_parameter(*self._refused_parameter)
+
+    def _take_written(self) -> bool:
+        """The call has ended, and what other VPs have written meanwhile counts: whether RIP is among it, so that the
+        call is not made again.
+
+        Implements: REG-015, VSM-112
+        """
+        u64, written = self._u64, self._written
+        for place, value in written.items():
+            u64[place] = value
+        moved = RIP_U64 in written
+        written.clear()
+        return moved
 
     def hypercall_exit(self) -> None:
         """KVM_EXIT_HYPERV: the VP executed the hypercall instruction, in ring 0 of protected or long mode.
@@ -256,9 +273,15 @@ class Caller:
         u64[_DIRTY_U64] |= _REGS
         if self.xmm.used:
             self.xmm.end(succeeded=result >= 0 and not result & _STATUS)
+        moved = False
+        if self._written:
+            if result >= 0:
+                self._end_instruction()  # or KVM would put its result and RIP over them
+            moved = self._take_written()
+            u64[_DIRTY_U64] |= _REGS
         if result == _SWITCHED:
             self._end_switch()
-        elif result == _INTERCEPTED:
+        elif result == _INTERCEPTED and not moved:
             self.on_refused_parameter(*self._refused_parameter)
 
     def _stay(self, mode: int) -> None:
@@ -267,12 +290,16 @@ class Caller:
         rax, rdx = regs.rax, regs.rdx
         self._u64[_RESULT_U64] = rax if mode == BITS_64 else (rdx & LOW_32) << 32 | rax & LOW_32
         self._u64[_DIRTY_U64] |= _REGS
+        self._end_instruction()
+        regs.rip = rip
+
+    def _end_instruction(self) -> None:
+        """KVM puts the exit's result into its registers and moves RIP; these are in kvm_run then."""
         # Stays set: the next KVM_RUN comes back at once, as after a kick, and no request to leave is lost.
         self.vcpu.run.immediate_exit = True
         number = self.vcpu.run_once()
         if number != errno.EINTR:
             raise KvmError(number, "KVM_RUN", {"immediate_exit": 1}, f"VP {self.vp}")
-        regs.rip = rip
 
     def _mode(self) -> int:
         """What the processor was doing (a `CallerMode`)."""

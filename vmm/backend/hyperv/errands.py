@@ -6,6 +6,9 @@ kicks the other one, which carries it out on its way into the guest again. While
 left for itself: two VPs may ask each other. It waits for a while (`patience`), then takes the errand back and asks its
 guest to make the call again.
 
+What an errand changes of the general registers of a VP that waits is what that VP goes on with, whatever its own call
+does to them: it has come while the call was being made, and is kept (`written`) for when the call ends.
+
 An errand that the other VP has begun is waited for to its end, which needs nothing of the asking one. So one is
 done once, and nobody but the call that left it gets its answer; of a call that is not done nothing is left.
 """
@@ -16,14 +19,22 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from ctypes import sizeof
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
+from kvmapi import run as run_page
+from kvmapi.uapi import x86
 from vmm.backend.hyperv.patience import Patience
 from vmm.backend.hyperv.tlbs import VpTlbs
 from vmm.backend.vp import VirtualProcessor
 
 T = TypeVar("T")
+
+_FIRST_U64: Final = run_page.SYNC_REGS // 8
+_GENERAL: Final = slice(_FIRST_U64, _FIRST_U64 + sizeof(x86.kvm_regs) // 8)
+RIP_U64: Final = (run_page.SYNC_REGS + x86.kvm_regs.rip.offset) // 8
+"""Where RIP is among `Errands.written`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -47,6 +58,9 @@ class Errands:
         self._left: list[deque[_Errand]] = [deque() for _ in processors]
         """By VP: what others wait for, the oldest first."""
         self._patience = [Patience() for _ in processors]
+        self.written: list[dict[int, int]] = [{} for _ in processors]
+        """By VP: general registers that errands have changed while its hypercall waited, by their place in kvm_run as
+        64-bit words. Its caller takes them when the call ends."""
 
     def ask(self, caller: int, target: int, work: Callable[[], T]) -> T | None:
         """What `work`, done on `target`'s thread, returns; None: it was not done, `caller` is to ask again.
@@ -93,7 +107,7 @@ class Errands:
                         self._changed.wait()  # it has begun
                     continue
             try:
-                self._carry_out(caller, own)
+                self._carry_out_meanwhile(caller, own)
             except Exception:
                 with self._changed:
                     self._take_back(target, errand)
@@ -119,6 +133,18 @@ class Errands:
             return False
         left.remove(errand)
         return True
+
+    def _carry_out_meanwhile(self, vp: int, errand: _Errand) -> None:
+        """`_carry_out` while a hypercall of `vp` waits."""
+        u64 = self._processors[vp].vcpu.run.u64
+        before = u64[_GENERAL].tolist()
+        self._carry_out(vp, errand)
+        now = u64[_GENERAL].tolist()
+        if now != before:
+            written = self.written[vp]
+            for place, (old, new) in enumerate(zip(before, now, strict=True), _FIRST_U64):
+                if old != new:
+                    written[place] = new
 
     def _carry_out(self, vp: int, errand: _Errand) -> None:
         """On `vp`'s thread. An error of the work is the asker's to deal with, one before it also this VP's."""

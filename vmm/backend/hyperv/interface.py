@@ -237,6 +237,7 @@ class HypervInterface:
             self.dispatcher,
             self._offer.transport,
             vcpu,
+            self._errands.written[processor.index],
         )
         caller.attach()
         protection = self._machine.protection

@@ -34,7 +34,13 @@ class Vps:
         def before_stop() -> None:
             self.flushes[number] += 1
 
-        return SimpleNamespace(kick=lambda: self.kick(number), before_stop=before_stop, all_vcpus=())
+        run = SimpleNamespace(u64=memoryview(bytearray(4096)).cast("Q"))
+        return SimpleNamespace(
+            kick=lambda: self.kick(number),
+            before_stop=before_stop,
+            all_vcpus=(),
+            vcpu=SimpleNamespace(run=run),
+        )
 
     def kick(self, number: int) -> None:
         self.kicks[number] += 1
