@@ -94,10 +94,14 @@ def apic_msrs(apic: LocalApic, assist: VpAssistPage, ended: Callable[[int], None
         apic.write_tpr(value & _TPR_MASK)
         return True
 
+    def put_tpr(value: int) -> bool:
+        apic.put_tpr(value & _TPR_MASK)
+        return True
+
     return {
         HvMsr.HV_X64_MSR_EOI: MsrMethods(None, end_of_interrupt),
         HvMsr.HV_X64_MSR_ICR: MsrMethods(apic.read_icr, apic.write_icr),
-        HvMsr.HV_X64_MSR_TPR: MsrMethods(apic.read_tpr, write_tpr),
+        HvMsr.HV_X64_MSR_TPR: MsrMethods(apic.read_tpr, write_tpr, put=put_tpr),
         HvMsr.HV_X64_MSR_VP_ASSIST_PAGE: MsrMethods(assist.read_msr, assist.write_msr),
     }
 

@@ -30,11 +30,13 @@ class MsrMethods:
     """Who answers an MSR. None where the MSR's row forbids that access anyway.
 
     value: what HvCallGetVpRegisters gives, where RDMSR does more than to read; else it is what `read` gives.
+    put: what HvCallSetVpRegisters does, where that is another thing than WRMSR; else it is what `write` does.
     """
 
     read: ReadMsr | None = None
     write: WriteMsr | None = None
     value: ReadMsr | None = None
+    put: WriteMsr | None = None
 
 
 Bindings = Mapping[HvMsr, MsrMethods]
@@ -52,7 +54,7 @@ def announced(
 class MsrFile:
     """The MSRs of one VP and VTL. Immutable; as thread-safe as the methods behind it."""
 
-    __slots__ = ("readers", "values", "writers")
+    __slots__ = ("_puts", "readers", "values", "writers")
 
     def __init__(
         self,
@@ -64,6 +66,7 @@ class MsrFile:
         self.values: dict[int, ReadMsr] = {}
         """Those of `readers`, without what a RDMSR does beside."""
         self.writers: dict[int, WriteMsr] = {}
+        self._puts: dict[int, WriteMsr] = {}
         for msr, methods in bindings.items():
             if not announced(msr, privileges, features):
                 continue
@@ -72,6 +75,8 @@ class MsrFile:
                 self.values[int(msr)] = methods.value or methods.read
             if methods.write is not None and msr.access.writable:
                 self.writers[int(msr)] = methods.write
+                if methods.put is not None:
+                    self._puts[int(msr)] = methods.put
 
     def read(self, msr: int) -> int | None:
         """RDMSR: the value, None for #GP."""
@@ -89,12 +94,12 @@ class MsrFile:
         return writer is not None and writer(value)
 
     def put(self, msr: int, value: int) -> HvStatus:
-        """A write of 64 bits by HvCallSetVpRegisters.
+        """A write of 64 bits by HvCallSetVpRegisters, of a VTL that need not run next.
 
         INVALID_REGISTER_VALUE for a value that is refused, INVALID_PARAMETER where the MSR is only read, ACCESS_DENIED
         where it is not announced.
         """
-        writer = self.writers.get(msr)
+        writer = self._puts.get(msr) or self.writers.get(msr)
         if writer is None:
             return HvStatus.INVALID_PARAMETER if msr in self.values else HvStatus.ACCESS_DENIED
         return HvStatus.SUCCESS if writer(value) else HvStatus.INVALID_REGISTER_VALUE

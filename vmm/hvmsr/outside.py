@@ -27,7 +27,10 @@ class LocalApic(Protocol):
         """Task priority, 8 bits."""
 
     def write_tpr(self, value: int) -> None:
-        """Set the task priority; 8 bits."""
+        """Set the task priority; 8 bits. The VTL has just left the guest and goes on there."""
+
+    def put_tpr(self, value: int) -> None:
+        """The same of any VTL, whichever runs next."""
 
 
 class PartitionServices(Protocol):

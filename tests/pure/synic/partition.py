@@ -51,6 +51,9 @@ class FakeApic:
     def write_tpr(self, value: int) -> None:
         self.tpr = value
 
+    def put_tpr(self, value: int) -> None:
+        self.tpr = value
+
 
 class FakeServices:
     """`vmm.hvmsr.outside.PartitionServices`: everything is written down."""

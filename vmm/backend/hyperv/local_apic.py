@@ -5,7 +5,7 @@
 |---|---|
 | EOI | KVM_SET_MSRS of HV_X64_MSR_EOI where KVM has it, of the x2APIC's EOI in that mode; else KVM_SET_LAPIC |
 | ICR | KVM_SIGNAL_MSI, which knows all of an ICR's delivery modes and destinations but the shorthands |
-| TPR | CR8 in the synchronised registers: bits 7:4 count, 3:0 are only kept |
+| TPR | CR8: bits 7:4 count, 3:0 are only kept. Of WRMSR in the synchronised registers, of a hypercall in KVM at once |
 
 KVM_SET_LAPIC writes back what KVM_GET_LAPIC read: an interrupt that another processor sends in between is lost. So it
 is the last resort, for guests that end interrupts by MSR in xAPIC mode on a KVM without Hyper-V emulation.
@@ -24,6 +24,7 @@ from kvmapi import KvmError, Vcpu, Vm
 from kvmapi import run as run_page
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi import x86
+from vmm.backend.hyperv.register_access import change_sregs
 from vmm.hvcalls.outside import MessageInterrupt
 
 MSI_ADDRESS: Final = 0xFEE0_0000
@@ -149,11 +150,16 @@ class KvmLocalApic:
         return self._tpr if self._tpr & 0xF0 == tpr else tpr
 
     def write_tpr(self, value: int) -> None:
-        """Set the task priority; 8 bits."""
+        """Set the task priority with the next entry; 8 bits."""
         self._tpr = value
         run = self.vcpu.run
         run.sregs.cr8 = value >> 4
         run.u64[_DIRTY_U64] |= x86.KVM_SYNC_X86_SREGS
+
+    def put_tpr(self, value: int) -> None:
+        """The same of a VTL that may not run next: what its local APIC holds back is looked up in KVM."""
+        change_sregs(self.vcpu, lambda sregs: setattr(sregs, "cr8", value >> 4))
+        self._tpr = value
 
 
 def in_service(lapic: x86.kvm_lapic_state) -> int | None:

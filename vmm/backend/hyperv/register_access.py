@@ -91,9 +91,17 @@ def copy(to: Any, source: Any) -> None:
     ctypes.memmove(ctypes.addressof(to), ctypes.addressof(source), ctypes.sizeof(source))
 
 
+def sregs_of(vcpu: Vcpu) -> x86.kvm_sregs:
+    """A copy of the segment and control registers that the vCPU enters the guest with: those that wait in kvm_run,
+    where a VTL switch leaves CR2 and a WRMSR of the TPR CR8, else KVM's."""
+    run = vcpu.run
+    waiting = run.u64[_DIRTY_U64] & x86.KVM_SYNC_X86_SREGS
+    return x86.kvm_sregs.from_buffer_copy(run.sregs) if waiting else vcpu.get_sregs()
+
+
 def change_sregs(vcpu: Vcpu, change: Callable[[Any], None]) -> None:
     """At once and not with the next entry, which would fail as a whole for a value that KVM refuses."""
-    sregs = vcpu.get_sregs()
+    sregs = sregs_of(vcpu)
     change(sregs)
     vcpu.set_sregs(sregs)
     copy(vcpu.run.sregs, sregs)

@@ -17,6 +17,7 @@ from typing import Final
 
 from kvmapi import Vcpu
 from kvmapi.uapi import x86
+from vmm.backend.hyperv.register_access import sregs_of
 from vmm.backend.protection.unfinished import put_registers
 from vmm.backend.protection.write_origin import Origin
 from vmm.backend.vp import BEFORE_ENTRY
@@ -108,7 +109,7 @@ class KeptWrites:
         for name, *_ in x86.kvm_regs._fields_:
             if getattr(regs, name) == getattr(before, name):
                 setattr(regs, name, getattr(after, name))
-        put_registers(self._vcpu, regs, self._vcpu.get_sregs())
+        put_registers(self._vcpu, regs, sregs_of(self._vcpu))
 
 
 def _copy(regs: x86.kvm_regs) -> x86.kvm_regs:

@@ -124,6 +124,44 @@ def test_a_list_of_the_largest_size(rig: Rig) -> None:
     assert rig.ram.read(OUTPUT, 4096) == struct.pack("<QQQQ", 0, 0, 1, 0) * 128
 
 
+def set_registers(rig: Rig, *values: tuple[int, int]) -> int:
+    """One HvCallSetVpRegisters of the caller's own."""
+    elements = b"".join(struct.pack("<I12x", name) + value.to_bytes(16, "little") for name, value in values)
+    rig.ram.write(INPUT, struct.pack("<QIB3x", SELF_PARTITION, SELF_VP, 0) + elements)
+    return rig.call(Code.HvCallSetVpRegisters | len(values) * ONE_REP, INPUT)
+
+
+@pytest.mark.tlfs("REG-008", "APIC-002")
+@pytest.mark.parametrize(
+    ("register", "number"),
+    [
+        (Register.HvX64RegisterCr3, 0x9000),
+        (Register.HvX64RegisterEfer, 0x500),
+        (Register.HvX64RegisterTr, 0x8B << 112 | 0x1000),
+    ],
+)
+def test_the_task_priority_outlives_the_next_register(rig: Rig, register: int, number: int) -> None:
+    assert set_registers(rig, (Register.HvX64RegisterSyntheticTpr, 0x5A), (register, number)) == 2 * ONE_REP
+
+    tpr, cr8 = Register.HvX64RegisterSyntheticTpr, Register.HvX64RegisterCr8
+    assert rig.registers(tpr, cr8, register) == (3 * ONE_REP, [0x5A, 5, number])
+    assert rig.vps[0].vcpu.get_sregs().cr8 == 5
+
+
+def test_what_waits_for_the_next_entry_outlives_a_register_that_is_set_at_once(rig: Rig) -> None:
+    """CR2, which a VTL switch leaves to KVM_RUN, and a TPR that the guest has just written as an MSR."""
+    run = rig.run
+    run.sregs.cr2 = 0x1234
+    assert rig.write_msr(0x4000_0072, 0x60)
+    rig.ram.write(INPUT, struct.pack("<QIB3xI12xQQ", SELF_PARTITION, SELF_VP, 0, 0x40002, 0x9000, 0))
+    run.regs.rcx, run.regs.rdx, run.regs.rip = Code.HvCallSetVpRegisters | ONE_REP, INPUT, 0x5000
+
+    rig.caller.hypercall()
+
+    kvm = rig.vps[0].vcpu.get_sregs()
+    assert (kvm.cr2, kvm.cr3, kvm.cr8) == (run.sregs.cr2, run.sregs.cr3, run.sregs.cr8) == (0x1234, 0x9000, 6)
+
+
 @pytest.mark.tlfs("REG-002")
 def test_two_elements_of_a_set_are_32_bytes_each(rig: Rig) -> None:
     element = struct.Struct("<I12xQQ")

@@ -33,6 +33,8 @@ from vmm.vsm.rights import EXECUTE, READ
 
 DATA, DEVICE, PAGE = 0x100000, 0xFEB0_0000, 0x1000
 REGS = slice(run_page.SYNC_REGS, run_page.SYNC_REGS + ctypes.sizeof(x86.kvm_regs))
+SREGS = slice(REGS.stop, REGS.stop + ctypes.sizeof(x86.kvm_sregs))
+DIRTY_U64 = run_page.DIRTY_REGS // 8
 FIRST, SECOND = b"\x11" * 4, b"\x22" * 4
 Part = tuple[int, bytes]
 
@@ -66,6 +68,9 @@ class Vcpu(FakeVcpu):
 
     def set_regs(self, regs: x86.kvm_regs) -> None:
         self.regs = x86.kvm_regs.from_buffer_copy(regs)
+
+    def set_sregs(self, sregs: x86.kvm_sregs) -> None:
+        self.sregs = x86.kvm_sregs.from_buffer_copy(sregs)
 
 
 class Owner:
@@ -172,6 +177,21 @@ def test_what_was_read_and_half_written_is_not_done_twice(ram: GuestRam) -> None
     assert ram.read(DATA + PAGE - 4, 8) == b"\5" + bytes(7)
     assert (made.vcpu.regs.rip, made.vcpu.regs.rbx) == (BEHIND, 0x77)
     assert BEFORE_ENTRY not in made.handlers
+
+
+@pytest.mark.tlfs("VSM-060", "VSM-080")
+def test_cr2_that_the_higher_vtl_has_left_is_not_lost(ram: GuestRam) -> None:
+    """A VTL switch leaves it in kvm_run, for KVM to take."""
+    made = addition(ram)
+    made.owner.refuses = False
+    made.vcpu.run.u8[SREGS] = bytes(made.vcpu.sregs)
+    made.vcpu.run.sregs.cr2 = 0x1234
+    made.vcpu.run.u64[DIRTY_U64] = x86.KVM_SYNC_X86_REGS | x86.KVM_SYNC_X86_SREGS
+
+    made.go_on()
+
+    assert made.vcpu.run.regs.rip == BEHIND
+    assert (made.vcpu.run.sregs.cr2, made.vcpu.sregs.cr2) == (0x1234, 0x1234)
 
 
 @pytest.mark.tlfs("VSM-080")

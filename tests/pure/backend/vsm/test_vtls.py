@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kvmapi import KvmError
+from kvmapi import KvmError, Vcpu
 from kvmapi import run as run_page
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi import x86
@@ -24,9 +24,11 @@ from vmm.backend.protection.view import RamPages
 from vmm.backend.stats.counts import VpCounts
 from vmm.hv.call_codes import HypercallCode as Code
 from vmm.hv.register_bits import HV_REGISTER_VSM_VINA
+from vmm.hv.registers import HvRegisterName as Register
 from vmm.hv.status import HvStatus
 
 MTRR_DEF_TYPE = 0x2FF
+TPR = 0x80  # in the local APIC's page
 RFLAGS_IF = 1 << 9
 
 
@@ -143,6 +145,48 @@ def test_the_lower_vtls_local_apic_is_looked_at_for_vina_alone(
     rig.vcpu(0, 0).run.regs.rflags = RFLAGS_IF
     rig.vps[0].after_kick()
     assert raised == [0x77]
+
+
+@pytest.mark.tlfs("VSM-125", "VSM-134", "APIC-002")
+def test_a_priority_that_a_higher_vtl_sets_holds_before_the_lower_one_runs(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As KVM has it, the TPR of KVM_GET_LAPIC is what KVM_SET_SREGS gave for CR8."""
+    set_sregs = Vcpu.set_sregs
+
+    def into_local_apic(vcpu: Vcpu, sregs: x86.kvm_sregs) -> None:
+        set_sregs(vcpu, sregs)
+        lapic = vcpu.get_lapic()
+        lapic.regs[TPR] = sregs.cr8 << 4
+        vcpu.set_lapic(lapic)
+
+    monkeypatch.setattr(Vcpu, "set_sregs", into_local_apic)
+    rig.with_vtl1()
+    rig.vcpu(0, 0).run.regs.rflags = RFLAGS_IF
+    rig.switch(0, Code.HvCallVtlCall)
+    rig.ring_0(rig.vcpu(0, VTL1))
+    rig.place_page(0)
+    lapic = rig.vcpu(0, 0).get_lapic()
+    lapic.regs[SPIV + 1] |= 1  # software enabled
+    rig.vcpu(0, 0).set_lapic(lapic)
+    rig.vtls.partition.vps[0].vtls[VTL1].set_vina(HV_REGISTER_VSM_VINA.make(Vector=0x77, Enabled=1))
+    raised: list[int] = []
+    monkeypatch.setattr(rig.vtls, "raise_vina", lambda vp, vtl, vector, auto_eoi: raised.append(vector))
+
+    assert set_tpr_of_vtl0(rig, 0xF0) == 0
+    rig.interrupt(0, 0)
+    rig.vps[0].after_kick()
+    assert raised == []
+
+    assert set_tpr_of_vtl0(rig, 0) == 0
+    rig.vps[0].after_kick()
+    assert raised == [0x77]
+
+
+def set_tpr_of_vtl0(rig: Rig, value: int) -> int:
+    use_vtl0, register = 0x10, Register.HvX64RegisterSyntheticTpr
+    rig.ram.write(INPUT, struct.pack("<QIB3xI12xQQ", SELF, 0xFFFF_FFFE, use_vtl0, register, value, 0))
+    return rig.call(0, Code.HvCallSetVpRegisters | 1 << 32, INPUT) & 0xFFFF
 
 
 def test_a_call_without_a_vtl_above_is_refused(rig: Rig) -> None:
