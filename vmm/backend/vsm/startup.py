@@ -57,8 +57,12 @@ class Startup:
         return False
 
     def begun(self, vp: int) -> None:
-        """On the VP's thread: a hypercall has just made it runnable, and will say that it is started."""
+        """On the VP's thread: a hypercall has just made a VTL runnable, and will say that the VP is started."""
         self._begun.add(vp)
+
+    def has_begun(self, vp: int) -> bool:
+        """On the VP's thread: whether it is started, or a hypercall is about to say so."""
+        return self._partition.vps[vp].started or vp in self._begun
 
     def abandon(self, vp: int) -> None:
         """No VTL was enabled on the VP."""

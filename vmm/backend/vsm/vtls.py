@@ -316,13 +316,19 @@ class Vtls:
             _log.warning("VTL%d of VP %d cannot be enabled: %s", vtl, vp, error)
 
     def start_vtl(self, caller_vp: int, vp: int, vtl: int, context: HV_INITIAL_VP_CONTEXT) -> int:
-        """See there."""
+        """See there. Several VPs may start one at once: on its thread they come one after the other.
+
+        Implements: VP-003
+        """
         vcpu = self.schedulers[vp].vtls[vtl].vcpu
 
         def begin() -> HvStatus:
-            if vtl != VTL0:
-                return _begin_anew(vcpu, context)
-            status = _begin_vtl0(vcpu, context)
+            if vtl == VTL0:
+                status = _begin_vtl0(vcpu, context)
+            elif self._startup.has_begun(vp):
+                status = HvStatus.INVALID_VP_STATE
+            else:
+                status = _begin_anew(vcpu, context)
             if status == HvStatus.SUCCESS:
                 self._startup.begun(vp)
             return status

@@ -16,6 +16,7 @@ from kvmapi.uapi import kvm as k
 from kvmapi.uapi import x86
 from kvmapi.uapi.kvm_vcpu import kvm_enable_cap
 from tests.pure.backend.vsm.rig import FAST, INPUT, PAGE_GPA, SELF, SPIV, VTL1, Rig, a_rig
+from tests.pure.hvcalls.contexts import context
 from tests.pure.vsm.world import CONTEXT
 from vmm.backend.hyperv import page_code
 from vmm.backend.hyperv.caller import Caller
@@ -222,6 +223,60 @@ def test_an_interrupt_for_the_lower_vtl_waits(rig: Rig) -> None:
     rig.vps[0].after_kick()
 
     assert rig.vps[0].vcpu is rig.vcpu(0, VTL1)
+
+
+@pytest.fixture
+def waiting(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    """VP 1 has a VTL1, waits for its start, and does at once what it is kicked for."""
+    rig.with_vtl1()
+    rig.switch(0, Code.HvCallVtlCall)
+    rig.ring_0(rig.vcpu(0, VTL1))
+    rig.place_page(0)
+    rig.vcpu(1, 0).set_mp_state(k.KVM_MP_STATE_UNINITIALIZED)
+    rig.enable(1)
+    rig.vps[1].after_kick()
+    assert rig.enable(1) == 0
+    monkeypatch.setattr(rig.vps[1], "kick", rig.vps[1].after_kick)
+    return rig
+
+
+def begin(rig: Rig, vtl: int, rip: int) -> int:
+    """What the backend does of a start of VP 1 before the partition says that it is started."""
+    return rig.vtls.start_vtl(0, 1, vtl, context(Rip=rip))
+
+
+@pytest.mark.tlfs("VP-003")
+@pytest.mark.parametrize("first", [0, VTL1])
+def test_of_several_that_start_a_vp_at_once_one_succeeds(waiting: Rig, first: int) -> None:
+    """Each has found it not started yet."""
+    first_rip = waiting.vcpu(1, VTL1).get_regs().rip if first == 0 else 0xA000
+
+    assert begin(waiting, first, 0xA000) == HvStatus.SUCCESS
+    waiting.vps[1].after_kick()  # it stays so until the partition knows
+    assert begin(waiting, VTL1, 0xB000) == HvStatus.INVALID_VP_STATE
+    waiting.vtls.partition.vps[1].start(first)
+    waiting.vps[1].after_kick()
+    assert begin(waiting, VTL1, 0xC000) == HvStatus.INVALID_VP_STATE
+
+    assert waiting.vcpu(1, VTL1).get_regs().rip == first_rip
+    assert waiting.vcpu(1, first).get_regs().rip == 0xA000
+
+
+@pytest.mark.tlfs("VP-003")
+def test_vtl0_may_be_started_while_a_higher_one_begins(waiting: Rig) -> None:
+    assert begin(waiting, VTL1, 0xA000) == HvStatus.SUCCESS
+    assert begin(waiting, 0, 0xB000) == HvStatus.SUCCESS
+    assert begin(waiting, 0, 0xC000) == HvStatus.INVALID_VP_STATE
+
+    assert [waiting.vcpu(1, vtl).get_regs().rip for vtl in (0, VTL1)] == [0xB000, 0xA000]
+
+
+@pytest.mark.tlfs("VP-003")
+def test_a_context_that_kvm_refuses_has_begun_nothing(waiting: Rig) -> None:
+    waiting.fake.fail("KVM_SET_SREGS", errno.EINVAL)
+
+    assert begin(waiting, VTL1, 0xA000) == HvStatus.INVALID_REGISTER_VALUE
+    assert begin(waiting, VTL1, 0xB000) == HvStatus.SUCCESS
 
 
 @pytest.mark.parametrize(
