@@ -9,7 +9,8 @@ what the host has taken from the whole partition, which is nothing here.
 
 No document says when a write to an overlay that may only be read is an illegal access (code 7). Here it is when the
 caller's VTL sees that overlay too. A higher VTL that does not has RAM in its place: it is told of the overlay, and
-whether the VTL it asks about may access that RAM so, which is what the caller would do for it.
+whether the VTL it asks about may access that RAM so, which is what the caller would do for it. Where overlays are
+copied into RAM (hugepages=on) no VTL has RAM in their place, and each writes those that may be written.
 
 Implements: VP-022, VP-023
 """
@@ -135,13 +136,13 @@ class VpAddressSpaces:
     ) -> Code | None:
         """Why the VTL may not access a page as asked, None if it may. The rights to RAM do not bind an overlay of its
         own that is no RAM, unless somebody asks who sees that RAM."""
-        overlays = self._state.overlays
-        overlay = overlays.at(vtl, gpa_page)
-        caller_sees_it = overlay is not None and overlay.vtl >= caller_vtl
+        overlay = self._state.overlays.at(vtl, gpa_page)
+        separate = self._state.overlays.separate_views  # else all VTLs see every overlay, and write it alike
+        caller_sees_it = overlay is not None and (overlay.vtl >= caller_vtl or not separate)
         illegal = None
         if overlay is not None and caller_sees_it and access.write:
-            illegal = None if overlay.writable and overlay.vtl == vtl else _ILLEGAL
-        if overlay is not None and overlay.vtl == vtl and caller_sees_it and overlays.separate_views:
+            illegal = None if overlay.writable and (overlay.vtl == vtl or not separate) else _ILLEGAL
+        if overlay is not None and overlay.vtl == vtl and caller_sees_it and separate:
             return illegal
         gpa = gpa_page << HV_PAGE_SHIFT
         try:
@@ -153,7 +154,8 @@ class VpAddressSpaces:
                 memory.require_writable(gpa, 1)
         except GuestMemoryError:
             # Of a page of a higher VTL, which the VTL sees, it is the write that finds no memory.
-            return Code.HvTranslateGvaGpaUnmapped if overlay is None or overlay.vtl <= vtl else illegal
+            from_above = overlay is not None and overlay.vtl > vtl and separate
+            return illegal if from_above else Code.HvTranslateGvaGpaUnmapped
         except AccessInterceptedError:
             return Code.HvTranslateGvaIntercept
         return illegal

@@ -331,6 +331,30 @@ def test_an_overlay_has_rights_of_its_own(rig: Rig) -> None:
     assert translate_protected(rig, {DATA: NONE}, access) == (expected, DATA >> 12)
 
 
+@pytest.mark.tlfs("VP-022", "VSM-068")
+@pytest.mark.parametrize(("writable", "expected"), [(True, SUCCESS), (False, ILLEGAL_OVERLAY)])
+@pytest.mark.parametrize("owner", [0, 1])
+@pytest.mark.parametrize(("caller", "vtl"), [(0, 0), (1, 0), (1, 1)])
+def test_where_all_see_every_overlay_it_is_its_own_right_that_counts(
+    rig: Rig, writable: bool, expected: Result, owner: int, caller: int, vtl: int
+) -> None:
+    """As with hugepages=on."""
+    assert not rig.hyperv.state.overlays.separate_views
+    rig.hyperv.state.overlays.page(owner, "somebody's", writable=writable).enable(DATA >> 12)
+
+    assert translate_protected(rig, {}, ASK_TO_WRITE, vtl, caller) == (expected, DATA >> 12)
+
+
+@pytest.mark.tlfs("VP-022")
+@pytest.mark.parametrize("owner", [0, 1])
+def test_an_overlay_copied_into_ram_is_nowhere_without_ram(rig: Rig, owner: int) -> None:
+    behind_ram = 0x2_0000
+    rig.hyperv.state.overlays.page(owner, "somebody's").enable(behind_ram >> 12)
+    map_page(rig, behind_ram | PRESENT | WRITABLE)
+
+    assert translate_protected(rig, {}, ASK_TO_READ) == (UNMAPPED, behind_ram >> 12)
+
+
 ANY = GvaAccess(read=True, write=True, execute=True)
 ASK_TO_READ = GvaAccess(read=True, write=False, execute=False)
 ASK_TO_WRITE = GvaAccess(read=False, write=True, execute=False)
