@@ -27,6 +27,7 @@ from vmm.backend.emulation.page_walk import Access, Denial, Paging, Refusal, Tra
 from vmm.backend.emulation.processor import Cpuid, Processor
 from vmm.backend.hyperv import memory_types
 from vmm.backend.hyperv.errands import Errands
+from vmm.backend.hyperv.register_access import regs_of, sregs_of
 from vmm.hv.constants import HV_PAGE_SHIFT
 from vmm.hv.memory_bits import HvTranslateGvaResultCode as Code
 from vmm.hv.messages import HvCacheType
@@ -93,6 +94,8 @@ class VpAddressSpaces:
             self._cpuid = Cpuid(vcpu.get_cpuid2())  # the same on all VPs in what is asked for
         memory = self._memory(vtl)
         cpu = Processor(vcpu, memory, self._cpuid)
+        # What has been written by hypercall, or by a VTL switch, counts before the VTL runs.
+        cpu.regs, cpu.sregs = regs_of(vcpu), sregs_of(vcpu)
         try:
             found = self._walk(memory, cpu, gva, access)
         except AccessInterceptedError as error:

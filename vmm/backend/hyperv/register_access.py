@@ -91,9 +91,15 @@ def copy(to: Any, source: Any) -> None:
     ctypes.memmove(ctypes.addressof(to), ctypes.addressof(source), ctypes.sizeof(source))
 
 
+def regs_of(vcpu: Vcpu) -> x86.kvm_regs:
+    """A copy of the general registers that the vCPU enters the guest with: those that wait in kvm_run, else KVM's."""
+    run = vcpu.run
+    waiting = run.u64[_DIRTY_U64] & x86.KVM_SYNC_X86_REGS
+    return x86.kvm_regs.from_buffer_copy(run.regs) if waiting else vcpu.get_regs()
+
+
 def sregs_of(vcpu: Vcpu) -> x86.kvm_sregs:
-    """A copy of the segment and control registers that the vCPU enters the guest with: those that wait in kvm_run,
-    where a VTL switch leaves CR2 and a WRMSR of the TPR CR8, else KVM's."""
+    """Likewise of the segment and control registers: a VTL switch leaves CR2 there, and a WRMSR of the TPR CR8."""
     run = vcpu.run
     waiting = run.u64[_DIRTY_U64] & x86.KVM_SYNC_X86_SREGS
     return x86.kvm_sregs.from_buffer_copy(run.sregs) if waiting else vcpu.get_sregs()

@@ -9,11 +9,23 @@ from collections.abc import Iterator
 import pytest
 
 from kvmapi import Vcpu
-from tests.pure.backend.hyperv.test_caller import INPUT, OUTPUT, PAGE_GPA, SELF_PARTITION, SELF_VP, Rig, a_rig
+from kvmapi.uapi import x86
+from tests.pure.backend.hyperv.test_caller import (
+    DIRTY_U64,
+    INPUT,
+    OUTPUT,
+    PAGE_GPA,
+    SELF_PARTITION,
+    SELF_VP,
+    Rig,
+    a_rig,
+)
 from tests.pure.vsm.protected import Told
 from vmm.backend.hyperv.address_spaces import VpAddressSpaces
+from vmm.backend.hyperv.register_access import copy
 from vmm.hv.call_codes import HypercallCode as Code
 from vmm.hv.memory_bits import HvTranslateGvaResultCode as Result
+from vmm.hv.registers import HvRegisterName as Register
 from vmm.hv.status import HvStatus
 from vmm.hvcalls.translate import GvaAccess
 from vmm.overlay.pages import OverlayMap
@@ -156,6 +168,31 @@ def test_who_accesses_a_user_page_with_smap_and_smep(
     other.set_regs(regs)
 
     assert translate(rig, flags, vp=1)[0] == expected
+
+
+@pytest.mark.tlfs("VP-021", "REG-008")
+def test_registers_that_wait_in_kvm_run_count(rig: Rig) -> None:
+    """RFLAGS written by hypercall waits there for the VTL to run."""
+    map_page(rig, DATA | PRESENT | USER_PAGE)
+    other = rig.vps[1].vcpu
+    sregs = other.get_sregs()
+    sregs.cr4 |= SMAP
+    other.set_sregs(sregs)
+    assert translate(rig, READ | SUPERVISOR, vp=1)[0] == PRIVILEGE
+
+    assert rig.set_register(Register.HvX64RegisterRflags, 2 | AC, vp=1) == 1 << 32
+
+    assert translate(rig, READ | SUPERVISOR, vp=1)[0] == SUCCESS
+    assert other.get_regs().rflags & AC == 0  # the VTL has not run
+
+
+def test_so_do_control_registers(rig: Rig) -> None:
+    other = rig.vps[1].vcpu
+    copy(other.run.sregs, other.get_sregs())
+    other.run.sregs.cr3 = 0xA000  # a table of zeros
+    other.run.u64[DIRTY_U64] = x86.KVM_SYNC_X86_SREGS
+
+    assert translate(rig, READ, vp=1)[0] == NOT_PRESENT
 
 
 @pytest.mark.tlfs("VP-021")
