@@ -21,7 +21,7 @@ Implements: VP-020, VP-021, VP-022, VP-023, VP-024, VP-025
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, Protocol
 
 from vmm.hv.constants import HV_PARTITION_ID_SELF, HV_VP_INDEX_SELF
@@ -152,7 +152,8 @@ class TranslateCalls:
         if not spaces.has_vtl(vp, vtl):
             return HvStatus.INVALID_VTL_STATE
         gva = header.GvaPage << 12
-        found = spaces.translate(context.vp, context.vtl, vp, vtl, gva, access)
+        first = replace(access, set_bits=False) if flags.TlbFlushInhibit else access
+        found = spaces.translate(context.vp, context.vtl, vp, vtl, gva, first)
         if flags.TlbFlushInhibit and found is not None and found.code == Code.HvTranslateGvaSuccess:
             if not spaces.inhibit_flushes(context.vp, context.vtl, vp, vtl):
                 return HvStatus.INVALID_PARAMETER

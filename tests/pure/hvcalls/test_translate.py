@@ -199,6 +199,21 @@ def test_flushes_of_a_lower_vtl_are_held_once_the_page_is_found(spaces: Spaces) 
 
 
 @pytest.mark.tlfs("VP-021")
+def test_no_bits_are_set_before_flushes_are_held(spaces: Spaces) -> None:
+    """Where they cannot be, the call fails."""
+    spaces.context.vtl = 1
+    flags = READ | SET_BITS | INHIBIT | USE_VTL
+
+    spaces.holds = False
+    assert spaces.call(FORMS[0], flags, vp=1) == HvStatus.INVALID_PARAMETER
+    assert [access.set_bits for *_, access in spaces.asked] == [False]
+
+    spaces.holds = True
+    spaces.call(FORMS[0], flags, vp=1)
+    assert [access.set_bits for *_, access in spaces.asked] == [False, False, True]
+
+
+@pytest.mark.tlfs("VP-021")
 @pytest.mark.parametrize(
     "later", [GvaTranslation(HvTranslateGvaResultCode.HvTranslateGvaSuccess, 0x777, 6), None]
 )

@@ -17,7 +17,7 @@ Implements: VP-022, VP-023
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -96,17 +96,20 @@ class VpAddressSpaces:
         cpu = Processor(vcpu, memory, self._cpuid)
         # What has been written by hypercall, or by a VTL switch, counts before the VTL runs.
         cpu.regs, cpu.sregs = regs_of(vcpu), sregs_of(vcpu)
+        paging, asked = _paging(cpu.paging, access), _accesses(cpu, access)
+        paging_off = not paging.cr0 & r.CR0_PG
         try:
-            found = self._walk(memory, cpu, gva, access)
-        except AccessInterceptedError as error:
+            found = self._walk(memory, paging, gva, asked)
+            if isinstance(found, GvaTranslation):
+                return found
+            gpa_page = found.gpa >> HV_PAGE_SHIFT
+            failure = None if paging_off else self._refused_page(memory, caller_vtl, vtl, gpa_page, access)
+            if failure is not None:
+                return GvaTranslation(failure, gpa_page)
+            if access.set_bits:
+                walk(memory, paging, gva, asked[-1], set_bits=True)
+        except AccessInterceptedError as error:  # of a table
             return GvaTranslation(Code.HvTranslateGvaIntercept, error.gpa >> HV_PAGE_SHIFT)
-        if isinstance(found, GvaTranslation):
-            return found
-        gpa_page = found.gpa >> HV_PAGE_SHIFT
-        paging_off = not cpu.sregs.cr0 & r.CR0_PG
-        failure = None if paging_off else self._refused_page(memory, caller_vtl, vtl, gpa_page, access)
-        if failure is not None:
-            return GvaTranslation(failure, gpa_page)
         cache_type = int(HvCacheType.WriteBack)
         if not paging_off:
             cache_type = memory_types.of(vcpu, found.pat_index)
@@ -114,13 +117,10 @@ class VpAddressSpaces:
         return GvaTranslation(Code.HvTranslateGvaSuccess, gpa_page, cache_type, overlay)
 
     def _walk(
-        self, memory: ProcessorMemory, cpu: Processor, gva: int, access: GvaAccess
+        self, memory: ProcessorMemory, paging: Paging, gva: int, asked: Sequence[Access]
     ) -> Translation | GvaTranslation:
-        paging = _paging(cpu.paging, access)
         if paging.cr0 & r.CR0_PG and paging.long_mode and not paging.canonical(gva):
             return GvaTranslation(Code.HvTranslateGvaPageNotPresent)
-        user = access.user if access.user is not None else cpu.cpl == _CPL_USER
-        asked = _accesses(access, user and not access.exempt)
         found: Translation | Refusal = walk(memory, paging, gva, asked[0], set_bits=False)
         for kind in asked[1:]:
             if isinstance(found, Refusal):
@@ -130,8 +130,6 @@ class VpAddressSpaces:
             code = _CODES[found.denial]
             unmapped = code == Code.HvTranslateGvaGpaUnmapped
             return GvaTranslation(code, found.entry_gpa >> HV_PAGE_SHIFT if unmapped else 0)
-        if access.set_bits:
-            walk(memory, paging, gva, asked[-1], set_bits=True)
         return found
 
     def _refused_page(
@@ -164,8 +162,10 @@ class VpAddressSpaces:
         return illegal
 
 
-def _accesses(access: GvaAccess, user: bool) -> list[Access]:
+def _accesses(cpu: Processor, access: GvaAccess) -> list[Access]:
     """The accesses to be checked; a write, which sets the most bits, comes last."""
+    user = access.user if access.user is not None else cpu.cpl == _CPL_USER
+    user = user and not access.exempt
     found = []
     if access.execute:
         found.append(Access(fetch=True, user=user))

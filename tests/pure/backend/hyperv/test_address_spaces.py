@@ -350,6 +350,22 @@ def test_a_table_that_a_higher_vtl_protects_is_an_intercept(rig: Rig) -> None:
     assert translate_protected(rig, {PT: ONLY_READ}, marking) == (INTERCEPT, PT >> 12)
 
 
+MARKING_WRITE = GvaAccess(read=False, write=True, execute=False, set_bits=True)
+
+
+@pytest.mark.tlfs("VP-021", "VP-022")
+@pytest.mark.parametrize("code", [INTERCEPT, ILLEGAL_OVERLAY, UNMAPPED])
+def test_a_page_that_may_not_be_accessed_leaves_the_tables_alone(rig: Rig, code: Result) -> None:
+    rights = {DATA: NONE} if code == INTERCEPT else {}
+    if code == ILLEGAL_OVERLAY:
+        rig.hyperv.state.overlays.page(0, "hypercall page", writable=False).enable(DATA >> 12)
+    elif code == UNMAPPED:
+        map_page(rig, 0x2_0000 | PRESENT | WRITABLE)
+
+    assert translate_protected(rig, rights, MARKING_WRITE)[0] == code
+    assert [entry & (ACCESSED | DIRTY) for entry in entries(rig)] == [0] * 4
+
+
 @pytest.mark.tlfs("VP-022", "VSM-079")
 def test_the_rights_are_those_of_the_vtl_whose_tables_are_walked(rig: Rig) -> None:
     access = GvaAccess(read=True, write=True, execute=True)
