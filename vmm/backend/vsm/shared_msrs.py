@@ -12,6 +12,7 @@ Implements: VSM-063, VSM-065, IMP-005
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 from kvmapi import KvmError, MsrRange, Vcpu
@@ -35,30 +36,37 @@ def ranges() -> Iterator[MsrRange]:
 
 
 class SharedMsrs:
-    """One VP's. Used on its thread, or while it is frozen."""
+    """One VP's. Used on its thread, or while it is frozen, but for `bring`."""
 
     def __init__(self, processor: VirtualProcessor) -> None:
         self._processor = processor
+        self._lock = threading.Lock()
+        """The VP may write while another one enables a VTL on it. Held during KVM_SET_MSRS."""
         self._written: dict[int, int] = {}
+        self._brought: dict[Vcpu, None] = {}
+        """The vCPUs of VTLs above 0, also of one that the VP's thread does not know yet."""
 
     def reset(self) -> None:
-        """Nothing is written yet."""
+        """Nothing is written yet, and there is VTL0 alone."""
         self._written.clear()
+        self._brought.clear()
 
     def write(self, msr: int, value: int) -> bool:
         """WRMSR of any VTL; False for #GP, no vCPU is changed then."""
         if msr not in MSRS:
             return False
-        try:
-            for vcpu in self._processor.all_vcpus:
-                vcpu.set_msrs([(msr, value)])
-        except KvmError:  # all are of one model: the first refuses if any does
-            return False
-        self._written[msr] = value
+        with self._lock:
+            try:
+                for vcpu in {**dict.fromkeys(self._processor.all_vcpus), **self._brought}:
+                    vcpu.set_msrs([(msr, value)])
+            except KvmError:  # all are of one model: the first refuses if any does
+                return False
+            self._written[msr] = value
         return True
 
     def bring(self, vcpu: Vcpu) -> None:
-        """Give a new VTL's vCPU what has been written so far. Errors: `KvmError`."""
-        written = dict(self._written)
-        if written:
-            vcpu.set_msrs(list(written.items()))
+        """Give a new VTL's vCPU what has been written so far, and from now on. On any thread. Errors: `KvmError`."""
+        with self._lock:
+            if self._written:
+                vcpu.set_msrs(list(self._written.items()))
+            self._brought[vcpu] = None

@@ -23,6 +23,8 @@ from vmm.backend.hyperv.caller import Caller
 from vmm.backend.partition import VtlVm
 from vmm.backend.protection.view import RamPages
 from vmm.backend.stats.counts import VpCounts
+from vmm.backend.vsm import vtls
+from vmm.backend.vsm.scheduler import VtlVcpu
 from vmm.hv.call_codes import HypercallCode as Code
 from vmm.hv.register_bits import HV_REGISTER_VSM_VINA
 from vmm.hv.registers import HvRegisterName as Register
@@ -225,13 +227,18 @@ def test_an_interrupt_for_the_lower_vtl_waits(rig: Rig) -> None:
     assert rig.vps[0].vcpu is rig.vcpu(0, VTL1)
 
 
-@pytest.fixture
-def waiting(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Rig:
-    """VP 1 has a VTL1, waits for its start, and does at once what it is kicked for."""
+def into_vtl1(rig: Rig) -> None:
+    """VTL1 of VP 0, in ring 0, with a hypercall page."""
     rig.with_vtl1()
     rig.switch(0, Code.HvCallVtlCall)
     rig.ring_0(rig.vcpu(0, VTL1))
     rig.place_page(0)
+
+
+@pytest.fixture
+def waiting(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    """VP 1 has a VTL1, waits for its start, and does at once what it is kicked for."""
+    into_vtl1(rig)
     rig.vcpu(1, 0).set_mp_state(k.KVM_MP_STATE_UNINITIALIZED)
     rig.enable(1)
     rig.vps[1].after_kick()
@@ -358,6 +365,39 @@ def test_an_mtrr_is_written_for_all_vtls_and_for_later_ones(rig: Rig) -> None:
 
     assert rig.write_msr(0, MTRR_DEF_TYPE, 0x800)
     assert rig.vcpu(0, VTL1).get_msrs([MTRR_DEF_TYPE]) == [(MTRR_DEF_TYPE, 0x800)]
+
+
+@pytest.mark.tlfs("VSM-063", "IMP-005")
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_mtrr_written_while_another_vp_enables_a_vtl_is_not_missed(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """VP 1 runs VTL0 meanwhile; an enabling that fails leaves a vCPU for the next."""
+    into_vtl1(rig)
+    rig.vtls.partition.vps[1].start(0)
+    scheduler = rig.vtls.schedulers[1]
+    enable_apic, add = vtls._enable_apic, scheduler.add
+
+    def written(value: int) -> None:
+        assert rig.vtls.shared_msrs[1].write(MTRR_DEF_TYPE, value)
+
+    def enabled_late(vcpu: Vcpu) -> None:
+        monkeypatch.setattr(vtls, "_enable_apic", enable_apic)
+        written(6)
+        raise KvmError(errno.ENOMEM, "KVM_SET_LAPIC")
+
+    if fails:
+        monkeypatch.setattr(vtls, "_enable_apic", enabled_late)
+        assert rig.enable(1) == HvStatus.INSUFFICIENT_MEMORY
+
+    def added_late(vtl: VtlVcpu) -> None:
+        written(0x806)
+        add(vtl)
+
+    monkeypatch.setattr(scheduler, "add", added_late)
+    assert rig.enable(1) == 0
+
+    assert rig.vcpu(1, VTL1).get_msrs([MTRR_DEF_TYPE]) == [(MTRR_DEF_TYPE, 0x806)]
 
 
 def test_another_processor_msr_faults(rig: Rig) -> None:
