@@ -402,7 +402,9 @@ class VirtualProcessor:
         """Handle an exit of the running vCPU that came from a KVM_RUN outside the loop. On the VP's thread."""
         handler = None
         if reason == k.KVM_EXIT_IO:  # not past those who watch ports, nor past the hypercall port
-            handler = self.handlers.get(self.vcpu.run.u64[_IO_ACCESS_U64])
+            access = self.vcpu.run.u64[_IO_ACCESS_U64]
+            if self.ports.outs.get(access) is None:
+                handler = self.handlers.get(access)
         (handler or self.handlers[reason])()
 
     def _other_io(self) -> None:

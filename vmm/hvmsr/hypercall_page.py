@@ -52,6 +52,10 @@ class HypercallPage:
             self.enabled = False
             self._page.disable()
 
+    def is_at(self, gpn: int) -> bool:
+        """Whether the page is enabled at this guest page number."""
+        return self._page.gpn == gpn
+
     def read_os_id(self) -> int:
         """HV_X64_MSR_GUEST_OS_ID."""
         return self._os_id

@@ -216,7 +216,7 @@ class Caller:
         """
         control, first, second, rip, long_cs, cpl, efer = _unpack_caller(self._u8, _FROM)
         if rip & page_code.IN_PAGE not in page_code.AT_TRAP:
-            return  # not the hypercall page: a write to a port that nobody decodes
+            return  # surely not the hypercall page: a write to a port that nobody decodes
         if long_cs and not cpl and efer & EFER_LMA and self._page.enabled:
             # As `Dispatcher.dispatch`, with operands and result where they lie in kvm_run.
             result = self._answer(self, self.regs, BITS_64, control, first, second)

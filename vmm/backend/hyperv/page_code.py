@@ -39,7 +39,9 @@ from vmm.hv.call_codes import HypercallCode
 from vmm.hv.constants import HV_PAGE_SIZE
 
 PORT: Final = 0xEC
-"""The port: decoded by no PC device. A write to it from anywhere but the page does nothing."""
+"""The port: decoded by no PC device. A write to it from anywhere but the page does nothing, unless it stands at the
+offset of a trap: that is a hypercall, which could be made from the page as well. Who intercepts the port
+(`vmm.backend.vsm.port_exits`) is told of all writes but those from the page."""
 
 OUT: Final = bytes((0xE6, PORT))  # out %al, $PORT
 _RET: Final = b"\xc3"

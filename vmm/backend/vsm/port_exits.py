@@ -29,6 +29,7 @@ from vmm.backend.vsm import guest_code, port_code
 from vmm.backend.vsm.port_code import PortInstruction
 from vmm.backend.vsm.undo_exit import undo
 from vmm.bus import PortBus
+from vmm.hv.constants import HV_PAGE_SHIFT
 from vmm.vsm.intercept_messages import PortAccess
 from vmm.vsm.intercept_table import PORTS, READ, WRITE
 
@@ -49,12 +50,15 @@ class VtlPorts:
         handlers: dict[int, Handler],
         memory: TableMemory,
         tell: Callable[[PortAccess], None],
+        is_hypercall_page: Callable[[int], bool],
     ) -> None:
-        """memory: guest memory with the VTL's rights. tell: whoever is to be told, with the vCPU before the access."""
+        """memory: guest memory with the VTL's rights. tell: whoever is to be told, with the vCPU before the access.
+        is_hypercall_page: whether the VTL's is at a guest page number."""
         self._bus = bus
         self._vcpu = vcpu
         self._memory = memory
         self._tell = tell
+        self._is_hypercall_page = is_hypercall_page
         self._wanted = _NOTHING
         self._other_io = handlers[k.KVM_EXIT_IO]
         handlers[k.KVM_EXIT_IO] = self._string_or_unknown
@@ -86,9 +90,19 @@ class VtlPorts:
         port, size = access >> 16 & 0xFFFF, access >> 8 & 0xFF
         if not access & k.KVM_EXIT_IO_OUT or not self.wants(port, size, WRITE):
             return self._bus.outs.get(access)
-        if port == page_code.PORT and self._vcpu.run.regs.rip & page_code.IN_PAGE in page_code.AT_TRAP:
+        if port == page_code.PORT and self._at_trap():
             return self._bus.outs.get(access)  # a hypercall
         return self._out, port, size, (1 << 8 * size) - 1
+
+    def _at_trap(self) -> bool:
+        """Whether RIP is at a trap of the VTL's hypercall page, and not of a page with the same code."""
+        regs, sregs = self._vcpu.run.regs, self._vcpu.run.sregs
+        if regs.rip & page_code.IN_PAGE not in page_code.AT_TRAP:
+            return False
+        gva = regs.rip + (0 if guest_code.bits(regs, sregs) == 64 else sregs.cs.base)
+        access = Access(fetch=True, user=sregs.ss.dpl == 3)
+        at = guest_code.translate(self._memory, regs, sregs, gva, access)
+        return at is not None and self._is_hypercall_page(at.gpa >> HV_PAGE_SHIFT)
 
     # ---- exits ---------------------------------------------------------------------------------------
 

@@ -172,7 +172,10 @@ class Vtls:
         self, processor: VirtualProcessor, vtl: int, vcpu: Vcpu, handlers: dict[int, Handler]
     ) -> VtlPorts:
         tell = partial(self.intercepts.port, processor.index, vtl)
-        ports = VtlPorts(processor.bus, vcpu, handlers, self._parts.memory(vtl), tell)
+        state = self._parts.state.vtl(vtl)
+        assert state is not None  # `connect` has made it
+        is_hypercall_page = state.hypercall_page.is_at
+        ports = VtlPorts(processor.bus, vcpu, handlers, self._parts.memory(vtl), tell, is_hypercall_page)
         ports.want(self.partition.intercepts.ports(vtl))
         return ports
 

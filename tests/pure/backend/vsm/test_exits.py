@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
+from functools import partial
 from struct import unpack_from
 
 import pytest
@@ -14,15 +15,17 @@ from kvmapi.fake_exits import Step, io_in, io_out, rdmsr, wrmsr
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi import kvm_run as uapi
 from kvmapi.uapi import x86
-from tests.pure.backend.vsm.rig import VTL1, a_rig
+from tests.pure.backend.vsm.rig import PAGE_GPA, VTL1, a_rig
 from tests.pure.backend.vsm.test_intercepts import CODE, DATA, InterceptRig
+from vmm.backend.hyperv import page_code
 from vmm.backend.vsm import msr_exits
 from vmm.bus import access
 from vmm.hv.messages import HV_X64_IO_PORT_INTERCEPT_MESSAGE, HV_X64_MSR_INTERCEPT_MESSAGE
+from vmm.hv.status import HvStatus
 from vmm.vsm.intercept_table import CONTROLS, InterceptTable
 
 READ, WRITE = 1, 2
-PORT = 0x80
+PORT, HYPERCALL_PORT = 0x80, page_code.PORT
 LSTAR, EFER, APIC_BASE, TSC_AUX = 0xC000_0082, 0xC000_0080, 0x1B, 0xC000_0103
 CONTROL = 0xE0000
 LSTAR_WRITE, EFER_WRITE, APIC_BASE_WRITE, MISC_ENABLE_WRITE = 1 << 6, 1 << 14, 1 << 12, 1 << 4
@@ -68,6 +71,8 @@ class ExitRig(InterceptRig):
             out[0](out[1], out[2], processor.vcpu.run.u32[1024] & out[3])
         elif in_ is not None:
             in_[0](in_[1], in_[2])
+        elif word in processor.handlers:
+            processor.handlers[word]()
         else:
             processor.handlers[k.KVM_EXIT_IO]()
 
@@ -142,6 +147,46 @@ def test_an_out_is_told_before_it_whatever_kvm_has_done(
     assert told.InstructionBytes[: told.InstructionByteCount] == b"\xee"
     assert rig.lower.rip == CODE and rig.runs == VTL1
     assert rig.vtls.intercepts.counts[0] == {(0, "port"): 1}
+
+
+@pytest.mark.tlfs("VSM-119", "HCP-009")
+@pytest.mark.parametrize("in_loop", [True, False], ids=["in the loop", "in a single step"])
+@pytest.mark.parametrize("rip", [0, 2])
+def test_the_hypercall_port_is_one_like_others_but_in_the_hypercall_page(
+    rig: ExitRig, rip: int, in_loop: bool
+) -> None:
+    """Though the page at CODE has the same instruction at the same place."""
+    rig.want_port(WRITE, HYPERCALL_PORT)
+    leave = rig.dispatch if in_loop else partial(rig.vps[0].handle_exit, k.KVM_EXIT_IO)
+    nothing = {"rcx": 0x7777, "rdx": 0, "rax": 0x12}  # no such call
+    rig.exit(io_out(HYPERCALL_PORT, b"\x12"), page_code.OUT, rip, **nothing)
+    rig.vps[0].vcpu.run.regs.rip = PAGE_GPA + rip
+
+    leave()
+
+    assert (rig.lower.rax, rig.runs) == (HvStatus.INVALID_HYPERCALL_CODE, 0)
+
+    rig.exit(io_out(HYPERCALL_PORT, b"\x12"), page_code.OUT, rip, **nothing)
+    rig.ends(moved(2 - rip))
+
+    leave()
+
+    assert (rig.lower.rax, rig.lower.rip, rig.runs) == (0x12, CODE, VTL1)
+    assert rig.port_told.PortNumber == HYPERCALL_PORT
+
+
+@pytest.mark.tlfs("VSM-119")
+def test_the_hypercall_port_in_a_page_that_is_not_there_is_no_hypercall(rig: ExitRig) -> None:
+    """The code has been taken out of the tables since."""
+    rig.want_port(WRITE, HYPERCALL_PORT)
+    rig.exit(io_out(HYPERCALL_PORT, b"\x12"), page_code.OUT, rcx=0x7777, rdx=0, rax=0x12)
+    run = rig.vps[0].vcpu.run
+    run.sregs.cr0, run.sregs.cr3, run.sregs.cr4 = 1 << 31 | 1, DATA, 1 << 5  # a table of zeros
+    rig.ends(moved(2))
+
+    rig.dispatch()
+
+    assert (rig.lower.rax, rig.runs) == (0x12, VTL1)
 
 
 @pytest.mark.tlfs("VSM-119")
