@@ -126,8 +126,16 @@ static void write_to_page(void)
                  : [behind] "=m"(behind_write), [byte] "+m"(call_page[100])
                  :
                  : "rax", "memory");
-    interrupt_set_handler(VECTOR_GP, NULL);
     report(refused_writes == 1 && call_page[100] == before, "which may only be read: %u #GP", refused_writes);
+    asm volatile("lea 1f(%%rip), %%rax\n\t"
+                 "mov %%rax, %[behind]\n\t"
+                 "lock addb $1, %[byte]\n"
+                 "1:"
+                 : [behind] "=m"(behind_write), [byte] "+m"(call_page[100])
+                 :
+                 : "rax", "memory", "cc");
+    interrupt_set_handler(VECTOR_GP, NULL);
+    report(refused_writes == 2 && call_page[100] == before, "also with LOCK: %u #GP", refused_writes);
 }
 
 static void check_page(void)

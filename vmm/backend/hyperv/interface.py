@@ -255,8 +255,9 @@ class HypervInterface:
         protection = self._machine.protection
         looked_before = protection is None or protection.over_overlays
         allowed = None if looked_before else partial(self._may_write, vtl)
+        memory = self.memories.of(vtl) if protection is None else None
         if self._overlays is not None:
-            RefusedWrites(processor, vcpu, caller.handlers, vtl, self._overlays, allowed).attach()
+            RefusedWrites(processor, vcpu, caller.handlers, vtl, self._overlays, allowed, memory).attach()
 
     def _may_write(self, vtl: int, gpn: int) -> bool:
         return self._protections is None or bool(self._protections.rights(vtl, gpn) & WRITE)

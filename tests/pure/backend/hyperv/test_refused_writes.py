@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from vmm.backend.hyperv.refused_writes import RefusedWrites
 from vmm.backend.outcome import Outcome, OutcomeKind
 from vmm.backend.vp import REFUSED_ACCESS, VirtualProcessor
 from vmm.bus import MmioBus, PortBus
+from vmm.outside import GuestMemoryError
 
 GPN = 0x123
 GP = (1, 13, 1, 0)
@@ -34,9 +36,11 @@ class Pages:
 class Rig:
     """A VP whose VTL0 has a hypercall page."""
 
-    def __init__(self, kvm: Kvm) -> None:
+    def __init__(self, fake: FakeKvm, kvm: Kvm) -> None:
         self.ended: list[Outcome] = []
         self.other: list[str] = []
+        self.fake = fake
+        self.ram: Any = None
         vcpu = kvm.create_vm().create_vcpu(0)
         self.vp = VirtualProcessor(0, vcpu, PortBus(), MmioBus(), self.ended.append)
         self.vp.handlers[k.KVM_EXIT_MMIO] = lambda: self.other.append("mmio")
@@ -63,8 +67,9 @@ class Rig:
 @pytest.fixture
 def rig() -> Iterator[Rig]:
     kick.install()
-    with Kvm.open(seam=FakeKvm()) as kvm:
-        yield Rig(kvm)
+    fake = FakeKvm()
+    with Kvm.open(seam=fake) as kvm:
+        yield Rig(fake, kvm)
 
 
 @pytest.mark.tlfs("HCP-007")
@@ -102,6 +107,82 @@ def test_a_fault_while_no_page_is_shown_ends_the_run(rig: Rig) -> None:
     rig.fault(0)
 
     assert [outcome.kind for outcome in rig.ended] == [OutcomeKind.INTERNAL_ERROR]
+
+
+CODE = 0x5000
+LOCK_ADD, LOCK_CMPXCHG = (bytes.fromhex(code) for code in ("f0800701", "f00fb00f"))
+
+
+class Ram:
+    """16 pages at 0."""
+
+    def __init__(self) -> None:
+        self.data = bytearray(16 << 12)
+
+    def read(self, gpa: int, size: int) -> bytes:
+        if gpa + size > len(self.data):
+            raise GuestMemoryError(f"{gpa:#x} is no RAM")
+        return bytes(self.data[gpa : gpa + size])
+
+
+@pytest.fixture
+def emulated(rig: Rig) -> Rig:
+    """On a KVM that emulates ring 0: what it cannot carry out it leaves with #UD pending."""
+    ram: Any = Ram()
+    rig.vp.handlers[k.KVM_EXIT_INTERNAL_ERROR] = lambda: rig.other.append("internal error")
+    RefusedWrites(rig.vp, rig.vp.vcpu, rig.vp.handlers, 0, rig.pages, memory=ram).attach()
+    rig.ram = ram
+    return rig
+
+
+def give_up(rig: Rig, code: bytes, gpa: int, suberror: int = k.KVM_INTERNAL_ERROR_EMULATION) -> None:
+    """KVM stops at `code`, in 32-bit protected mode, with EDI at `gpa`."""
+    rig.ram.data[CODE : CODE + len(code)] = code
+    vcpu = rig.vp.vcpu
+    regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
+    regs.rip, regs.rdi, regs.rflags = CODE, gpa, 2
+    sregs.cr0, sregs.cs.db = 1, 1
+    vcpu.set_regs(regs)
+    vcpu.set_sregs(sregs)
+    vcpu.run.u32[2], vcpu.run.u32[8] = k.KVM_EXIT_INTERNAL_ERROR, suberror
+    events = vcpu.get_vcpu_events()
+    events.exception.pending, events.exception.nr = 1, 6
+    vcpu.set_vcpu_events(events)
+    rig.vp.handlers[k.KVM_EXIT_INTERNAL_ERROR]()
+
+
+@pytest.mark.tlfs("HCP-007")
+@pytest.mark.parametrize("code", [LOCK_ADD, LOCK_CMPXCHG], ids=["lock add", "lock cmpxchg"])
+@pytest.mark.parametrize("gpa", [GPN << 12 | 0x10, (GPN + 1) << 12, (GPN << 12) - 1])
+def test_a_locked_write_that_kvm_s_emulator_gives_up(emulated: Rig, code: bytes, gpa: int) -> None:
+    give_up(emulated, code, gpa)
+
+    if gpa >> 12 == GPN:
+        assert (emulated.exception, emulated.other) == (GP, [])
+        assert emulated.vp.vcpu.get_vcpu_events().exception.pending == 0
+        assert emulated.fake.called("KVM_SET_REGS")[1:]  # KVM takes back its #UD with that
+        assert (emulated.vp.vcpu.get_regs().rip, emulated.vp.vcpu.run.regs.rip) == (CODE, CODE)
+    else:
+        assert (emulated.exception[0], emulated.other) == (0, ["internal error"])
+
+
+@pytest.mark.parametrize("suberror", [k.KVM_INTERNAL_ERROR_DELIVERY_EV, k.KVM_INTERNAL_ERROR_SIMUL_EX])
+def test_another_internal_error_is_none_of_these(emulated: Rig, suberror: int) -> None:
+    give_up(emulated, LOCK_ADD, GPN << 12, suberror)
+
+    assert (emulated.exception[0], emulated.other) == (0, ["internal error"])
+
+
+def test_what_kvm_s_emulator_gives_up_while_no_page_is_shown(emulated: Rig) -> None:
+    emulated.pages.refused = frozenset({(1, GPN)})
+
+    give_up(emulated, LOCK_ADD, GPN << 12)
+
+    assert (emulated.exception[0], emulated.other) == (0, ["internal error"])
+
+
+def test_where_somebody_looks_before_internal_errors_are_theirs(rig: Rig) -> None:
+    assert rig.vp.handlers[k.KVM_EXIT_INTERNAL_ERROR] == rig.vp._internal_error
 
 
 ABOVE_GPN = 0x456
