@@ -20,7 +20,7 @@ from kvmapi.uapi import x86
 from kvmapi.uapi.vsm import KVM_HYPERV_HCALL_UD
 from vmm import bus
 from vmm.backend.hyperv import page_code
-from vmm.backend.hyperv.errands import RIP_U64
+from vmm.backend.hyperv.errands import RIP_U64, Meanwhile
 from vmm.backend.hyperv.transport import PORT_WRITE, Transport
 from vmm.backend.hyperv.xmm import ExitXmm, VcpuXmm
 from vmm.backend.vp import VirtualProcessor
@@ -113,9 +113,9 @@ class Caller:
         dispatcher: Dispatcher[Caller],
         transport: Transport = PORT_WRITE,
         vcpu: Vcpu | None = None,
-        written: dict[int, int] | None = None,
+        meanwhile: Meanwhile | None = None,
     ) -> None:
-        """vcpu: that of `vtl`, where it is not the processor's first. written: the VP's of `Errands.written`."""
+        """vcpu: that of `vtl`, where it is not the processor's first. meanwhile: the VP's of `Errands`."""
         self.vp = processor.index
         self.vtl = vtl
         self.privileges = privileges
@@ -133,8 +133,8 @@ class Caller:
         # Who tells a higher VTL of a parameter page that it protects, once the call's registers are settled.
         self.on_refused_parameter: Callable[[int, bool], None] = self._no_intercept
         self._refused_parameter = (0, False)
-        self.xmm = ExitXmm(vcpu) if transport.exits else VcpuXmm(vcpu)
-        self._written = {} if written is None else written
+        self._meanwhile = meanwhile = meanwhile or Meanwhile()
+        self.xmm = ExitXmm(vcpu, meanwhile) if transport.exits else VcpuXmm(vcpu, meanwhile)
         self._exits = transport.exits
         self._page = page
         self._dispatch, self._answer = dispatcher.dispatch, dispatcher.answer
@@ -231,7 +231,7 @@ class Caller:
         self._u64[_DIRTY_U64] |= _REGS
         if self.xmm.used:
             self.xmm.end(succeeded=True)
-        moved = self._take_written() if self._written else False
+        moved = self._take_written() if self._meanwhile.happened else False
         if result == _SWITCHED:
             self.regs.rip = page_code.continue_at(rip, page_code.BEHIND_TRAP[rip & page_code.IN_PAGE])
             self._end_switch()
@@ -244,11 +244,12 @@ class Caller:
 
         Implements: REG-015, VSM-112
         """
-        u64, written = self._u64, self._written
-        for place, value in written.items():
+        u64, meanwhile = self._u64, self._meanwhile
+        for place, value in meanwhile.general.items():
             u64[place] = value
-        moved = RIP_U64 in written
-        written.clear()
+        moved = RIP_U64 in meanwhile.general
+        meanwhile.general.clear()
+        meanwhile.happened = False
         return moved
 
     def hypercall_exit(self) -> None:
@@ -271,11 +272,11 @@ class Caller:
         elif result != _SWITCHED:
             self._stay(mode)
         u64[_DIRTY_U64] |= _REGS
-        if self.xmm.used:
-            self.xmm.end(succeeded=result >= 0 and not result & _STATUS)
         moved = False
-        if self._written:
-            if result >= 0:
+        if self.xmm.used or self._meanwhile.happened:
+            self.xmm.end(succeeded=result >= 0 and not result & _STATUS)
+        if self._meanwhile.happened:
+            if result >= 0 and self._meanwhile.general:
                 self._end_instruction()  # or KVM would put its result and RIP over them
             moved = self._take_written()
             u64[_DIRTY_U64] |= _REGS

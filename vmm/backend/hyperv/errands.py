@@ -7,7 +7,7 @@ left for itself: two VPs may ask each other. It waits for a while (`patience`), 
 guest to make the call again.
 
 What an errand changes of the general registers of a VP that waits is what that VP goes on with, whatever its own call
-does to them: it has come while the call was being made, and is kept (`written`) for when the call ends.
+does to them: it has come while the call was being made, and is kept (`Meanwhile`) for when the call ends.
 
 An errand that the other VP has begun is waited for to its end, which needs nothing of the asking one. So one is
 done once, and nobody but the call that left it gets its answer; of a call that is not done nothing is left.
@@ -34,7 +34,7 @@ T = TypeVar("T")
 _FIRST_U64: Final = run_page.SYNC_REGS // 8
 _GENERAL: Final = slice(_FIRST_U64, _FIRST_U64 + sizeof(x86.kvm_regs) // 8)
 RIP_U64: Final = (run_page.SYNC_REGS + x86.kvm_regs.rip.offset) // 8
-"""Where RIP is among `Errands.written`."""
+"""Where RIP is among `Meanwhile.general`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +43,19 @@ class _Errand:
     done: bool = False
     result: Any = None
     error: Exception | None = None
+
+
+class Meanwhile:
+    """What errands have done to a VP whose hypercall waited. Its own thread's; its caller takes it when the call ends.
+
+    general: general registers that they have changed, by their place in kvm_run as 64-bit words.
+    """
+
+    __slots__ = ("general", "happened")
+
+    def __init__(self) -> None:
+        self.happened = False
+        self.general: dict[int, int] = {}
 
 
 class Errands:
@@ -58,9 +71,8 @@ class Errands:
         self._left: list[deque[_Errand]] = [deque() for _ in processors]
         """By VP: what others wait for, the oldest first."""
         self._patience = [Patience() for _ in processors]
-        self.written: list[dict[int, int]] = [{} for _ in processors]
-        """By VP: general registers that errands have changed while its hypercall waited, by their place in kvm_run as
-        64-bit words. Its caller takes them when the call ends."""
+        self.meanwhile = [Meanwhile() for _ in processors]
+        """By VP."""
 
     def ask(self, caller: int, target: int, work: Callable[[], T]) -> T | None:
         """What `work`, done on `target`'s thread, returns; None: it was not done, `caller` is to ask again.
@@ -140,11 +152,12 @@ class Errands:
         before = u64[_GENERAL].tolist()
         self._carry_out(vp, errand)
         now = u64[_GENERAL].tolist()
+        meanwhile = self.meanwhile[vp]
+        meanwhile.happened = True
         if now != before:
-            written = self.written[vp]
             for place, (old, new) in enumerate(zip(before, now, strict=True), _FIRST_U64):
                 if old != new:
-                    written[place] = new
+                    meanwhile.general[place] = new
 
     def _carry_out(self, vp: int, errand: _Errand) -> None:
         """On `vp`'s thread. An error of the work is the asker's to deal with, one before it also this VP's."""

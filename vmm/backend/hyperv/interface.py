@@ -237,7 +237,7 @@ class HypervInterface:
             self.dispatcher,
             self._offer.transport,
             vcpu,
-            self._errands.written[processor.index],
+            self._errands.meanwhile[processor.index],
         )
         caller.attach()
         protection = self._machine.protection

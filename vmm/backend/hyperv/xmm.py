@@ -18,6 +18,7 @@ from typing import Final
 from kvmapi import Vcpu
 from kvmapi.uapi.kvm_ioctl import KVM_GET_XSAVE, KVM_SET_XSAVE
 from kvmapi.uapi.x86 import kvm_xsave
+from vmm.backend.hyperv.errands import Meanwhile
 from vmm.backend.hyperv.transport import XMM_INPUT, XMM_OUTPUT
 from vmm.outside import Buffer
 
@@ -28,6 +29,7 @@ _SSE: Final = 1 << 1
 # struct kvm_run, KVM_EXIT_HYPERV: u64 u.hcall.input @40, u.hcall.xmm @72
 _INPUT_U64: Final = 40 // 8
 _EXIT_XMM: Final = 72
+_BYTES: Final = 96  # XMM0 to XMM5
 _CODE: Final = 0xFFFF
 
 
@@ -37,14 +39,16 @@ class VcpuXmm:
     used: read or written in this call; whoever made it then calls `end`.
     """
 
-    __slots__ = ("_area", "_bytes", "_get_xsave", "_set_xsave", "used")
+    __slots__ = ("_area", "_bytes", "_get_xsave", "_meanwhile", "_set_xsave", "used")
 
-    def __init__(self, vcpu: Vcpu) -> None:
+    def __init__(self, vcpu: Vcpu, meanwhile: Meanwhile) -> None:
+        """meanwhile: the VP's of `Errands`."""
+        self._meanwhile = meanwhile
         self._area = kvm_xsave()
         self._bytes = memoryview(self._area).cast("B")
         self._get_xsave = vcpu.prepared_ioctl(KVM_GET_XSAVE, self._area)
         self._set_xsave = vcpu.prepared_ioctl(KVM_SET_XSAVE, self._area)
-        self.used = False  # as long as it is, `_area` is what KVM has
+        self.used = False  # as long as it is, `_area` is what KVM has, but for `meanwhile`
 
     def read(self, size: int) -> bytes:
         """The first `size` bytes, 96 at most."""
@@ -54,6 +58,8 @@ class VcpuXmm:
     def write(self, offset: int, data: Buffer) -> None:
         """Replace `data`'s length of bytes from `offset` on."""
         self._hold()
+        if self._meanwhile.happened:  # others may have written some of what is put back here
+            self._get_xsave()
         at = _XMM0 + offset
         self._bytes[at : at + len(data)] = data
         self._bytes[_XSTATE_BV] |= _SSE
@@ -72,10 +78,11 @@ class VcpuXmm:
 class ExitXmm:
     """The registers in the KVM_EXIT_HYPERV of one vCPU. As `VcpuXmm`."""
 
-    __slots__ = ("_others", "_u8", "_u64", "_written", "used")
+    __slots__ = ("_meanwhile", "_others", "_u8", "_u64", "_written", "used")
 
-    def __init__(self, vcpu: Vcpu) -> None:
-        self._others = VcpuXmm(vcpu)
+    def __init__(self, vcpu: Vcpu, meanwhile: Meanwhile) -> None:
+        self._meanwhile = meanwhile
+        self._others = VcpuXmm(vcpu, meanwhile)
         self._u8, self._u64 = vcpu.run.u8, vcpu.run.u64
         self._written: list[tuple[int, bytes]] = []
         self.used = False
@@ -93,9 +100,13 @@ class ExitXmm:
         self._written.append((offset, bytes(data)))
 
     def end(self, succeeded: bool) -> None:
-        """The call is over and the guest runs on. KVM takes output from the exit only if the call succeeded."""
+        """The call is over and the guest runs on. KVM takes output from the exit only if the call succeeded, and then
+        all of the exit's registers."""
+        in_exit = succeeded and self._u64[_INPUT_U64] & _CODE in XMM_OUTPUT
+        if in_exit and self._meanwhile.happened:
+            self._others.end(succeeded)
+            self._u8[_EXIT_XMM : _EXIT_XMM + _BYTES] = self._others.read(_BYTES)
         if self._written:
-            in_exit = succeeded and self._u64[_INPUT_U64] & _CODE in XMM_OUTPUT
             for offset, data in self._written:
                 if in_exit:
                     self._u8[_EXIT_XMM + offset : _EXIT_XMM + offset + len(data)] = data

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from kvmapi.uapi.x86 import kvm_xsave
 from tests.pure.backend.hyperv.test_caller import (
     DIRTY_U64,
     FAST,
@@ -15,15 +17,20 @@ from tests.pure.backend.hyperv.test_caller import (
     ONE_REP,
     OUTPUT,
     PAGE_GVA,
+    SELF_PARTITION,
+    SELF_VP,
     SYNC_REGS,
     Rig,
     a_rig,
 )
 from tests.pure.backend.hyperv.test_transport import RESULT_U64, VMCALL, leave
+from tests.pure.backend.hyperv.test_transport import XMM as EXIT_XMM
 from vmm.backend.hyperv import page_code
 from vmm.backend.hyperv.errands import _Errand
 from vmm.backend.hyperv.transport import Transport
 from vmm.hv.call_codes import HypercallCode as Code
+from vmm.hv.registers import HvRegisterName as Register
+from vmm.hv.status import HvStatus
 from vmm.hypercall.call import AGAIN, DONE, Reply
 from vmm.hypercall.outside import AccessInterceptedError, CallerMemory
 from vmm.outside import Buffer
@@ -144,6 +151,69 @@ def test_the_next_call_has_its_own_registers_again(rig: Rig) -> None:
 
     assert rig.call(SPIN) == 0
     assert rig.run.regs.rip == PAGE_GVA
+
+
+XMM, XSTATE_BV, SSE = 160, 512, 2
+NAMES = struct.pack("<I", Register.HvRegisterGuestOsId)
+GET_FAST = Code.HvCallGetVpRegisters | FAST | ONE_REP
+OUTPUT_VALUE = bytes(range(16))
+
+
+def xmm(rig: Rig, number: int) -> bytes:
+    return bytes(rig.vps[0].vcpu.get_xsave())[XMM + 16 * number :][:16]
+
+
+def put_xmm(rig: Rig, number: int, data: bytes) -> None:
+    vcpu = rig.vps[0].vcpu
+    area = bytearray(vcpu.get_xsave())
+    area[XMM + 16 * number : XMM + 16 * number + len(data)] = data
+    area[XSTATE_BV] |= SSE
+    vcpu.set_xsave(kvm_xsave.from_buffer_copy(area))
+
+
+def answer_and_write_xmm(rig: Rig, reply: Reply) -> None:
+    """As `answer`: XMM3 and XMM7 are written meanwhile."""
+
+    def write() -> None:
+        put_xmm(rig, 3, b"\x33" * 16)
+        put_xmm(rig, 7, b"\x77" * 16)
+
+    answer(rig, Code.HvCallGetVpRegisters, lambda: reply)
+    waits = rig.hyperv.dispatcher._handled[Code.HvCallGetVpRegisters].handler
+
+    def handler(context: Any, call: Any) -> Reply:
+        rig.hyperv._errands._left[0].append(_Errand(write))
+        found: Reply = waits(context, call)
+        return found
+
+    rig.hyperv.dispatcher._handled[Code.HvCallGetVpRegisters].handler = handler
+
+
+@pytest.mark.tlfs("REG-015")
+def test_fast_output_does_not_put_back_vector_registers(rig: Rig) -> None:
+    """Those around it; it goes where the call says."""
+    put_xmm(rig, 0, NAMES)
+    answer_and_write_xmm(rig, (0, 1, [OUTPUT_VALUE]))
+
+    assert rig.call(GET_FAST, SELF_PARTITION, SELF_VP) == ONE_REP
+
+    assert [xmm(rig, number) for number in (1, 3, 7)] == [OUTPUT_VALUE, b"\x33" * 16, b"\x77" * 16]
+
+
+@pytest.mark.tlfs("REG-015")
+@pytest.mark.parametrize("done", [0, 1], ids=["fails", "succeeds"])
+def test_nor_does_kvm_with_those_of_the_exit(exits: Rig, done: int) -> None:
+    """XMM0 to XMM5 of the exit are what KVM gives the vCPU, where the call succeeds."""
+    reply = (0, 1, [OUTPUT_VALUE]) if done else (int(HvStatus.INVALID_PARAMETER), 0, [])
+    answer_and_write_xmm(exits, reply)
+
+    result = leave(exits, GET_FAST, SELF_PARTITION, SELF_VP, NAMES)
+
+    assert xmm(exits, 3) == b"\x33" * 16 and xmm(exits, 7) == b"\x77" * 16
+    block = bytes(exits.run.u8[EXIT_XMM : EXIT_XMM + 96])
+    if done:
+        assert result == ONE_REP
+        assert (block[16:32], block[48:64]) == (OUTPUT_VALUE, b"\x33" * 16)
 
 
 # ---- KVM_EXIT_HYPERV, whose instruction KVM ends itself -------------------------------------------------
