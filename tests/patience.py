@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 
-SLOWNESS = 10 if "LAB_KERNEL" in os.environ else 1
+IN_LAB = "LAB_KERNEL" in os.environ
+SLOWNESS = 10 if IN_LAB else 1
 
 
 def patient(seconds: float) -> float:

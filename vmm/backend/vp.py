@@ -435,7 +435,7 @@ class VirtualProcessor:
         self._end(
             OutcomeKind.TRIPLE_FAULT,
             f"VP {self.index}: triple fault: an exception could not be delivered, nor the double fault after it",
-            report=vp_report.describe(self.vcpu),
+            report=vp_report.describe_triple_fault(self.vcpu),
         )
 
     def _entry_failure(self) -> None:

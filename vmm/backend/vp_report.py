@@ -41,6 +41,24 @@ def describe(vcpu: Vcpu) -> str:
     return "\n".join(lines)
 
 
+_RESET_CS, _RESET_RIP = 0xF000, 0xFFF0
+
+
+def describe_triple_fault(vcpu: Vcpu) -> str:
+    """As `describe`, after KVM_EXIT_SHUTDOWN. Says so where KVM has put the VP's first state over the faulting one.
+
+    kvm_amd does (`shutdown_interception`): the processor leaves nothing behind that it could show.
+    """
+    told = describe(vcpu)
+    try:
+        regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
+    except KvmError:
+        return told  # which says it
+    if (sregs.cs.selector, regs.rip, sregs.cr0 & _CR0_PE) == (_RESET_CS, _RESET_RIP, 0):
+        return f"KVM reset this processor when it faulted, as AMD's makes it; these are the registers since:\n{told}"
+    return told
+
+
 _IRR, _ISR = 0x200, 0x100
 _VECTORS = 256
 _TPR, _LVT_TIMER, _TIMER_LEFT = 0x80, 0x320, 0x390

@@ -14,6 +14,8 @@ import pytest
 from kvmapi import Kvm, Vcpu
 from kvmapi.uapi import kvm as k
 from tests.pure.vsm.world import CONTEXT
+from vmm.backend.vsm.vtls import Vtls
+from vmm.hypercall.call import AGAIN
 from vmm.machine.board import BoardEnds
 from vmm.machine.config import MachineConfig
 from vmm.machine.events import Reset, Suspend, Wake
@@ -40,13 +42,21 @@ def machine(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Machine]
         yield machine
 
 
+def enable_vtl1(vtls: Vtls) -> int:
+    with vtls.partition.lock:
+        return vtls.add_vtl(0, VTL1, CONTEXT)
+
+
 def in_vtl1(machine: Machine) -> tuple[Vcpu, Vcpu]:
     """VP 0 runs VTL1. The vCPUs of both VTLs, whose RIP is MARK."""
     assert machine.hyperv is not None and machine.hyperv.vtls is not None
     vtls, lower = machine.hyperv.vtls, machine.boot_processor
     partition = vtls.partition
-    with partition.lock:
-        assert vtls.add_vtl(0, VTL1, CONTEXT) == 0
+    status = enable_vtl1(vtls)
+    if status == AGAIN:  # where INIT can be blocked, VP 0's thread has to do so first
+        vtls.attend(0)
+        status = enable_vtl1(vtls)
+    assert status == 0
     vp = partition.vps[0]
     vp.add_vtl(VTL1, VpVtl(vtls.assist_page(0, VTL1), vtls.synthetic_msrs(0, VTL1)))
     vtls.schedulers[0].switch(vp.enter(VTL1, SwitchReason.INTERRUPT))

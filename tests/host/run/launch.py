@@ -21,19 +21,17 @@ def guest(name: str) -> str:
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "vmm", *arguments]
-
-
-def vmm_run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """`vmm run` with these arguments: the finished process, output as text; standard input is empty.
-
-    A `--time-limit` in whole seconds is meant for a machine that is not emulated.
-    """
+    """`vmm` with these arguments. A `--time-limit` in whole seconds is one for a machine that is not emulated."""
     before = ("", *arguments)
-    arguments = tuple(
+    patient_arguments = (
         str(int(word) * SLOWNESS) if option == "--time-limit" and word.isdecimal() else word
         for option, word in zip(before, arguments, strict=False)
     )
+    return [sys.executable, "-m", "vmm", *patient_arguments]
+
+
+def vmm_run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`vmm run` with these arguments: the finished process, output as text; standard input is empty."""
     return subprocess.run(
         command("run", *arguments),
         stdin=subprocess.DEVNULL,

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.host.run.launch import guest, vmm_run
+from tests.patience import SLOWNESS
+from vmm.backend.host_profile import kvm_modules
 
 pytestmark = pytest.mark.host
 
@@ -74,7 +76,7 @@ def test_the_time_limit_ends_what_does_not_end_by_itself(name: str) -> None:
     result = vmm_run(guest(name), "--time-limit", "1")
 
     assert result.returncode == 124
-    assert result.stderr.startswith("vmm: the guest still ran after 1 s\nVP 0:\n  VTL0 runs: rip=")
+    assert result.stderr.startswith(f"vmm: the guest still ran after {SLOWNESS} s\nVP 0:\n  VTL0 runs: rip=")
 
 
 def test_a_triple_fault_shows_reason_and_registers() -> None:
@@ -82,7 +84,10 @@ def test_a_triple_fault_shows_reason_and_registers() -> None:
 
     assert result.returncode == 2
     assert result.stderr.startswith("vmm: VP 0: triple fault")
-    assert "64-bit mode" in result.stderr and "cr3=" in result.stderr and "rip=" in result.stderr
+    assert "cr3=" in result.stderr and "rip=" in result.stderr
+    lost = kvm_modules().engine == "kvm_amd"  # which shows no registers of a triple fault
+    assert ("mode: 64-bit mode" in result.stderr) is not lost
+    assert ("\nKVM reset this processor when it faulted" in result.stderr) is lost
 
 
 @pytest.mark.parametrize("how", ["i8042", "cf9"])

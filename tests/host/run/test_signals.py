@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.host.run.launch import command, guest
+from tests.host.run.pipes import wait_until_full
 from tests.patience import patient
 
 pytestmark = pytest.mark.host
@@ -103,7 +104,8 @@ def test_several_signals_are_no_worse_than_one() -> None:
 
 def test_a_signal_ends_a_run_whose_output_nobody_reads() -> None:
     child = start(guest("output"), "--append", "kib=100000")
-    time.sleep(2)  # the pipe is full long since, and the VP waits for its reader
+    assert child.stdout is not None
+    wait_until_full(child.stdout.fileno())  # so that the VP waits for its reader
 
     child.send_signal(signal.SIGTERM)
 

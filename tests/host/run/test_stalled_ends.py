@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.host.run.launch import command, guest, vmm_run
+from tests.host.run.pipes import wait_until_full
 from tests.host.run.test_serial_ends import read_until
 from tests.host.run.test_terminal import at_terminal
 from tests.patience import patient
@@ -72,9 +72,7 @@ def test_a_fifo_whose_reader_stalls_does_not_hold_up_the_end(tmp_path: Path, num
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     try:
         child = start(guest("output"), "--append", "kib=100000", "--serial", f"file:{fifo}")
-        while not select.select([reader], [], [], WATCHDOG_S)[0]:
-            pytest.fail("no output came")
-        time.sleep(1)  # the FIFO fills up
+        wait_until_full(reader)
         child.send_signal(number)
 
         assert finish(child) == 128 + number
@@ -155,8 +153,7 @@ def test_the_debug_console_stalls_and_the_run_still_ends(tmp_path: Path) -> None
     image.write_bytes(FLOOD_DEBUG_CONSOLE)
     child = start(str(image), "--raw", "0x7c00", "--no-testdev")
     assert child.stderr is not None
-    child.stderr.read(1)
-    time.sleep(1)  # the pipe fills up
+    wait_until_full(child.stderr.fileno())
     child.send_signal(signal.SIGTERM)
 
     assert finish(child) == 128 + signal.SIGTERM
@@ -174,7 +171,7 @@ def test_the_debug_console_writes_to_standard_error(tmp_path: Path) -> None:
 
 def test_a_client_that_ends_only_its_input_still_gets_the_answer(tmp_path: Path) -> None:
     path = tmp_path / "serial"
-    child = start(guest("echo"), "--serial", f"unix:{path}", "--time-limit", str(patient(20)))
+    child = start(guest("echo"), "--serial", f"unix:{path}", "--time-limit", "20")
     assert child.stderr is not None
     child.stderr.readline()
     with socket.socket(socket.AF_UNIX) as client:

@@ -289,6 +289,22 @@ def test_what_cannot_go_on_ends_the_run_with_status_2_and_registers(
     assert "rip=" in outcome.report
 
 
+@pytest.mark.parametrize(("rip", "cr0", "reset"), [(0xFFF0, 0x60000010, True), (0x1000, 0x80000011, False)])
+def test_a_triple_fault_that_kvm_has_reset_the_processor_for_is_told_as_one(
+    rig: Rig, rip: int, cr0: int, reset: bool
+) -> None:
+    """kvm_amd does so, kvm_intel leaves the registers of the fault."""
+    regs, sregs = rig.vp.vcpu.get_regs(), rig.vp.vcpu.get_sregs()
+    regs.rip, sregs.cs.selector, sregs.cr0 = rip, 0xF000, cr0
+    rig.vp.vcpu.set_regs(regs)
+    rig.vp.vcpu.set_sregs(sregs)
+
+    outcome = rig.run(shutdown())
+
+    assert f"rip={rip:016x}" in outcome.report
+    assert outcome.report.startswith("KVM reset this processor when it faulted") is reset
+
+
 def test_a_device_that_raises_ends_the_run_as_our_defect(rig: Rig) -> None:
     class Broken(Recorder):
         def write(self, offset: int, size: int, value: int) -> None:
