@@ -69,7 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
     tests.add_argument("--cpus", type=int, default=2, metavar="N", help="processors of each (default: 2)")
     tests.add_argument("--memory", default=RING_MEMORY, metavar="SIZE", help="of each (default: %(default)s)")
     tests.add_argument(
-        "--time-limit", type=float, default=3600.0, metavar="S", help="seconds for each (default: 3600)"
+        "--time-limit", type=float, default=7200.0, metavar="S", help="seconds for each (default: 7200)"
     )
     tests.add_argument(
         "--results", type=Path, default=LAB_RESULTS, metavar="DIR", help="(default: build/lab-test)"
