@@ -9,7 +9,7 @@
 
 #define VECTOR 0x40
 #define VECTOR_HIGH 0x91
-#define WINDOW_MS 1000 /* in which an interrupt must come */
+#define WINDOW_MS 5000 /* in which an interrupt must come */
 #define QUIET_US 20000 /* in which none may come */
 #define TESTDEV_LINE 0x2000
 #define TESTDEV_PIN 13
@@ -66,6 +66,17 @@ static uint32_t after_quiet(void)
     return count;
 }
 
+/* One that is on its way when its source is told to be silent may still come, however late. */
+static bool falls_silent(void)
+{
+    for (unsigned tries = 0; tries < 10; tries++) {
+        uint32_t before = count;
+        if (after_quiet() == before)
+            return true;
+    }
+    return false;
+}
+
 static void begin(const char *name)
 {
     report_prefix_push(name);
@@ -93,9 +104,7 @@ static void check_pic(void)
     bool came = wait_count(3);
     report(came, "PIT interrupts: %u", count);
     pic_mask_all();
-    wait_us(1000);
-    uint32_t before = count;
-    report(after_quiet() == before, "silent again after masking");
+    report(falls_silent(), "silent again after masking");
     report(WAIT_FOR(pic_irr() & 1, 100), "the masked request shows in IRR");
     report(!(pic_isr() & 1), "nothing in service");
 
@@ -127,9 +136,7 @@ static void check_ioapic_pit(void)
     ioapic_route(pin, VECTOR, (uint8_t)apic_id());
     report(wait_count(3), "interrupts on pin %u", pin);
     ioapic_mask(pin);
-    wait_us(1000);
-    uint32_t before = count;
-    report(after_quiet() == before, "silent after masking");
+    report(falls_silent(), "silent after masking");
     end();
 }
 
@@ -225,9 +232,7 @@ static void check_rtc(void)
     report(wait_count(4), "periodic interrupts on IRQ 8");
     cmos_write(RTC_B, cmos_read(RTC_B) & ~RTC_B_PERIODIC);
     cmos_read(RTC_C);
-    wait_us(1000);
-    uint32_t before = count;
-    report(after_quiet() == before, "silent when disabled");
+    report(falls_silent(), "silent when disabled");
     ioapic_mask(8);
     end();
 }
@@ -267,9 +272,8 @@ static void check_apic_timer(void)
     apic_timer_start(APIC_TIMER_PERIODIC, VECTOR, ms10 / 5);
     report(wait_count(5), "periodic, every 2 ms");
     apic_timer_stop();
-    wait_us(3000);
+    report(falls_silent(), "silent when stopped");
     count = 0;
-    report(after_quiet() == 0, "silent when stopped");
     apic_timer_start(APIC_TIMER_ONE_SHOT | APIC_LVT_MASKED, VECTOR, ms10 / 10);
     report(after_quiet() == 0 && apic_read(APIC_TIMER_CURRENT) == 0, "masked: counts to 0 in silence");
     if (cpu_has_tsc_deadline()) {
