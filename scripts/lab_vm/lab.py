@@ -12,10 +12,11 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 from scripts.lab_vm import machine as machines
 from scripts.lab_vm.channel import FrameReader, FrameType, Job, JobFlag, encode_frame, exit_status
@@ -220,7 +221,6 @@ class Run:
         self._log = lab.log if lab.log is not None else _new_log()
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._log.write_bytes(b"")
-        self._qemu_words: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed in _stop)
         self._boot_seconds: float | None = None
         self._frames = FrameReader()
         self._started = self._heard = time.monotonic()
@@ -251,8 +251,11 @@ class Run:
     def _power_on(self) -> None:
         qemu = machines.find_qemu()
         self._channel, channel_end = socket.socketpair()
-        monitor, monitor_end = socket.socketpair()
-        with channel_end, monitor_end:
+        self._monitor_socket, monitor_end = socket.socketpair()
+        with ExitStack() as opened, channel_end, monitor_end:
+            opened.enter_context(self._channel)
+            opened.enter_context(self._monitor_socket)
+            self._qemu_words = opened.enter_context(tempfile.TemporaryFile())
             machine = machines.Machine(
                 kernel=self._image.boot,
                 init=build_guest_program("init"),
@@ -276,9 +279,9 @@ class Run:
                 # The terminal's Ctrl-C is for the command inside, not for QEMU.
                 start_new_session=True,
             )
+            self._opened = opened.pop_all()
         self._channel.settimeout(self._lab.silence_seconds)
-        self._monitor_socket = monitor
-        self._monitor = Monitor(monitor)
+        self._monitor = Monitor(self._monitor_socket)
 
     def _stop(self) -> None:
         if self._qemu.poll() is None:
@@ -288,8 +291,7 @@ class Run:
             except subprocess.TimeoutExpired:
                 self._qemu.kill()
                 self._qemu.wait()
-        for closable in (self._channel, self._monitor_socket, self._qemu_words):
-            closable.close()
+        self._opened.close()
 
     def _serve(self, selector: selectors.BaseSelector) -> LabResult | None:
         """One turn: pass on what came in, then look at the clocks. A result ends the run."""

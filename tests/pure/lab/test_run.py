@@ -157,6 +157,17 @@ def test_nothing_of_a_run_stays_behind(fake: Start) -> None:
     assert run._qemu.returncode is not None
 
 
+def test_a_machine_that_cannot_be_described_leaves_nothing_open(fake: Start, tmp_path: Path) -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+
+    with pytest.raises(LabError) as refusal:
+        fake("exit", results=tmp_path / "two words").start(["true"])
+
+    # The traceback holds the run: it has to have closed what it had opened, not to be forgotten.
+    assert "a space" in str(refusal.value)
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_kernel_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="no kernel file"):
         Lab(tmp_path / "none").run(["true"])
