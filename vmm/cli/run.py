@@ -27,7 +27,7 @@ DESCRIPTION = """\
 Boot FILE and be its console. The file's format is recognised: multiboot 1 (kvm-unit-tests' .flat and .elf), a PVH
 ELF kernel (vmlinux), a Linux bzImage, a plain ELF64; anything else needs --raw ADDRESS.
 
-With a terminal, every key goes to the guest; Ctrl-A x ends it, Ctrl-A h helps.
+With a terminal, every key goes to the guest; Ctrl-A x ends it, Ctrl-A p presses its power button, Ctrl-A h helps.
 """
 EPILOG = """\
 exit status:
@@ -115,6 +115,7 @@ def _run(args: argparse.Namespace) -> Outcome:
     from vmm.console.choose import make_end
     from vmm.console.ends import LineError
     from vmm.console.line import LineEnd
+    from vmm.console.terminal import TerminalEnd
     from vmm.machine.board import BoardEnds
     from vmm.machine.boot import BootError
     from vmm.machine.config import ConfigError
@@ -155,6 +156,8 @@ def _run(args: argparse.Namespace) -> Outcome:
             for warning in machine.warnings:
                 _tell(f"warning: {warning}")
             machine.board.connect_serial_room(end.room)
+            if isinstance(end, TerminalEnd):
+                end.connect_power_button(machine.board.pm.press_power_button)
             signals.attach(machine.control, end, debug_end)
             stack.callback(end.stop_input)
             stack.callback(signals.detach)

@@ -15,7 +15,12 @@ from vmm.console.line import LineEnd, Receive
 
 ESCAPE = 0x01  # Ctrl-A, as QEMU's and screen's users expect
 EndRun = Callable[[signal.Signals, str], None]  # ends the run as the signal would, for the reason given
-HELP = "\r\nCtrl-A x  end the guest\r\nCtrl-A h  this help\r\nCtrl-A Ctrl-A  send Ctrl-A to the guest\r\n"
+PressButton = Callable[[], bool]  # whether the guest hears of it
+HELP = (
+    "\r\nCtrl-A x  end the guest\r\nCtrl-A p  press the power button\r\nCtrl-A h  this help\r\n"
+    "Ctrl-A Ctrl-A  send Ctrl-A to the guest\r\n"
+)
+DEAF = "\r\nthe guest does not listen to the power button; Ctrl-A x ends it\r\n"
 
 
 class TerminalEnd(LineEnd):
@@ -27,8 +32,13 @@ class TerminalEnd(LineEnd):
         self.input_fd = sys.stdin.fileno() if sys.stdin is not None else -1
         self.output_fd = sys.stdout.fileno()
         self._end_run = end_run
+        self._press_power_button: PressButton = lambda: False
         self._escaped = False
         self._saved: list[object] | None = None
+
+    def connect_power_button(self, press: PressButton) -> None:
+        """press: what Ctrl-A p does. Call it before `start_input`."""
+        self._press_power_button = press
 
     def start_input(self, receive: Receive) -> None:
         """Take the terminal (when it is one) and read keys."""
@@ -52,8 +62,11 @@ class TerminalEnd(LineEnd):
             self._escaped = False
             if byte in b"xX":
                 self._end_run(signal.SIGINT, "ended by Ctrl-A x")
+            elif byte in b"pP":
+                if not self._press_power_button():
+                    self._say(DEAF)
             elif byte in b"hH?":
-                os.write(self.output_fd, HELP.encode())
+                self._say(HELP)
             elif byte == ESCAPE:
                 for_guest.append(ESCAPE)
         return bytes(for_guest)
@@ -62,6 +75,10 @@ class TerminalEnd(LineEnd):
         """A terminal that hung up takes its user along."""
         if self._saved is not None:
             self._end_run(signal.SIGHUP, "the terminal went away")
+
+    def _say(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # the terminal has gone: the next read tells
+            os.write(self.output_fd, text.encode())
 
     def restore(self) -> None:
         """Put the terminal back as it was. Idempotent; also runs at interpreter exit."""

@@ -110,6 +110,28 @@ def test_the_escape_sequences() -> None:
     assert after == user.before
 
 
+def test_the_power_button_lets_the_guest_switch_itself_off() -> None:
+    with at_terminal(guest("button")) as user:
+        user.see(b"press it")
+        user.press(b"\x01p")
+        status = user.wait()
+
+    assert status == 0
+    assert b"PASS: 1 presses of the power button" in user.screen
+    assert b"does not listen" not in user.screen
+
+
+def test_a_guest_that_does_not_listen_to_the_power_button() -> None:
+    with at_terminal(guest("button"), "--append", "deaf") as user:
+        user.see(b"press it")
+        user.press(b"\x01p")
+        user.see(b"the guest does not listen to the power button")
+        user.press(b"\x01x")
+        status = user.wait()
+
+    assert status == 130
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_terminal_is_put_back_after_a_signal(number: signal.Signals) -> None:
     with at_terminal(guest("echo")) as user:
