@@ -4,13 +4,7 @@
 
     scripts/debian_kernel.py            makes build/debian-kernel/{vmlinuz,vmlinux,initrd.img}, once
 
-The initramfs prints `guest-init: up cpus=N release=R`, then
-
-    guest_run="CMD; CMD"    on the kernel's command line: runs it, prints `guest-init: status N`, powers off
-    guest_end=reboot        resets instead of powering off
-    otherwise               a shell on the console; the machine powers off when it ends
-
-The kernel hands words it does not know to init as environment variables, which is how they get there.
+What its init does, `scripts/guest_initramfs.py` says.
 """
 
 from __future__ import annotations
@@ -27,36 +21,13 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from scripts.guest_initramfs import busybox, initramfs_entries
 from scripts.lab_vm.bzimage import extract_vmlinux
 from scripts.lab_vm.errors import LabError, missing_packages
-from scripts.lab_vm.initramfs import Entry, character_device, folder, link, make_initramfs, program
+from scripts.lab_vm.initramfs import make_initramfs
 from scripts.lab_vm.places import BUILD
 
 PACKAGE = "linux-image-cloud-amd64"
-BUSYBOX = Path("/bin/busybox")
-UP_MARKER = "guest-init: up"
-STATUS_MARKER = "guest-init: status"
-
-INIT = f"""\
-#!/bin/busybox sh
-/bin/busybox --install -s /bin
-export PATH=/bin
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
-exec </dev/console >/dev/console 2>&1
-echo "{UP_MARKER} cpus=$(nproc) release=$(uname -r)"
-if [ -n "$guest_run" ]; then
-    sh -c "$guest_run"
-    echo "{STATUS_MARKER} $?"
-else
-    echo "the machine powers off when this shell ends"
-    setsid cttyhack sh
-fi
-sync
-[ "$guest_end" = reboot ] && reboot -f
-poweroff -f
-"""
 
 
 @dataclass(frozen=True)
@@ -64,18 +35,6 @@ class DebianKernel:
     vmlinuz: Path
     vmlinux: Path
     initrd: Path
-
-
-def initramfs_entries(busybox: bytes) -> list[Entry]:
-    folders = [folder(name) for name in ("bin", "dev", "proc", "sys", "tmp", "root")]
-    return [
-        *folders,
-        # Before devtmpfs is mounted the kernel gives init this console.
-        character_device("dev/console", 5, 1),
-        program("bin/busybox", busybox),
-        link("bin/sh", "busybox"),
-        program("init", INIT.encode()),
-    ]
 
 
 def ensure_debian_kernel(directory: Path = BUILD / "debian-kernel") -> DebianKernel:
@@ -86,9 +45,7 @@ def ensure_debian_kernel(directory: Path = BUILD / "debian-kernel") -> DebianKer
         _write(kernel.vmlinuz, _download(directory))
     if not kernel.vmlinux.exists():
         _write(kernel.vmlinux, extract_vmlinux(kernel.vmlinuz.read_bytes()))
-    if not BUSYBOX.exists():
-        raise missing_packages(f"no {BUSYBOX} for the guest's initramfs", ["busybox-static"])
-    initramfs = make_initramfs(initramfs_entries(BUSYBOX.read_bytes()))
+    initramfs = make_initramfs(initramfs_entries(busybox()))
     if not kernel.initrd.exists() or kernel.initrd.read_bytes() != initramfs:
         _write(kernel.initrd, initramfs)
     return kernel

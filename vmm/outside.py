@@ -37,6 +37,14 @@ class GuestMemory(Protocol):
         """RAM as sorted `(gpa, size)` pairs."""
 
 
+class ProcessorRam(GuestMemory, Protocol):
+    """Guest physical RAM for what a processor does in it, and no device."""
+
+    def compare_exchange(self, gpa: int, expected: bytes, new: bytes) -> bytes:
+        """The 16 bytes at `gpa`, a multiple of 16; if they are `expected`, `new` takes their place. Atomic, whatever
+        processors do meanwhile."""
+
+
 class InterruptLine(Protocol):
     """One input pin of an interrupt controller. Thread-safe."""
 

@@ -108,19 +108,19 @@ static void check_pic(void)
     report(WAIT_FOR(pic_irr() & 1, 100), "the masked request shows in IRR");
     report(!(pic_isr() & 1), "nothing in service");
 
-    /* The APIC timer ends the sleep where the PIT does not. */
+    /* The APIC timer, once a second, ends the sleep where the PIT does not. The masked request may come as well. */
     interrupts_off();
-    uint32_t limit = (uint32_t)apic_timer_frequency();
+    uint32_t second = (uint32_t)apic_timer_frequency();
     count = 0;
     pit_one_shot(PIT_10_MS);
     pic_unmask(0);
-    apic_timer_start(APIC_TIMER_ONE_SHOT, VECTOR_HIGH, limit);
-    while (count == 0 && high_count == 0) {
+    apic_timer_start(APIC_TIMER_PERIODIC, VECTOR_HIGH, second);
+    while (count == 0 && high_count < WINDOW_MS / 1000) {
         halt_until_interrupt();
         interrupts_off();
     }
     apic_timer_stop();
-    report(count == 1, "wakes the processor from HLT");
+    report(count > 0, "wakes the processor from HLT, %u s later", high_count);
     pic_mask_all();
     pic_irq = -1;
     apic_write(APIC_LVT_LINT0, APIC_LVT_MASKED | APIC_DELIVERY_EXTINT);

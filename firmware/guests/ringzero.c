@@ -2,6 +2,7 @@
 /* What instructions do that some KVM hosts cannot emulate in ring 0 and leave to the VMM: effects, return
  * addresses, and faults with their error codes. badinsn.c asks only whether they go on.
  */
+#include "ringzero/ringzero.h"
 #include "runtime.h"
 
 #define CR4_OSFXSR (1u << 9)
@@ -39,7 +40,7 @@ static volatile uint32_t *gate(unsigned vector)
     return (volatile uint32_t *)(idtr.base + 16 * vector);
 }
 
-static bool faulted(int vector, uint64_t error_code)
+bool faulted(int vector, uint64_t error_code)
 {
     bool right = fault_vector() == vector && this_cpu()->fault.error_code == error_code;
     if (!right)
@@ -149,6 +150,7 @@ static void test_extended_state(void)
         test_vector_moves();
     } else
         report_skip("YMM registers: no AVX");
+    test_saved_state(xgetbv());
     xsetbv(0, 1);
     write_cr4(cr4);
 }
@@ -180,5 +182,7 @@ int main(int argc, char **argv)
     test_alignment_check_flag();
     test_extended_state();
     test_cache_line();
+    test_population_count();
+    test_compare_exchange();
     return report_summary();
 }

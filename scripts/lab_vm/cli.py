@@ -18,7 +18,7 @@ from scripts.lab_vm.machine import CPU_MODEL
 from scripts.lab_vm.measure import measure
 from scripts.lab_vm.places import LAB_RESULTS
 from scripts.lab_vm.progress import Progress
-from scripts.lab_vm.recipe import VARIANTS
+from scripts.lab_vm.recipe import LAB_VARIANTS, VARIANTS
 from scripts.lab_vm.suite import HOST_RING, JUNIT_DIR, RING_MEMORY, run_on_kernels
 from scripts.lab_vm.terminal import RawTerminal
 
@@ -97,7 +97,7 @@ def _add_machine_options(parser: argparse.ArgumentParser) -> None:
         "--kernel",
         default="upstream",
         metavar="KERNEL",
-        help=f"{', '.join(VARIANTS)}, or a file: bzImage, or vmlinux with a PVH entry (default: upstream)",
+        help=f"{', '.join(LAB_VARIANTS)}, or a file: bzImage, or vmlinux with a PVH entry (default: upstream)",
     )
     parser.add_argument("--cpus", type=int, default=2, metavar="N", help="processors (default: 2)")
     parser.add_argument(

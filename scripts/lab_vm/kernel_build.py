@@ -69,7 +69,7 @@ def own_file(file: Path) -> KernelImage:
     """A kernel the user names: a bzImage, or a vmlinux with a PVH entry."""
     if not file.is_file():
         raise LabError(
-            f"no kernel file {file}; --kernel takes {', '.join(recipes.VARIANTS)} or a bzImage or vmlinux"
+            f"no kernel file {file}; --kernel takes {', '.join(recipes.LAB_VARIANTS)} or a bzImage or vmlinux"
         )
     return KernelImage(boot=file, bzimage=file, system_map=None, name=str(file))
 

@@ -27,7 +27,7 @@ from scripts.lab_vm.kernel_build import KernelImage, ensure_kernel, own_file
 from scripts.lab_vm.kernel_log import Trouble, failure_report, find_trouble, panic_headline
 from scripts.lab_vm.places import CHECKOUT, LAB_BUILD
 from scripts.lab_vm.progress import Progress, duration
-from scripts.lab_vm.recipe import VARIANTS
+from scripts.lab_vm.recipe import LAB_VARIANTS
 from scripts.lab_vm.surroundings import kept_directories, lab_environment
 
 STATUS_TIME_LIMIT = 124
@@ -149,7 +149,7 @@ class Lab:
 
     def image(self) -> KernelImage:
         """The kernel's files, built when needed. LabError says what is missing."""
-        if self.kernel in VARIANTS:
+        if self.kernel in LAB_VARIANTS:
             return ensure_kernel(self.kernel, self.progress)
         return own_file(Path(self.kernel).resolve())
 

@@ -28,11 +28,15 @@ CONFIG_LINE = re.compile(r"(?P<name>CONFIG_\w+)=(?P<value>.+)|# (?P<off>CONFIG_\
 
 @dataclass(frozen=True)
 class Variant:
-    """One of our kernels: whether the series is applied, and the configuration fragments in order."""
+    """One of our kernels: whether the series is applied, and the configuration fragments in order.
+
+    runs_labs: it has what a lab needs; `vmm run` boots the others.
+    """
 
     name: str
     has_series: bool
     fragments: tuple[str, ...]
+    runs_labs: bool = True
 
 
 VARIANTS = {
@@ -41,8 +45,10 @@ VARIANTS = {
         Variant("upstream", has_series=False, fragments=("config",)),
         Variant("patched", has_series=True, fragments=("config",)),
         Variant("debug", has_series=True, fragments=("config", "config-debug")),
+        Variant("guest", has_series=False, fragments=("config-guest",), runs_labs=False),
     )
 }
+LAB_VARIANTS = tuple(variant.name for variant in VARIANTS.values() if variant.runs_labs)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from scripts.debian_kernel import STATUS_MARKER, UP_MARKER, DebianKernel, ensure_debian_kernel
+from scripts.debian_kernel import DebianKernel, ensure_debian_kernel
+from scripts.guest_initramfs import STATUS_MARKER, UP_MARKER
 from scripts.lab_vm import Lab
 from tests.lab import emulation
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.debian_kernel import STATUS_MARKER, ensure_debian_kernel
+from scripts.debian_kernel import ensure_debian_kernel
+from scripts.guest_initramfs import STATUS_MARKER
 from scripts.lab_vm import Lab
 from scripts.lab_vm.guest_program import build_guest_program
 from scripts.lab_vm.initramfs import make_initramfs, program

@@ -17,7 +17,7 @@ import pytest
 
 from tests.pure.test_layers import modules
 
-ALL_RAM = {"GuestMemory", "GuestRam", "RamMapping", "HostMemory"}
+ALL_RAM = {"GuestMemory", "ProcessorRam", "GuestRam", "RamMapping", "HostMemory"}
 """Types through which all of guest RAM is reached."""
 ANY_VTL = {"UnprotectedMemory", "DirectMemory"}
 """Types that let a VTL use RAM as if nobody restricted it."""

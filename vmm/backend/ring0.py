@@ -48,6 +48,8 @@ INSTRUCTIONS: dict[str, bytes] = {
     "clwb": b"\x66\x0f\xae\x31",
     "movbe": b"\x0f\x38\xf0\xc1",  # register operand: invalid, must fault
     "monitor": b"\x0f\x01\xc8",
+    "popcnt": b"\xf3\x0f\xb8\xc1",
+    "xsave": b"\x0f\xae\x21",
     "movdqu": b"\xf3\x0f\x6f\x01",
     "vmcall": b"\x0f\x01\xc1",
     "vmmcall": b"\x0f\x01\xd9",

@@ -21,10 +21,10 @@ def table(figures: Figures) -> list[str]:
 
 def live_table(figures: Figures) -> list[str]:
     """What happened since the last time (`Figures.since`): shares of the time, counts as they are."""
-    elapsed = figures.elapsed_ns or 1
+    elapsed = figures.elapsed_ns
     lines = [_summary(figures), _HEAD]
     for vp in figures.vps:
-        lines += [_row(vp, vtl, _percent(vtl.guest_ns, elapsed), _halted(vtl, elapsed)) for vtl in vp.vtls]
+        lines += [_row(vp, vtl, _share(vtl.guest_ns, elapsed), _halted(vtl, elapsed)) for vtl in vp.vtls]
     return lines + _switch_lines(figures) + _intercept_lines(figures)
 
 
@@ -74,11 +74,12 @@ def _counts(counts: Mapping[str, int]) -> str:
 def _halted(vtl: VtlFigures, elapsed_ns: int) -> str:
     if vtl.halted_ns is None:
         return "unknown"
-    return _percent(vtl.halted_ns, elapsed_ns) if elapsed_ns else _s(vtl.halted_ns)
+    return _share(vtl.halted_ns, elapsed_ns)
 
 
-def _percent(part_ns: int, whole_ns: int) -> str:
-    return f"{100 * part_ns / whole_ns:.1f} %"
+def _share(part_ns: int, whole_ns: int) -> str:
+    """In percent; the time itself where there is no whole yet."""
+    return f"{100 * part_ns / whole_ns:.1f} %" if whole_ns else _s(part_ns)
 
 
 def _s(ns: int) -> str:

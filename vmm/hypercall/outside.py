@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from vmm.outside import Buffer, GuestMemory
+from vmm.outside import Buffer, ProcessorRam
 
 
 class CallerRegisters(Protocol):
@@ -78,16 +78,20 @@ class ProcessorMemory(CallerMemory, Protocol):
     def write_all(self, parts: Sequence[tuple[int, Buffer]]) -> None:
         """Store data at each of some addresses, or change nothing: nobody can take one of them away in between."""
 
+    def compare_exchange(self, gpa: int, expected: bytes, new: bytes) -> bytes:
+        """See `ProcessorRam`. The memory must be readable and writable."""
+
 
 class UnprotectedMemory:
     """`ProcessorMemory` for a partition without VTL protections: all RAM can be read, written and executed."""
 
-    __slots__ = ("_memory", "fetch", "read", "write")
+    __slots__ = ("_memory", "compare_exchange", "fetch", "read", "write")
 
-    def __init__(self, memory: GuestMemory) -> None:
+    def __init__(self, memory: ProcessorRam) -> None:
         self._memory = memory
         self.read = self.fetch = memory.read
         self.write = memory.write
+        self.compare_exchange = memory.compare_exchange
 
     def require_writable(self, gpa: int, size: int) -> None:
         """Raise `GuestMemoryError` when a byte of the range is not RAM."""

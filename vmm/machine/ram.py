@@ -11,8 +11,10 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import threading
 from dataclasses import dataclass
 
+from vmm.backend.native import NativeCode
 from vmm.outside import Buffer, GuestMemoryError
 
 MAP_FIXED = 0x10  # asm-generic/mman-common.h; Python's mmap has no name for it
@@ -75,6 +77,8 @@ class GuestRam:
         flags = os.MFD_CLOEXEC | (os.MFD_HUGETLB if huge_pages else 0)
         self._huge_pages = huge_pages
         self._mappings: list[RamMapping] = []
+        self._native: NativeCode | None = None
+        self._native_lock = threading.Lock()
         try:
             self._fd = os.memfd_create("guest-ram", flags)
         except OSError as error:
@@ -102,6 +106,8 @@ class GuestRam:
             return
         for mapping in self._mappings:
             mapping.close()
+        if self._native is not None:
+            self._native.close()
         os.close(self._fd)
         self._fd = -1
 
@@ -162,6 +168,14 @@ class GuestRam:
         """Store `data` at `gpa`."""
         offset = self.offset_of(gpa, len(data))
         self._view[offset : offset + len(data)] = data
+
+    def compare_exchange(self, gpa: int, expected: bytes, new: bytes) -> bytes:
+        """See `vmm.outside.ProcessorRam`. `OSError` where this process may not have executable memory."""
+        address = self.host_address(gpa, len(expected))
+        with self._native_lock:
+            if self._native is None:
+                self._native = NativeCode()  # few guests come here
+        return self._native.compare_exchange_16(address, expected, new)
 
     def fill(self, gpa: int, size: int, value: int = 0) -> None:
         """Set `size` bytes at `gpa` to the byte `value`."""

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 from vmm.hv.constants import HV_PAGE_SHIFT, HV_PAGE_SIZE
 from vmm.hypercall.outside import AccessInterceptedError
-from vmm.outside import Buffer, GuestMemory, GuestMemoryError
+from vmm.outside import Buffer, GuestMemoryError, ProcessorRam
 from vmm.vsm.outside import MemoryAccess, MemoryIntercepts, Protections
 from vmm.vsm.protections import MemoryProtections, refusing
 from vmm.vsm.rights import EXECUTE, READ, WRITE
@@ -66,7 +66,7 @@ class VtlMemory:
     )
 
     def __init__(
-        self, memory: GuestMemory, protections: MemoryProtections, vtl: int, block: Block = NO_BLOCK
+        self, memory: ProcessorRam, protections: MemoryProtections, vtl: int, block: Block = NO_BLOCK
     ) -> None:
         self.vtl: Final = vtl
         self.busy = False
@@ -133,6 +133,17 @@ class VtlMemory:
                 self._memory.read(gpa, len(data))
             for gpa, data in parts:
                 self._memory.write(gpa, data)
+        finally:
+            self.busy = False
+
+    def compare_exchange(self, gpa: int, expected: bytes, new: bytes) -> bytes:
+        """See `vmm.outside.ProcessorRam`. The VTL must have both rights, whatever is found."""
+        self.busy = True
+        try:
+            self._check(gpa, len(expected), WRITE, self._writable)
+            self._check(gpa, len(expected), READ, self._readable)
+            self._require_ram(gpa, len(expected))
+            return self._memory.compare_exchange(gpa, expected, new)
         finally:
             self.busy = False
 

@@ -120,6 +120,11 @@ class RightfulMemory:
         for gpa, data in parts:
             self._world.ram.write(gpa, data)
 
+    def compare_exchange(self, gpa: int, expected: bytes, new: bytes) -> bytes:
+        self._check(gpa, len(expected), READ)
+        self._check(gpa, len(expected), WRITE)
+        return self._world.ram.compare_exchange(gpa, expected, new)
+
     def require_writable(self, gpa: int, size: int) -> None:
         self._check(gpa, size, WRITE)
 

@@ -54,7 +54,7 @@ def test_every_instruction_executes_or_faults_as_cpuid_says(cpu: str) -> None:
 
 @pytest.mark.parametrize("cpu", ["max", "qemu64"])
 def test_effects_return_addresses_and_faults(cpu: str) -> None:
-    result = vmm_run(guest("ringzero"), "--cpu", cpu, "--time-limit", "50")
+    result = vmm_run(guest("ringzero"), "--cpu", cpu, "--cpus", "2", "--time-limit", "50")
 
     failed = {line for line in result.stdout.splitlines() if line.startswith("FAIL")}
     assert result.returncode == (3 if failed else 1), result.stdout + result.stderr

@@ -70,6 +70,12 @@ def test_the_live_table_has_shares_of_the_time() -> None:
     assert live_table(one_second())[2] == "  0   0     25.0 %     25.0 %          12  IO 1,500"
 
 
+def test_before_the_guest_begins_there_is_nothing_to_have_a_share_of() -> None:
+    figures = Figures(0, one_second().vps)
+
+    assert live_table(figures)[2] == "  0   0    0.250 s    0.250 s          12  IO 1,500"
+
+
 def test_what_is_not_known_is_not_zero() -> None:
     row = table(one_second(halted_ns=None, interrupts=None))[2]
 

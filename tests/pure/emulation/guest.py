@@ -72,6 +72,12 @@ class Memory:
         self.written.append((gpa, len(data)))
         self.data[gpa : gpa + len(data)] = data
 
+    def compare_exchange(self, gpa: int, expected: bytes, new: bytes) -> bytes:
+        found = self.read(gpa, len(expected))
+        if found == expected:
+            self.write(gpa, new)
+        return found
+
     def fill(self, gpa: int, size: int, value: int = 0) -> None:
         self.write(gpa, bytes([value]) * size)
 

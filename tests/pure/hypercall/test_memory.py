@@ -12,7 +12,7 @@ from vmm.hv.status import HvStatus
 from vmm.hypercall.call import CallInput, Reply, failed
 from vmm.hypercall.convention import Outcome
 from vmm.hypercall.outside import UnprotectedMemory
-from vmm.outside import GuestMemory, GuestMemoryError
+from vmm.outside import GuestMemoryError
 
 POST = HypercallCode.HvCallPostMessage  # 256 bytes in, nothing out
 QUERY = HypercallCode.HvExtCallQueryCapabilities  # nothing in, 8 bytes out
@@ -283,6 +283,12 @@ class Ram:
         self.read(gpa, len(data))
         self.page[gpa : gpa + len(data)] = data
 
+    def compare_exchange(self, gpa: int, expected: bytes, new: bytes) -> bytes:
+        found = self.read(gpa, len(expected))
+        if found == expected:
+            self.write(gpa, new)
+        return found
+
     def fill(self, gpa: int, size: int, value: int = 0) -> None:
         self.write(gpa, bytes([value]) * size)
 
@@ -291,8 +297,7 @@ class Ram:
 
 
 def test_unprotected_memory_lets_every_byte_of_ram_be_written() -> None:
-    ram: GuestMemory = Ram()
-    memory = UnprotectedMemory(ram)
+    memory = UnprotectedMemory(Ram())
 
     memory.require_writable(4088, 8)
     memory.write(4088, b"12345678")

@@ -9,7 +9,7 @@ import stat
 import subprocess
 from pathlib import Path
 
-from scripts.debian_kernel import INIT, initramfs_entries
+from scripts.guest_initramfs import INIT, initramfs_entries
 from scripts.lab_vm.initramfs import character_device, folder, link, make_cpio, make_initramfs, program
 
 ENTRIES = [folder("d"), program("d/odd", b"12345"), link("l", "d/odd"), character_device("c", 5, 1)]

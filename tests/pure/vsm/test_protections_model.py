@@ -63,6 +63,12 @@ class Ram:
     def write(self, gpa: int, data: object) -> None:
         pass
 
+    def compare_exchange(self, gpa: int, expected: bytes, new: bytes) -> bytes:
+        found = self.read(gpa, len(expected))
+        if found == expected:
+            self.write(gpa, new)
+        return found
+
     def fill(self, gpa: int, size: int, value: int = 0) -> None:
         pass
 

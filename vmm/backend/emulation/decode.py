@@ -57,7 +57,7 @@ class Instruction:
     """A decoded instruction.
 
     opcode: with its escape bytes as one number: 0xCC, 0x0F01, 0x0F38F0. prefix: the last of F2 and F3, else 66,
-    else 0, as mandatory prefixes count. memory: None for a register operand.
+    else 0, as mandatory prefixes count. operand_size: 66 is among the prefixes. memory: None for a register operand.
     """
 
     raw: bytes
@@ -69,6 +69,7 @@ class Instruction:
     memory: MemoryOperand | None = None
     immediate: int = 0
     vex: Vex | None = None
+    operand_size: bool = False
 
     @property
     def length(self) -> int:
@@ -152,7 +153,10 @@ def decode(
             memory = _memory(source, modrm, rex, bits, _ADDRESS_SIZE in seen, segment)
     immediate = source.number(immediate_bytes.get(opcode, 0))
     lock = _LOCK in seen
-    return Instruction(bytes(source.taken), opcode, prefix, lock, rex, modrm, memory, immediate, vex)
+    other_size = _OPERAND_SIZE in seen
+    return Instruction(
+        bytes(source.taken), opcode, prefix, lock, rex, modrm, memory, immediate, vex, other_size
+    )
 
 
 def _vex(source: _Bytes, first: int, bad_prefix: bool) -> tuple[int, int, int, Vex]:

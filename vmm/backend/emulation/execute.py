@@ -57,7 +57,9 @@ def _execute(cpu: Processor, known: bytes) -> str:
         raise DeclinedError(f"the VMM does not know opcode {instruction.opcode:#x} either")
     if instruction.vex is not None and instruction.vex.bad_prefix:
         raise undefined_opcode()
-    if instruction.lock or (row.feature is not None and not cpu.cpuid.has(row.feature)):
+    if (instruction.lock and not row.lockable) or (
+        row.feature is not None and not cpu.cpuid.has(row.feature)
+    ):
         raise undefined_opcode()
     if row.handler is None:
         raise DeclinedError(f"{row.name} is not carried out here")

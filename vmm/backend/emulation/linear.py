@@ -62,6 +62,18 @@ class LinearMemory:
             part = next(part for part in parts if part.gpa <= error.gpa < part.gpa + part.size)
             raise _protected(part, error) from error
 
+    def compare_exchange(self, linear_address: int, expected: bytes, new: bytes, access: Access) -> bytes:
+        """The 16 bytes there, within a page; if they are `expected`, `new` takes their place. `access.write` is set."""
+        (part,) = self._parts(linear_address, len(expected), access)
+        try:
+            return self._memory.compare_exchange(part.gpa, expected, new)
+        except GuestMemoryError as error:
+            raise _declined(error) from error
+        except OSError as error:
+            raise DeclinedError(str(error)) from error
+        except AccessInterceptedError as error:
+            raise _protected(part, error) from error
+
     def check(self, linear_address: int, size: int, access: Access) -> None:
         """Only whether `access`, a read, is allowed; the memory may be a device's."""
         for part in self._parts(linear_address, size, access):

@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bits of RFLAGS, control registers, EFER and DR6 (SDM volume 3, chapters 2 and 17), and general register names."""
 
+RFLAGS_CF = 1 << 0
+RFLAGS_PF = 1 << 2
+RFLAGS_AF = 1 << 4
+RFLAGS_ZF = 1 << 6
+RFLAGS_SF = 1 << 7
 RFLAGS_TF = 1 << 8
 RFLAGS_IF = 1 << 9
 RFLAGS_OF = 1 << 11

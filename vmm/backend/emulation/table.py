@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from vmm.backend.emulation import cache, software_interrupts, system, vector, vector_moves
+from vmm.backend.emulation import cache, integers, software_interrupts, system, vector, vector_moves, xsave
 from vmm.backend.emulation.decode import NP, P66, PF2, PF3, Instruction
 from vmm.backend.emulation.processor import Feature, Processor
 
@@ -35,7 +35,7 @@ class Row:
 
     prefixes: the mandatory prefixes it may have (`Instruction.prefix`). modrm: the whole byte, where one byte is
     one instruction. reg: ModRM.reg. vex: encoded with VEX. feature: the CPUID bit without which it is #UD.
-    handler None: declined where the guest is shown the feature. LOCK is #UD for all of them.
+    handler None: declined where the guest is shown the feature. LOCK is #UD for all that are not lockable.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Row:
     form: Form = Form.ANY
     feature: Feature | None = None
     vex: bool = False
+    lockable: bool = False
 
     def fits(self, instruction: Instruction) -> bool:
         """Whether this row describes `instruction`."""
@@ -117,7 +118,13 @@ ROWS = (
     Row("MWAITX", 0x0F01, None, modrm=0xFB, feature=Feature(0x8000_0001, "ecx", 29)),
     Row("CLZERO", 0x0F01, None, modrm=0xFC, feature=Feature(0x8000_0008, "ebx", 0)),
     Row("RDPRU", 0x0F01, None, modrm=0xFD, feature=Feature(0x8000_0008, "ebx", 4)),
-    # 0F AE
+    # 0F AE, 0F B8, 0F C7
+    Row("XSAVE", 0x0FAE, xsave.xsave, (NP,), None, 4, Form.MEMORY, XSAVE),
+    Row("XRSTOR", 0x0FAE, xsave.xrstor, (NP,), None, 5, Form.MEMORY, XSAVE),
+    Row("XSAVEOPT", 0x0FAE, xsave.xsaveopt, (NP,), None, 6, Form.MEMORY, Feature(0xD, "eax", 0, index=1)),
+    Row("POPCNT", 0x0FB8, integers.popcnt, (PF3,), feature=Feature(1, "ecx", 23)),
+    Row("CMPXCHG16B", 0x0FC7, integers.cmpxchg16b, (NP,), None, 1, Form.MEMORY, lockable=True),
+    Row("XSAVEC", 0x0FC7, xsave.xsavec, (NP,), None, 4, Form.MEMORY, xsave.XSAVEC),
     Row("CLFLUSH", 0x0FAE, cache.cache_line, (NP,), None, 7, Form.MEMORY, Feature(1, "edx", 19)),
     Row("CLFLUSHOPT", 0x0FAE, cache.cache_line, (P66,), None, 7, Form.MEMORY, Feature(7, "ebx", 23)),
     Row("CLWB", 0x0FAE, cache.cache_line, (P66,), None, 6, Form.MEMORY, Feature(7, "ebx", 24)),

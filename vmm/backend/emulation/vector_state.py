@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+import ctypes
+
 from kvmapi.uapi import x86
 from vmm.backend.emulation.processor import Processor
 
 X87, SSE, AVX = 1, 2, 4  # bits of XCR0 and XSTATE_BV
 
-_FSW, _FTW, _ST, _XMM, _XSTATE_BV = 2, 4, 32, 160, 512
+AREA_BYTES = ctypes.sizeof(x86.kvm_xsave)
+
+_FSW, _FTW, _MXCSR_MASK, _ST, _XMM, _XSTATE_BV = 2, 4, 28, 32, 160, 512
+_DEFAULT_MXCSR_MASK = 0xFFBF
 _FSW_TOP, _FSW_ES = 7 << 11, 1 << 7
 _REGISTER_BYTES = 16
 _AVX_BIT, _ZMM_HI256_BIT = 2, 6
@@ -26,6 +31,28 @@ class VectorState:
     def store(self) -> None:
         """Write it back (`KVM_SET_XSAVE`)."""
         self._cpu.vcpu.set_xsave(x86.kvm_xsave.from_buffer_copy(self._area))
+
+    def get(self, part: slice) -> bytes:
+        """A part of the area."""
+        return bytes(self._area[part])
+
+    def put(self, part: slice, data: bytes) -> None:
+        """Replace a part of the area; `in_use` must name what it belongs to."""
+        self._area[part] = data
+
+    @property
+    def in_use(self) -> int:
+        """XSTATE_BV: the components that are not in their initial state."""
+        return self._number(_XSTATE_BV, 8)
+
+    @in_use.setter
+    def in_use(self, components: int) -> None:
+        self._set_number(_XSTATE_BV, 8, components)
+
+    @property
+    def mxcsr_mask(self) -> int:
+        """The bits of MXCSR that may be set (SDM volume 1, section 11.6.6)."""
+        return self._number(_MXCSR_MASK, 4) or _DEFAULT_MXCSR_MASK
 
     @property
     def x87_exception_pending(self) -> bool:

@@ -23,13 +23,13 @@ from vmm.backend.hyperv.errands import Errands
 from vmm.backend.hyperv.guest_tsc import guest_tsc
 from vmm.backend.hyperv.mapped_overlays import MappedOverlays, OverlayView
 from vmm.backend.hyperv.memory import HostMemory, VtlMemories
-from vmm.backend.hyperv.native import NativeCode
 from vmm.backend.hyperv.offer import Offer
 from vmm.backend.hyperv.refused_writes import RefusedWrites
 from vmm.backend.hyperv.services import KvmServices
 from vmm.backend.hyperv.starts import VpStarts
 from vmm.backend.hyperv.tlbs import VpTlbs
 from vmm.backend.hyperv.vp_registers import RegisterCalls, constants
+from vmm.backend.native import NativeCode
 from vmm.backend.partition import VtlVm
 from vmm.backend.protection.host import HostProtection
 from vmm.backend.protection.view import RamPages

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from vmm.hypercall.outside import CallerMemory, ProcessorMemory, UnprotectedMemory
-from vmm.outside import Buffer, GuestMemory
+from vmm.outside import Buffer, ProcessorRam
 from vmm.vsm.memory import Block, VtlMemory
 from vmm.vsm.protections import MemoryProtections
 
@@ -18,7 +18,7 @@ BLOCK_BELOW_GPA: Final = 1 << 32
 """Guests put what they share with a hypervisor low, whatever RAM there is above."""
 
 
-class HostMemory(GuestMemory, Protocol):
+class HostMemory(ProcessorRam, Protocol):
     """Guest RAM of which the host address can be had."""
 
     def host_address(self, gpa: int, size: int) -> int:
@@ -33,7 +33,7 @@ class DirectMemory:
 
     __slots__ = ("_end", "_memory", "_start", "_view")
 
-    def __init__(self, memory: GuestMemory, block: Block) -> None:
+    def __init__(self, memory: ProcessorRam, block: Block) -> None:
         self._memory = memory
         self._start, self._end, self._view = block
 

@@ -23,7 +23,7 @@ from vmm.backend.protection.view import ProtectedView, RamPages
 from vmm.backend.vp import VirtualProcessor
 from vmm.hv.status import HvStatus
 from vmm.hypercall.outside import ProcessorMemory
-from vmm.outside import Clock, GuestMemory
+from vmm.outside import Clock, ProcessorRam
 from vmm.vsm.memory import VtlMemory
 from vmm.vsm.outside import MemoryIntercepts, RightsChange
 from vmm.vsm.protections import MemoryProtections
@@ -38,7 +38,7 @@ class MappingProtection:
 
     def __init__(
         self,
-        ram: GuestMemory,
+        ram: ProcessorRam,
         blocks: Sequence[tuple[int, int, int]],
         aliases: Sequence[Alias],
         processors: Sequence[VirtualProcessor],

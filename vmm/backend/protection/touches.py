@@ -108,6 +108,9 @@ class _Logged:
     def write_all(self, parts: Sequence[tuple[int, Buffer]]) -> None:
         raise AssertionError("a page walk writes one entry at a time")
 
+    def compare_exchange(self, gpa: int, expected: bytes, new: bytes) -> bytes:
+        raise AssertionError("a page walk reads an entry and writes it")
+
 
 class LoggedMemory(LinearMemory):
     """Guest memory by linear address that notes what is touched, and writes nothing."""

@@ -93,7 +93,8 @@ class MachineCounts:
 
     def __init__(self, vps: int) -> None:
         self.vps = [VpCounts(index) for index in range(vps)]
-        self.begun_ns = perf_counter_ns()
+        self.begun_ns: int | None = None
+        """When the guest began to run, by `perf_counter_ns`."""
         self.intercept_causes: tuple[str, ...] | None = None
         """What may be intercepted in this machine; None: nobody counts that."""
 

@@ -149,9 +149,9 @@ class Figures:
 
 def take(counts: MachineCounts, processors: Sequence[VirtualProcessor]) -> Figures:
     """The counts now. Exact where the VPs are frozen. Errors: `KvmError`."""
-    now_ns = perf_counter_ns()
+    elapsed_ns = perf_counter_ns() - counts.begun_ns if counts.begun_ns is not None else 0
     return Figures(
-        now_ns - counts.begun_ns,
+        elapsed_ns,
         [_vp(vp, processors[vp.index], counts.intercept_causes) for vp in counts.vps],
     )
 

@@ -7,6 +7,7 @@ import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import perf_counter_ns
 
 import pytest
 
@@ -93,11 +94,23 @@ def test_an_exit_without_a_name_is_counted_by_its_number(monkeypatch: pytest.Mon
         assert take(counts, [a_vp(vcpu)]).vps[0].vtls[0].exits == {"exit reason 4711": 1}
 
 
+def test_time_counts_from_when_the_guest_begins() -> None:
+    """However long the machine was made before: the first interval of a live table begins with none."""
+    counts = MachineCounts(1)
+    with a_vcpu() as (_, vcpu):
+        before = take(counts, [a_vp(vcpu)])
+        counts.begin()
+        after = take(counts, [a_vp(vcpu)])
+
+    assert before.elapsed_ns == 0
+    assert after.since(before).elapsed_ns > 0
+
+
 def test_kvm_run_that_is_under_way_counts_up_to_now() -> None:
     with a_vcpu() as (_, vcpu):
         counts = MachineCounts(1)
         counts.watch(0, 0, vcpu)
-        counts.vps[0].vtl(0).run.entered_ns = counts.begun_ns
+        counts.vps[0].vtl(0).run.entered_ns = perf_counter_ns()
 
         first = take(counts, [a_vp(vcpu)]).vps[0].vtls[0].run_ns
         second = take(counts, [a_vp(vcpu)]).vps[0].vtls[0].run_ns

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from vmm.backend.hyperv.native import NativeCode
+from vmm.backend.native import NativeCode
 
 
 @pytest.fixture
@@ -53,6 +53,47 @@ def test_every_bit_is_set_by_exactly_one_of_two_threads(native: NativeCode) -> N
 
     assert sum(first_ones) == 512 * 8
     assert bytes(memory) == b"\xff" * 512
+
+
+def sixteen_bytes() -> tuple[ctypes.Array[ctypes.c_char], int]:
+    """A buffer, and the address of 16 aligned bytes in it."""
+    buffer = ctypes.create_string_buffer(32)
+    return buffer, -(-ctypes.addressof(buffer) // 16) * 16
+
+
+def test_16_bytes_are_exchanged_only_if_they_are_as_expected(native: NativeCode) -> None:
+    buffer, address = sixteen_bytes()
+    before, other, new = b"0123456789abcdef", b"0123456789abcdeF", b"ghijklmnopqr\0tuv"
+    ctypes.memmove(address, before, 16)
+
+    assert native.compare_exchange_16(address, other, new) == before
+    assert ctypes.string_at(address, 16) == before
+    assert native.compare_exchange_16(address, before, new) == before
+    assert ctypes.string_at(address, 16) == new
+    assert len(buffer) == 32
+
+
+def test_two_threads_that_count_by_exchanging_lose_nothing(native: NativeCode) -> None:
+    buffer, address = sixteen_bytes()
+
+    def count() -> None:
+        for _ in range(500):
+            seen = bytes(16)
+            while True:
+                number = int.from_bytes(seen, "little")
+                found = native.compare_exchange_16(address, seen, (number + (1 << 64)).to_bytes(16, "little"))
+                if found == seen:
+                    break
+                seen = found
+
+    threads = [threading.Thread(target=count) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert int.from_bytes(ctypes.string_at(address, 16), "little") == 1000 << 64
+    assert len(buffer) == 32
 
 
 def test_close_is_idempotent() -> None:
