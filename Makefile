@@ -12,8 +12,8 @@ TEST_PACKAGES := $(RUN_PACKAGES) acpica-tools qemu-system-x86 linux-source-6.12 
 
 STRESS := --machine vsm=on --cpus 4 --append "seconds=600 patience=120"
 
-.PHONY: help run test test-pure test-host test-lab lab-test lab-shell kernel kernel-upstream kernel-debug lint bench nightly \
-	spec setup firmware clean
+.PHONY: help run run-linux test test-pure test-host test-lab lab-test lab-shell kernel kernel-upstream kernel-debug \
+	guest-kernel lint bench nightly spec setup firmware clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -25,12 +25,16 @@ run: setup firmware ## boot the demo guests on /dev/kvm: what a guest finds, and
 	@# Its status is kvm-unit-tests': 1 when every check has passed.
 	$(BIN)/vmm run firmware/build/worlds.flat --machine vsm=on --cpus 2; test $$? -eq 1
 
+run-linux: setup guest-kernel ## boot that Linux on /dev/kvm, to a shell where the host's KVM lets programs run
+	$(BIN)/vmm run build/guest-kernel/vmlinux --initrd build/guest-kernel/initrd.cpio --no-reboot \
+		--append "console=ttyS0 panic=-1"
+
 test: setup-test firmware test-pure test-host test-lab ## lint, types and all three rings of tests
 
 test-pure: setup-test firmware ## what needs no /dev/kvm
 	$(BIN)/pytest -n auto tests/pure
 
-test-host: setup-test firmware ## what runs on this machine's /dev/kvm (in the lab where there is none)
+test-host: setup-test firmware guest-kernel ## what runs on this machine's /dev/kvm (in the lab where there is none)
 	scripts/test_host_ring.sh
 
 test-lab: setup-test firmware ## what boots kernels of its own under software emulation
@@ -38,7 +42,7 @@ test-lab: setup-test firmware ## what boots kernels of its own under software em
 	$(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder \
 		$(addprefix tests/lab/test_,$(addsuffix .py,kernel_series vtl_guests protection)) tests/lab
 
-lab-test: setup-test firmware ## the tests that need /dev/kvm, in the lab on both kernels; results in build/lab-test
+lab-test: setup-test firmware guest-kernel ## the tests that need /dev/kvm, in the lab on both kernels; results in build/lab-test
 	scripts/lab test
 
 lab-shell: setup-test ## a shell on Linux 6.12 with a working /dev/kvm, under software emulation
@@ -49,6 +53,9 @@ kernel: setup-test ## build the lab's kernel with our series (the tests do it wh
 
 kernel-upstream: setup-test ## build the lab's unpatched kernel (likewise)
 	scripts/lab kernel upstream
+
+guest-kernel: setup-test ## build a Linux small enough for a KVM that emulates ring 0, and an initramfs; in build/guest-kernel
+	scripts/guest_kernel.py
 
 kernel-debug: setup-test ## our series under KASAN, lockdep and more; the kernel tests have to leave its log clean
 	scripts/lab run --kernel debug --clean-log --time-limit 3600 --results build/lab-test/debug -- \

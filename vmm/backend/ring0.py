@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast ring 0 runs on this host, and which instructions KVM cannot carry out there.
+"""How fast ring 0 runs on this host, which instructions KVM cannot carry out there, and whether programs get there.
 
 A KVM without VT-x or SVM emulates ring 0. It is slow then, has gaps, and some instructions never end. So the
 experiment runs in a process of its own (`python -m vmm.backend.ring0 NAME...`), which says in JSON lines
@@ -23,12 +23,14 @@ from enum import StrEnum
 
 from kvmapi import Kvm, Vcpu, Vm
 from kvmapi.uapi import kvm as k
+from vmm.backend.ring3 import system_call_reaches_ring_0
 
 CODE_GPA = 0x1000
 PAGE = 4096
 TSS_GPA = 0xFFFB_D000  # three pages KVM wants on Intel processors, out of the way below 4 GiB (api.rst 4.36)
 
 RATE = "rate"  # the name of the speed measurement among the experiments
+SYSTEM_CALL = "syscall in ring 3"  # see `vmm.backend.ring3`
 LOOP_INSTRUCTIONS = 2  # dec ecx; jnz
 FIRST_LOOPS = 2_000  # 2.5 ms where ring 0 is emulated at 1.6 million instructions a second
 MEASURED_SECONDS = 0.03
@@ -68,6 +70,7 @@ class Outcome(StrEnum):
     WORKS = "works"  # carried out, or faulted as the guest's state demands
     UNEMULATED = "unemulated"  # KVM_EXIT_INTERNAL_ERROR: KVM gives up and asks the VMM
     HANGS = "hangs"  # the processor never comes back
+    STAYS = "stays in ring 3"  # SYSTEM_CALL's: the kernel's entry point was run as a program is
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,7 @@ def measure_ring0(vendor: str = "") -> Ring0:
     """
     left_out = set(HYPERCALLS.values()) | {"vmcall"}
     left_out.discard(HYPERCALLS.get(vendor, "vmcall"))
-    return _experiment([RATE, *(name for name in INSTRUCTIONS if name not in left_out)])
+    return _experiment([RATE, *(name for name in INSTRUCTIONS if name not in left_out), SYSTEM_CALL])
 
 
 def measure_speed() -> Ring0:
@@ -220,6 +223,8 @@ def _rate(kvm: Kvm) -> float:
 
 
 def _outcome(kvm: Kvm, name: str) -> Outcome:
+    if name == SYSTEM_CALL:
+        return Outcome.WORKS if system_call_reaches_ring_0(kvm) else Outcome.STAYS
     reason, _ = _run(kvm, INSTRUCTIONS[name])
     return Outcome.UNEMULATED if reason == k.KVM_EXIT_INTERNAL_ERROR else Outcome.WORKS
 

@@ -125,6 +125,14 @@ def _ring0_gaps(ring0: Ring0) -> Iterator[Finding]:
             f"never ends in ring 0: {', '.join(hanging)}",
             "a guest that uses it hangs its processor; hypercall pages here use a port instead",
         )
+    if ring0.having(Outcome.STAYS):
+        yield Finding(
+            "ring3_system_calls",
+            Severity.NOTE,
+            "a SYSCALL in ring 3 stays in ring 3",
+            "programs of a guest cannot call its kernel: Linux boots to its first program, which ends at once",
+            "use a host with VT-x or SVM for programs",
+        )
     if not unemulated and not hanging and ring0.outcomes:
         count = len(ring0.outcomes)
         yield Finding(

@@ -30,14 +30,17 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "vmm", *patient_arguments]
 
 
-def vmm_run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """`vmm run` with these arguments: the finished process, output as text; standard input is empty."""
+def vmm_run(*arguments: str, watchdog: float = WATCHDOG_S) -> subprocess.CompletedProcess[str]:
+    """`vmm run` with these arguments: the finished process, output as text; standard input is empty.
+
+    watchdog: seconds of this machine.
+    """
     return subprocess.run(
         command("run", *arguments),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         errors="replace",
-        timeout=WATCHDOG_S,
+        timeout=watchdog,
         cwd=ROOT,
     )
