@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from vmm.backend.hyperv.offer import Offer
     from vmm.backend.protection.host import HostProtection
     from vmm.backend.stats.counts import MachineCounts
+    from vmm.backend.system_calls import SystemCalls
     from vmm.machine.vcpu_setup import CpuPlan
 
 # A signal that arrives just before the control thread goes to sleep, or on another thread, does not wake it: Python
@@ -142,6 +143,7 @@ class Machine:
                 self._counts.watch(index, VTL0, vcpu)
             self.control.vps.append(vp)
             own.callback(vp.stop)
+        self._system_calls = self._watched_system_calls(kvm) if cpus.hyperv is None else []
         self.board.connect_processors(self.vps)
         if cpus.hyperv is not None:
             self.hyperv = self._hyperv_interface(kvm, cpus, cpus.hyperv, ends)
@@ -154,6 +156,20 @@ class Machine:
         chip_setup.as_firmware_leaves(self._vtl0.vm, self._options)
         self._chips_at_reset = take_chips(self._vtl0.vm, self._options)
         self._start_guest()
+
+    def _watched_system_calls(self, kvm: Kvm) -> list[SystemCalls]:
+        """Of each VP, on a KVM that leaves them in ring 3."""
+        from vmm.backend.host_profile import kvm_modules
+
+        if kvm_modules().hardware:
+            return []
+        from vmm.backend import system_calls
+        from vmm.backend.ring3 import system_call_reaches_ring_0
+
+        if system_call_reaches_ring_0(kvm) or not kvm.check_extension(k.KVM_CAP_X86_MSR_FILTER):
+            return []
+        system_calls.watch(self._vtl0.vm)
+        return [system_calls.SystemCalls(vp, UnprotectedMemory(self.ram)) for vp in self.vps]
 
     def _hyperv_interface(self, kvm: Kvm, cpus: CpuPlan, offer: Offer, ends: BoardEnds) -> HypervInterface:
         from vmm.backend.hyperv import interface  # most machines have none
@@ -380,6 +396,8 @@ class Machine:
 
     def _reset_processors(self) -> None:
         """Those of VTL0, whatever VTL each VP runs: a higher VTL's must never begin where VTL0 says."""
+        for calls in self._system_calls:
+            calls.reset()
         put_chips(self._vtl0.vm, self._chips_at_reset)
         self.board.reset_interrupt_controllers()
         for vcpu, state in zip(self._vtl0.vcpus, self._at_reset, strict=True):

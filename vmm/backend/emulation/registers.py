@@ -15,6 +15,7 @@ RFLAGS_VM = 1 << 17
 RFLAGS_AC = 1 << 18
 
 CR0_PE = 1 << 0
+CR0_MP = 1 << 1
 CR0_EM = 1 << 2
 CR0_TS = 1 << 3
 CR0_WP = 1 << 16

@@ -97,6 +97,7 @@ def _vector_moves() -> Iterator[Row]:
 
 
 ROWS = (
+    Row("FWAIT", 0x9B, vector.fwait),
     Row("INT3", 0xCC, software_interrupts.int3),
     Row("INT n", 0xCD, software_interrupts.int_n),
     Row("INTO", 0xCE, software_interrupts.into),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MOVD and MOVQ between general and MMX or XMM registers, VZEROALL, VZEROUPPER (SDM volume 2)."""
+"""MOVD and MOVQ between general and MMX or XMM registers, VZEROALL, VZEROUPPER, FWAIT (SDM volume 2)."""
 
 from __future__ import annotations
 
@@ -32,6 +32,14 @@ def _mmx_state(cpu: Processor) -> VectorState:
     if state.x87_exception_pending:
         raise GuestFaultError(MF_VECTOR)
     return state
+
+
+def fwait(cpu: Processor, instruction: Instruction) -> None:
+    """FWAIT: only what it waits for, an x87 exception that has not been raised yet: #MF; #NM with CR0.TS and CR0.MP."""
+    if cpu.sregs.cr0 & r.CR0_TS and cpu.sregs.cr0 & r.CR0_MP:
+        raise GuestFaultError(NM_VECTOR)
+    if VectorState(cpu).x87_exception_pending:
+        raise GuestFaultError(MF_VECTOR)
 
 
 def _size(cpu: Processor, instruction: Instruction) -> int:
