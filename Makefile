@@ -25,7 +25,7 @@ run: setup firmware ## boot the demo guests on /dev/kvm: what a guest finds, and
 	@# Its status is kvm-unit-tests': 1 when every check has passed.
 	$(BIN)/vmm run firmware/build/worlds.flat --machine vsm=on --cpus 2; test $$? -eq 1
 
-run-linux: setup guest-kernel ## boot that Linux on /dev/kvm, to a shell where the host's KVM lets programs run
+run-linux: setup guest-kernel ## boot that Linux on /dev/kvm, to a shell
 	$(BIN)/vmm run build/guest-kernel/vmlinux --initrd build/guest-kernel/initrd.cpio --no-reboot \
 		--append "console=ttyS0 panic=-1"
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether SYSCALL brings a guest's program into its kernel: part of the experiments of `vmm.backend.ring0`.
+"""Whether SYSCALL brings a guest's program into its kernel: one of the experiments of `vmm.backend.ring0`, and asked by
+`vmm.backend.system_calls`.
 
 A KVM without VT-x or SVM runs ring 3 on the host's own, and has to do at a system call what the processor would do.
 """

@@ -20,6 +20,7 @@ point; it returns there, and the page fault comes then.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from kvmapi import KvmError, MsrRange, Vm
@@ -27,10 +28,9 @@ from kvmapi.uapi import kvm as k
 from kvmapi.uapi import x86
 from vmm.backend.emulation import registers as r
 from vmm.backend.emulation.faults import DeclinedError, GuestFaultError
-from vmm.backend.emulation.page_walk import Access
-from vmm.backend.emulation.processor import Cpuid, Processor
 
 if TYPE_CHECKING:
+    from vmm.backend.emulation.processor import Cpuid, Processor
     from vmm.backend.vp import VirtualProcessor
     from vmm.hypercall.outside import ProcessorMemory
 
@@ -54,9 +54,11 @@ def watch(vm: Vm) -> None:
 class SystemCalls:
     """One VP's, of a machine without VTLs. Puts itself into the VP's handlers; all else is on the VP's thread."""
 
-    def __init__(self, vp: VirtualProcessor, memory: ProcessorMemory) -> None:
+    def __init__(self, vp: VirtualProcessor, memory: ProcessorMemory, needed: Callable[[], bool]) -> None:
+        """needed: whether this KVM leaves SYSCALL in ring 3; asked when a guest means to use it."""
         self._vcpu = vp.vcpu
         self._memory = memory
+        self._needed = needed
         self._cpuid: Cpuid | None = None
         self._handler: int | None = None  # where the breakpoint is
         vp.handlers[k.KVM_EXIT_X86_WRMSR] = self._write_msr
@@ -75,8 +77,9 @@ class SystemCalls:
         except KvmError:  # not canonical
             run.u8[_ERROR_U8] = 1
             return
-        self._handler = self._page_fault_handler()
-        self._arm()
+        if self._needed():
+            self._handler = self._page_fault_handler()
+            self._arm()
 
     def _page_fault_handler(self) -> int | None:
         """From the guest's IDT; None where it has none yet."""
@@ -84,10 +87,10 @@ class SystemCalls:
         at = x86.PF_VECTOR * _GATE_BYTES
         if not cpu.long_mode or cpu.sregs.idt.limit < at + _GATE_BYTES - 1:
             return None
-        try:
-            gate = int.from_bytes(cpu.memory.read(cpu.sregs.idt.base + at, _GATE_BYTES, Access()), "little")
-        except (DeclinedError, GuestFaultError):
+        raw = _read(cpu, cpu.sregs.idt.base + at, _GATE_BYTES)
+        if raw is None:
             return None
+        gate = int.from_bytes(raw, "little")
         return gate & 0xFFFF | (gate >> 48 & 0xFFFF_FFFF_FFFF) << 16
 
     def _arm(self) -> None:
@@ -105,9 +108,8 @@ class SystemCalls:
 
     def _system_call(self, cpu: Processor) -> bool:
         """Make a SYSCALL of a page fault that was none; False if it was one."""
-        try:
-            raw = cpu.memory.read(cpu.regs.rsp, _FRAME_BYTES, Access())
-        except (DeclinedError, GuestFaultError):
+        raw = _read(cpu, cpu.regs.rsp, _FRAME_BYTES)
+        if raw is None:
             return False
         _, rip, cs, rflags, rsp, _ = (
             int.from_bytes(raw[at : at + 8], "little") for at in range(0, _FRAME_BYTES, 8)
@@ -126,9 +128,21 @@ class SystemCalls:
         return True
 
     def _processor(self) -> Processor:
+        from vmm.backend.emulation.processor import Cpuid, Processor  # few guests come here
+
         if self._cpuid is None:
             self._cpuid = Cpuid(self._vcpu.get_cpuid2())
         return Processor(self._vcpu, self._memory, self._cpuid)
+
+
+def _read(cpu: Processor, linear_address: int, size: int) -> bytes | None:
+    """Of the guest's memory, as its kernel would; None where that faults."""
+    from vmm.backend.emulation.page_walk import Access
+
+    try:
+        return cpu.memory.read(linear_address, size, Access())
+    except (DeclinedError, GuestFaultError):
+        return None
 
 
 def _flat(selector: int, *, kind: int, long: int) -> x86.kvm_segment:

@@ -130,7 +130,8 @@ def _ring0_gaps(ring0: Ring0) -> Iterator[Finding]:
             "ring3_system_calls",
             Severity.NOTE,
             "a SYSCALL in ring 3 stays in ring 3",
-            "programs of a guest cannot call its kernel: Linux boots to its first program, which ends at once",
+            "the VMM takes a guest's programs to its kernel, slowly; with hyperv=on or vsm=on it does not, and "
+            "they end at their first system call",
             "use a host with VT-x or SVM for programs",
         )
     if not unemulated and not hanging and ring0.outcomes:

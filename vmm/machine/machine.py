@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import queue
 import threading
 import time
@@ -158,18 +159,16 @@ class Machine:
         self._start_guest()
 
     def _watched_system_calls(self, kvm: Kvm) -> list[SystemCalls]:
-        """Of each VP, on a KVM that leaves them in ring 3."""
+        """Of each VP, on a KVM that may leave them in ring 3: without VT-x and SVM."""
         from vmm.backend.host_profile import kvm_modules
 
-        if kvm_modules().hardware:
+        if kvm_modules().hardware or not kvm.check_extension(k.KVM_CAP_X86_MSR_FILTER):
             return []
-        from vmm.backend import system_calls
-        from vmm.backend.ring3 import system_call_reaches_ring_0
+        from vmm.backend import ring3, system_calls
 
-        if system_call_reaches_ring_0(kvm) or not kvm.check_extension(k.KVM_CAP_X86_MSR_FILTER):
-            return []
+        needed = functools.cache(lambda: not ring3.system_call_reaches_ring_0(kvm))
         system_calls.watch(self._vtl0.vm)
-        return [system_calls.SystemCalls(vp, UnprotectedMemory(self.ram)) for vp in self.vps]
+        return [system_calls.SystemCalls(vp, UnprotectedMemory(self.ram), needed) for vp in self.vps]
 
     def _hyperv_interface(self, kvm: Kvm, cpus: CpuPlan, offer: Offer, ends: BoardEnds) -> HypervInterface:
         from vmm.backend.hyperv import interface  # most machines have none

@@ -11,7 +11,7 @@ from kvmapi import KvmError
 from kvmapi.uapi import x86
 from vmm.backend.host_capabilities import BY_NAME, CAPABILITIES, Need
 from vmm.backend.host_profile import CpuidLeaf, HostProfile, KvmModules
-from vmm.backend.ring0 import Outcome, Ring0
+from vmm.backend.ring0 import SYSTEM_CALL, Outcome, Ring0
 from vmm.cli.doctor_host import DeviceFacts, HostFacts
 
 AMD_LEAF_0: CpuidLeaf = (0, 0, 0, 0x10, 0x6874_7541, 0x444D_4163, 0x6974_6E65)  # "AuthenticAMD"
@@ -93,7 +93,15 @@ FACTS = HostFacts(
     },
 )
 NATIVE = Ring0(2.5e9, {"int3": Outcome.WORKS, "vmmcall": Outcome.WORKS})
-EMULATED = Ring0(1.7e6, {"int3": Outcome.UNEMULATED, "movdqu": Outcome.WORKS, "vmmcall": Outcome.HANGS})
+EMULATED = Ring0(
+    1.7e6,
+    {
+        "int3": Outcome.UNEMULATED,
+        "movdqu": Outcome.WORKS,
+        "vmmcall": Outcome.HANGS,
+        SYSTEM_CALL: Outcome.STAYS,
+    },
+)
 
 
 class FakeFd:

@@ -117,6 +117,11 @@ def test_slow_ring_0_and_its_gaps_are_told() -> None:
     assert "1.7 million" in keyed["ring0_speed"].found
     assert "int3" in keyed["ring0_gaps"].found
     assert "vmmcall" in keyed["ring0_hangs"].found
+    assert "hyperv=on" in keyed["ring3_system_calls"].meaning
+
+
+def test_a_kvm_that_makes_system_calls_is_not_blamed() -> None:
+    assert "ring3_system_calls" not in findings(bare(), NATIVE)
 
 
 def test_ring_0_that_does_not_run_is_a_problem() -> None:
@@ -298,7 +303,12 @@ def test_json_is_json_and_carries_the_facts() -> None:
         {"ebx": 0x0023_0230, "edx": 0x8010, "vsm": True},
     )
     assert found["kvm"]["vm_capabilities"]["max_vcpus"] == 1024
-    assert found["ring0"]["outcomes"] == {"int3": "unemulated", "movdqu": "works", "vmmcall": "hangs"}
+    assert found["ring0"]["outcomes"] == {
+        "int3": "unemulated",
+        "movdqu": "works",
+        "vmmcall": "hangs",
+        "syscall in ring 3": "stays in ring 3",
+    }
     assert found["host"]["memory_total"] == 16 << 30
 
 
@@ -325,7 +335,7 @@ def test_the_report_ends_with_the_summary(
     report = examined(FACTS, bare(), EMULATED)
     monkeypatch.setattr(doctor, "examine", lambda device, measure: report)
     assert doctor.run(argparse.Namespace(device=DEVICE, quick=False, json=False)) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "guests can run, with 4 limitations"
+    assert capsys.readouterr().out.splitlines()[-1] == "guests can run, with 5 limitations"
 
 
 def test_quick_does_not_measure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

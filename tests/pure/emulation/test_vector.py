@@ -292,3 +292,23 @@ def test_a_ymm_load_clears_the_rest_of_a_zmm_register() -> None:
 
         assert number(guest, YMM_HIGH + 32) == int.from_bytes(bytes(range(17, 33)), "little")
         assert number(guest, zmm_high + 2 * 32, 32) == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "cr0", "expected"),
+    [
+        (0, 0, None),
+        (1 << 7, 0, MF),  # FSW.ES
+        (0, r.CR0_TS, None),
+        (1 << 7, r.CR0_TS | r.CR0_MP, NM),
+    ],
+)
+def test_fwait_raises_what_is_pending(status: int, cr0: int, expected: tuple[int, None] | None) -> None:
+    with a_guest() as guest:
+        put(guest, 2, status, 2)
+        guest.set_sregs(cr0=guest.sregs.cr0 | cr0)
+
+        assert guest.carry_out(b"\x9b") is None
+
+        assert guest.exception == expected
+        assert guest.regs.rip == (CODE if expected else CODE + 1)
