@@ -67,6 +67,7 @@ ACCESS_BY_VTL = {
     "vmm.backend.hyperv.address_spaces": "page walks, by a `ProcessorMemory` of the VTL",
     "vmm.backend.vsm.guest_code": "the instruction of an intercept, by the VTL's memory",
     "vmm.backend.vsm.guest_address": "where that instruction makes its access, the same",
+    "vmm.backend.system_calls": "a page fault's frame and the IDT, where there are no VTLs",
     "vmm.backend.emulation": "one instruction, by a `ProcessorMemory` of the vCPU's VTL",
     "vmm.backend.protection.mapping_faults": "what a processor may do, by a `ProcessorMemory` of its VTL",
     "vmm.backend.protection.mmio_writes": "the same, its writes",
