@@ -60,7 +60,7 @@ MAY_NAME_ALL_RAM = {**DEFINITIONS, **THE_MACHINE_S_OWN, **GIVES_RIGHTS, **GIVEN_
 MAY_LIFT_RIGHTS = {
     "vmm.hypercall.outside": "defines `UnprotectedMemory`",
     "vmm.backend.hyperv.memory": "for VTLs that no other VTL can restrict",
-    "vmm.machine.machine": "VTL0's emulator, which obeys as soon as there are VTLs",
+    "vmm.machine.machine": "VTL0's emulator, which obeys as soon as there are VTLs; system calls where there are none",
 }
 ACCESS_BY_VTL = {
     "vmm.hypercall.prepared": "parameters, by the caller's `CallerMemory`",
