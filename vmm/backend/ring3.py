@@ -8,6 +8,7 @@ A KVM without VT-x or SVM runs ring 3 on the host's own, and has to do at a syst
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import struct
 from typing import Final
@@ -25,6 +26,7 @@ _CR4: Final = 0x20  # PAE
 _EFER: Final = 0x501  # LMA, LME, SCE
 _STAR, _LSTAR, _SFMASK = 0xC000_0081, 0xC000_0082, 0xC000_0084
 _KERNEL_CS, _USER_SELECTORS = 0x08, 0x13
+_AGAIN = (errno.EINTR, errno.EAGAIN)
 
 
 def system_call_reaches_ring_0(kvm: Kvm) -> bool:
@@ -35,16 +37,22 @@ def system_call_reaches_ring_0(kvm: Kvm) -> bool:
         memory[_PROGRAM : _PROGRAM + 2] = _SYSCALL
         memory[_KERNEL : _KERNEL + 1] = _HLT
         pin = ctypes.c_char.from_buffer(memory)
-        with kvm.create_vm() as vm:
-            vm.set_tss_addr(_TSS_GPA)
-            vm.set_user_memory_region(0, 0, _END, ctypes.addressof(pin))
-            vcpu = vm.create_vcpu(0)
-            vcpu.set_cpuid2(kvm.supported_cpuid())
-            _in_ring_3(vcpu)
-            vcpu.run_once()
-            reached = vcpu.run.exit_reason == k.KVM_EXIT_HLT
-        del pin
-    return reached
+        try:
+            return _reaches(kvm, ctypes.addressof(pin))
+        finally:
+            del pin  # else the memory could not be closed
+
+
+def _reaches(kvm: Kvm, address: int) -> bool:
+    with kvm.create_vm() as vm:
+        vm.set_tss_addr(_TSS_GPA)
+        vm.set_user_memory_region(0, 0, _END, address)
+        vcpu = vm.create_vcpu(0)
+        vcpu.set_cpuid2(kvm.supported_cpuid())
+        _in_ring_3(vcpu)
+        while vcpu.run_once() in _AGAIN:
+            pass  # a signal, for instance for the VP whose guest makes somebody ask
+        return vcpu.run.exit_reason == k.KVM_EXIT_HLT
 
 
 def _in_ring_3(vcpu: Vcpu) -> None:

@@ -12,10 +12,13 @@ fault is what we wait for:
 | one of ring 3 at the entry point | its frame is dropped; the processor goes to the entry point as by SYSCALL |
 | any other | one single step past the breakpoint |
 
-A breakpoint at the entry point itself would come too late: of both faults at one instruction, the page fault is first.
-While it is armed the guest's own breakpoints have no effect (api.rst KVM_SET_GUEST_DEBUG). Programs in compatibility
-mode (IA32_CSTAR) are left as they are. An interrupt between SYSCALL and the page fault finds the program at the entry
-point; it returns there, and the page fault comes then.
+A breakpoint at the entry point itself does not help: measured, the page fault comes and no KVM_EXIT_DEBUG. While one
+is armed, KVM hands over every #DB: the guest's single steps and INT1 are given back to it, its own breakpoints have
+no effect (api.rst KVM_SET_GUEST_DEBUG). A handler that the guest moves after it has written IA32_LSTAR is not
+noticed. Programs in compatibility mode (IA32_CSTAR) are left as they are, and so are all where IA32_FMASK leaves IF
+alone: a program that jumps to the entry point is told from one that calls by IF, which it cannot clear. An interrupt
+between SYSCALL and the page fault finds the program at the entry point; it returns there, and the page fault comes
+then.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from kvmapi import KvmError, MsrRange, Vm
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi import x86
 from vmm.backend.emulation import registers as r
-from vmm.backend.emulation.faults import DeclinedError, GuestFaultError
+from vmm.backend.emulation.faults import DeclinedError, GuestFaultError, page_fault
 
 if TYPE_CHECKING:
     from vmm.backend.emulation.processor import Cpuid, Processor
@@ -43,6 +46,9 @@ _FRAME_BYTES = 48  # error code, RIP, CS, RFLAGS, RSP, SS
 _RPL = 3
 # struct kvm_run, behind the exit's header of 32 bytes: msr is (error u8, padding, reason u32, index u32, data u64)
 _ERROR_U8, _INDEX_U32, _DATA_U64 = 32, 11, 6
+_DR6_U64 = 6  # debug is (exception u32, pad u32, pc u64, dr6 u64, dr7 u64)
+_OUR_BREAKPOINT = 1  # of DR6
+_FETCH_BY_PROGRAM = 0x15  # #PF's error code: present, user, instruction fetch
 
 
 def watch(vm: Vm) -> None:
@@ -61,11 +67,13 @@ class SystemCalls:
         self._needed = needed
         self._cpuid: Cpuid | None = None
         self._handler: int | None = None  # where the breakpoint is
+        self._stepping = False  # past it
         vp.handlers[k.KVM_EXIT_X86_WRMSR] = self._write_msr
         vp.handlers[k.KVM_EXIT_DEBUG] = self._debug
 
     def reset(self) -> None:
         """The machine is reset, the VP frozen: no breakpoint until IA32_LSTAR is written again. Errors: `KvmError`."""
+        self._stepping = False
         if self._handler is not None:
             self._handler = None
             self._vcpu.set_guest_debug(0)
@@ -91,6 +99,8 @@ class SystemCalls:
         if raw is None:
             return None
         gate = int.from_bytes(raw, "little")
+        if not gate >> 47 & 1:  # not present
+            return None
         return gate & 0xFFFF | (gate >> 48 & 0xFFFF_FFFF_FFFF) << 16
 
     def _arm(self) -> None:
@@ -101,26 +111,40 @@ class SystemCalls:
 
     def _debug(self) -> None:
         cpu = self._processor()
-        if cpu.regs.rip != self._handler:  # a step has been made
+        if self._stepping:
+            self._stepping = False
             self._arm()
+        elif cpu.cpl:
+            self._program_s_debug_exception(cpu)
         elif not self._system_call(cpu):
+            self._stepping = True
             self._vcpu.set_guest_debug(_STEP)
 
+    def _program_s_debug_exception(self, cpu: Processor) -> None:
+        """A program in ring 3 got #DB: by its own doing, or because it jumped to where our breakpoint is."""
+        dr6 = self._vcpu.run.u64[_DR6_U64]
+        if dr6 & _OUR_BREAKPOINT and not dr6 & r.DR6_BS:
+            cpu.raise_fault(page_fault(cpu.regs.rip, _FETCH_BY_PROGRAM))
+        else:
+            cpu.debug_trap(dr6 & r.DR6_BS)
+
     def _system_call(self, cpu: Processor) -> bool:
-        """Make a SYSCALL of a page fault that was none; False if it was one."""
-        raw = _read(cpu, cpu.regs.rsp, _FRAME_BYTES)
+        """Make a SYSCALL of a page fault that was none; False if it was one. In ring 0."""
+        raw = _read(cpu, cpu.regs.rsp, _FRAME_BYTES) if cpu.regs.rip == self._handler else None
         if raw is None:
             return False
         _, rip, cs, rflags, rsp, _ = (
             int.from_bytes(raw[at : at + 8], "little") for at in range(0, _FRAME_BYTES, 8)
         )
-        (_, star), (_, entry), (_, mask) = self._vcpu.get_msrs([STAR, LSTAR, SFMASK])
-        if cs & _RPL != _RPL or rip != entry or cpu.sregs.cr2 != entry:
+        if cs & _RPL != _RPL or cpu.sregs.cr2 != rip:
             return False
-        if rflags & mask & r.RFLAGS_IF:  # a program that has jumped there: it cannot clear IF, SYSCALL does
+        (_, star), (_, entry), (_, mask) = self._vcpu.get_msrs([STAR, LSTAR, SFMASK])
+        rflags &= ~r.RFLAGS_RF
+        called = mask & r.RFLAGS_IF and rflags == (cpu.regs.r11 & ~mask & ~r.RFLAGS_RF) | 2
+        if rip != entry or not called:
             return False
         regs, sregs = cpu.regs, cpu.sregs
-        regs.rip, regs.rsp, regs.rflags = entry, rsp, rflags & ~r.RFLAGS_RF
+        regs.rip, regs.rsp, regs.rflags = entry, rsp, rflags
         sregs.cs = _flat(star >> 32 & 0xFFFC, kind=0xB, long=1)
         sregs.ss = _flat((star >> 32 & 0xFFFC) + 8, kind=0x3, long=0)
         self._vcpu.set_sregs(sregs)

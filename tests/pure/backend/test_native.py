@@ -73,7 +73,7 @@ def test_16_bytes_are_exchanged_only_if_they_are_as_expected(native: NativeCode)
     assert len(buffer) == 32
 
 
-def test_two_threads_that_count_by_exchanging_lose_nothing(native: NativeCode) -> None:
+def test_counting_by_exchanging_loses_nothing(native: NativeCode) -> None:
     buffer, address = sixteen_bytes()
 
     def count() -> None:

@@ -14,7 +14,7 @@ from kvmapi import Kvm
 from kvmapi.fake import FakeKvm
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi import x86
-from tests.pure.emulation.guest import HANDLER, IDT, KERNEL_CS, STACK, USER_CS, USER_SS, Guest, a_guest
+from tests.pure.emulation.guest import IDT, KERNEL_CS, STACK, USER_CS, USER_SS, Guest, a_guest
 from vmm.backend import system_calls
 from vmm.backend.emulation import registers as r
 from vmm.backend.system_calls import LSTAR, SFMASK, STAR, SystemCalls
@@ -23,6 +23,7 @@ from vmm.bus import MmioBus, PortBus
 from vmm.hypercall.outside import UnprotectedMemory
 
 ENTRY, PROGRAM, PROGRAM_STACK = 0xFFFF_FFFF_8100_0040, 0x40_1002, 0x7FFF_F000
+HANDLER = 0xFFFF_FFFF_81A0_1230
 PAGE_FAULT, FRAME = 14, STACK - 48
 MASK = r.RFLAGS_TF | r.RFLAGS_IF | r.RFLAGS_AC
 FLAGS = 2 | r.RFLAGS_IF
@@ -37,7 +38,7 @@ class Watched:
         self.guest = guest
         self.vp = VirtualProcessor(0, guest.vcpu, PortBus(), MmioBus(), lambda outcome: None)
         self.calls = SystemCalls(self.vp, UnprotectedMemory(guest.memory), lambda: needed)
-        guest.gate(PAGE_FAULT)
+        guest.gate(PAGE_FAULT, offset=HANDLER)
         guest.vcpu.set_msrs([(STAR, 0x13 << 48 | 0x10 << 32), (SFMASK, MASK)])
 
     def write_lstar(self, value: int = ENTRY) -> bool:
@@ -47,11 +48,13 @@ class Watched:
         self.vp.handlers[k.KVM_EXIT_X86_WRMSR]()
         return run.u8[32] == 0
 
-    def fault(self, *, rip: int = ENTRY, cs: int = USER_CS, cr2: int = ENTRY, rflags: int = 2) -> None:
+    def fault(
+        self, *, rip: int = ENTRY, cs: int = USER_CS, cr2: int = ENTRY, rflags: int = 2, r11: int = FLAGS
+    ) -> None:
         """The page fault handler's first instruction, with such a frame: KVM_EXIT_DEBUG."""
         for index, value in enumerate((0x15, rip, cs, rflags, PROGRAM_STACK, USER_SS)):
             self.guest.memory.put(FRAME + 8 * index, value)
-        self.guest.set_regs(rip=HANDLER, rsp=FRAME, rcx=PROGRAM, r11=FLAGS)
+        self.guest.set_regs(rip=HANDLER, rsp=FRAME, rcx=PROGRAM, r11=r11)
         self.guest.set_sregs(cr2=cr2)
         self.vp.handlers[k.KVM_EXIT_DEBUG]()
 
@@ -148,6 +151,7 @@ def test_the_resume_flag_of_the_fault_is_not_the_program_s() -> None:
         {"cr2": 0x1000},
         {"cs": KERNEL_CS},
         {"rflags": FLAGS},  # a program that jumped to the entry point: SYSCALL clears IF
+        {"r11": FLAGS | 3 << 12},  # not what SYSCALL would have left
     ],
 )
 def test_any_other_page_fault_is_the_guest_s(other: dict[str, int]) -> None:
@@ -163,6 +167,68 @@ def test_any_other_page_fault_is_the_guest_s(other: dict[str, int]) -> None:
         host.guest.set_regs(rip=HANDLER + 3)
         host.vp.handlers[k.KVM_EXIT_DEBUG]()
         assert host.debugging[2:] == [(BREAK, HANDLER, 0x402)]
+
+
+def test_without_if_in_fmask_a_call_cannot_be_told_from_a_jump() -> None:
+    with watched() as host:
+        host.guest.vcpu.set_msrs([(SFMASK, MASK & ~r.RFLAGS_IF)])
+        host.write_lstar()
+
+        host.fault(rflags=FLAGS)
+
+        assert host.guest.regs.rip == HANDLER
+        assert host.debugging[1:] == [(STEP, 0, 0)]
+
+
+def in_a_program(guest: Guest, **registers: int) -> None:
+    sregs = guest.sregs
+    sregs.cs.dpl = sregs.ss.dpl = 3
+    sregs.cs.selector, sregs.ss.selector = USER_CS, USER_SS
+    guest.vcpu.set_sregs(sregs)
+    guest.set_regs(**registers)
+
+
+def debug_exit(host: Watched, dr6: int) -> None:
+    struct.pack_into("<II3Q", host.guest.vcpu.run.u8, 32, 1, 0, host.guest.regs.rip, dr6, 0)
+    host.vp.handlers[k.KVM_EXIT_DEBUG]()
+
+
+@pytest.mark.parametrize(("dr6", "causes"), [(r.DR6_BS, r.DR6_BS), (r.DR6_BS | 1, r.DR6_BS), (0, 0)])
+def test_a_debug_exception_of_a_program_is_given_back(dr6: int, causes: int) -> None:
+    """A single step, one that ends at the handler's address with a frame of the program's making, and INT1."""
+    with watched() as host:
+        host.write_lstar()
+        for index, value in enumerate((0x15, ENTRY, USER_CS, 2, PROGRAM_STACK, USER_SS)):
+            host.guest.memory.put(FRAME + 8 * index, value)
+        in_a_program(host.guest, rip=HANDLER, rsp=FRAME, r11=FLAGS)
+        host.guest.set_sregs(cr2=ENTRY)
+
+        debug_exit(host, dr6)
+
+        assert host.guest.exception == (1, None)
+        assert host.guest.vcpu.get_debugregs().dr6 == causes
+        assert (host.guest.regs.rip, host.guest.sregs.ss.dpl) == (HANDLER, 3)
+        assert len(host.debugging) == 1
+
+
+def test_a_program_that_jumps_to_the_breakpoint_gets_its_page_fault() -> None:
+    with watched() as host:
+        host.write_lstar()
+        in_a_program(host.guest, rip=HANDLER, rsp=PROGRAM_STACK)
+
+        debug_exit(host, 1)
+
+        assert host.guest.exception == (14, 0x15)
+        assert host.guest.sregs.cr2 == HANDLER
+        assert host.guest.sregs.ss.dpl == 3
+
+
+def test_a_gate_that_is_not_present_is_no_handler() -> None:
+    with watched() as host:
+        host.guest.gate(PAGE_FAULT, offset=HANDLER, present=0)
+
+        assert host.write_lstar()
+        assert host.debugging == [(0, 0, 0)]
 
 
 def test_a_stack_that_cannot_be_read_is_the_guest_s_affair() -> None:

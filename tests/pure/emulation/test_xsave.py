@@ -7,10 +7,13 @@ import pytest
 
 from kvmapi.uapi import x86
 from tests.pure.emulation.guest import CODE, DATA, XSAVE, Guest, a_guest
+from tests.pure.emulation.test_protected import NONE, RX, Protected
 from tests.pure.emulation.test_vector import area, number, prepare, put
 from vmm.backend.emulation import registers as r
 from vmm.backend.emulation.processor import Feature
 from vmm.backend.emulation.xsave import XSAVEC
+from vmm.vsm.outside import MemoryAccess
+from vmm.vsm.rights import READ, WRITE
 
 UD, NM, GP, PF = 6, 7, 13, 14
 XSAVEOPT = Feature(0xD, "eax", 0, index=1)
@@ -113,7 +116,6 @@ def test_initial_components_are_saved_but_by_the_optimized_instruction() -> None
 
 
 def test_the_compacted_format() -> None:
-    """AVX state moves to the first place when the component before it has none."""
     with a_guest(*ALL) as guest:
         used(guest)
 
@@ -185,6 +187,7 @@ def test_what_is_saved_is_restored(code: bytes) -> None:
         before = area(guest)
         for at, (_, size) in STATE.items():
             put(guest, at, 0, size)
+        put(guest, XSTATE_BV, 0, 8)
 
         assert guest.carry_out(RESTORE) is None
 
@@ -197,9 +200,11 @@ def test_what_the_area_lacks_becomes_initial(format_: int) -> None:
     with a_guest(*ALL) as guest:
         used(guest)
         guest.memory.put(DATA + XCOMP_BV, format_)
-        guest.memory.put(DATA + MXCSR, 0x1F80, 4)
+        # Counts in the standard format alone.
+        guest.memory.put(DATA + MXCSR, 0xFFFF_FFFF if format_ else 0x1F80, 4)
 
         guest.carry_out(RESTORE)
+        assert guest.exception is None
 
         assert number(guest, FCW, 2) == 0x037F
         assert (number(guest, ST0, 10), number(guest, XMM3), number(guest, YMM3_HIGH)) == (0, 0, 0)
@@ -217,6 +222,58 @@ def test_mxcsr_of_the_standard_format_counts_without_sse_state_and_kvm_is_told()
         assert number(guest, MXCSR, 4) == 0x1F00
         assert number(guest, XSTATE_BV, 8) == SSE
         assert number(guest, XMM3) == 0
+
+
+@pytest.mark.parametrize(("format_", "mxcsr"), [(0, 0x1F00), (COMPACTED | 7, STATE[MXCSR][0])])
+def test_avx_state_alone_brings_mxcsr_in_the_standard_format_only(format_: int, mxcsr: int) -> None:
+    with a_guest(*ALL) as guest:
+        used(guest)
+        guest.memory.put(DATA + XCOMP_BV, format_)
+        guest.memory.put(DATA + MXCSR, 0x1F00, 4)
+        guest.set_regs(rax=AVX)
+
+        guest.carry_out(RESTORE)
+
+        assert number(guest, MXCSR, 4) == mxcsr
+
+
+def test_a_compacted_area_with_reserved_bits_of_mxcsr_is_refused() -> None:
+    with a_guest(*ALL) as guest:
+        used(guest)
+        guest.memory.put(DATA + XCOMP_BV, COMPACTED | 7)
+        guest.memory.put(DATA + XSTATE_BV, SSE)
+        guest.memory.put(DATA + MXCSR, 0x1_0000, 4)
+
+        guest.carry_out(RESTORE)
+
+        assert guest.exception == (GP, 0)
+
+
+@pytest.mark.parametrize(("prefix", "selectors"), [(b"\x48", 0x1234_5678), (b"", 0)])
+def test_the_short_forms_have_pointers_of_32_bits(prefix: bytes, selectors: int) -> None:
+    with a_guest(*ALL) as guest:
+        used(guest)
+        put(guest, 8, 0x1234_5678_9ABC_DEF0, 8)
+
+        guest.carry_out(prefix + SAVE[1:])
+        assert (saved(guest, 8, 4), saved(guest, 12, 4)) == (0x9ABC_DEF0, selectors)
+
+        guest.memory.put(DATA + 8, 0x1234_5678_9ABC_DEF0)
+        guest.carry_out(prefix + RESTORE[1:])
+        assert (number(guest, 8, 4), number(guest, 12, 4)) == (0x9ABC_DEF0, selectors)
+
+
+@pytest.mark.tlfs("VSM-080", "VSM-083")
+@pytest.mark.parametrize(
+    ("code", "flags", "wanted"), [(SAVE, NONE, WRITE), (SAVE, RX, WRITE), (RESTORE, NONE, READ)]
+)
+def test_an_area_that_a_higher_vtl_protects(code: bytes, flags: int, wanted: int) -> None:
+    with a_guest(*ALL) as guest:
+        used(guest)
+        protected = Protected(guest)
+        protected.protect(flags, DATA)
+
+        assert protected.carry_out(code) == MemoryAccess(DATA, wanted, DATA, code)
 
 
 def test_what_is_not_asked_for_stays() -> None:

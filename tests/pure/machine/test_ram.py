@@ -157,3 +157,18 @@ def test_a_refused_first_mapping_leaves_no_file_open(monkeypatch: pytest.MonkeyP
         GuestRam(4 * MIB)
 
     assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_sixteen_bytes_are_exchanged_if_they_are_as_expected() -> None:
+    with GuestRam(2 << 20) as ram:
+        ram.write(0x1000, b"0123456789abcdef")
+
+        assert ram.compare_exchange(0x1000, bytes(16), b"x" * 16) == b"0123456789abcdef"
+        assert ram.compare_exchange(0x1000, b"0123456789abcdef", b"x" * 16) == b"0123456789abcdef"
+
+        assert ram.read(0xFF0, 48) == bytes(16) + b"x" * 16 + bytes(16)
+
+
+def test_an_exchange_outside_ram_is_refused() -> None:
+    with GuestRam(2 << 20) as ram, pytest.raises(GuestMemoryError):
+        ram.compare_exchange(0xA0000, bytes(16), bytes(16))

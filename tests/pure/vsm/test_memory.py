@@ -90,8 +90,9 @@ def test_each_access_needs_its_right(scene: Scene, direct: bool) -> None:
         "write all": lambda gpa: memory.write_all([(20 * PAGE, bytes((20,)) * 8), (gpa, bytes(8))]),
         "require": lambda gpa: memory.require_writable(gpa, 8),
         "fill": lambda gpa: memory.fill(gpa, 8),
+        "exchange": lambda gpa: memory.compare_exchange(gpa, bytes(16), bytes(16)),
     }
-    writes = {"write", "write all", "require", "fill"}
+    writes = {"write", "write all", "require", "fill", "exchange"}
     before = bytes(scene.ram.bytes)
 
     def refused(page: int) -> set[str]:

@@ -11,7 +11,7 @@ decodes the instruction, and if `table` knows it, does what the SDM says and let
 | `execute` | the steps of one instruction |
 | `table` | which instructions, as data: encoding, CPUID bit, handler |
 | `decode` | prefixes, opcode, ModRM, immediate |
-| `system`, `cache`, `software_interrupts`, `vector`, `vector_moves` | the handlers |
+| `system`, `cache`, `software_interrupts`, `integers`, `vector`, `vector_moves`, `xsave` | the handlers |
 | `interrupt`, `stack_frame`, `descriptors` | delivery through the IDT, as SDM volume 3, chapter 6 |
 | `processor` | the vCPU's registers while an instruction is carried out |
 | `vector_state` | x87, MMX and vector registers |
@@ -26,7 +26,7 @@ in the same #UD (`Emulator.carry_out` does that, should someone turn it on).
 
 Known gaps: memory is written past KVM, so a frame pushed onto a page that the guest uses as a page table is not
 noticed by KVM's shadow of it; accessed and dirty bits are set byte by byte, not atomically; data breakpoints are
-not looked at; VTL protections neither.
+not looked at; XSAVE and its like write back what they leave alone in their area.
 
 Not here: whatever KVM does itself, nested guests (`KVM_RUN_X86_GUEST_MODE`), virtual-8086 mode, task gates,
 CET shadow stacks. Those end as if this package did not exist.

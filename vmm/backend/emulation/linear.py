@@ -35,11 +35,13 @@ class LinearMemory:
         self._paging = paging
 
     def read(self, linear_address: int, size: int, access: Access) -> bytes:
-        """`size` bytes."""
+        """`size` bytes. With `access.write`, of memory that is to be written next, and has to allow both."""
         read = self._memory.fetch if access.fetch else self._memory.read
         found = b""
         for part in self._parts(linear_address, size, access):
             try:
+                if access.write:
+                    self._memory.require_writable(part.gpa, part.size)
                 found += read(part.gpa, part.size)
             except GuestMemoryError as error:
                 raise _declined(error) from error
@@ -70,7 +72,7 @@ class LinearMemory:
         except GuestMemoryError as error:
             raise _declined(error) from error
         except OSError as error:
-            raise DeclinedError(str(error)) from error
+            raise DeclinedError(f"an exchange of 16 bytes needs {error.strerror or error}") from error
         except AccessInterceptedError as error:
             raise _protected(part, error) from error
 

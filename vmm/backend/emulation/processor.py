@@ -217,16 +217,20 @@ class Processor:
             self.regs.rflags &= ~r.RFLAGS_RF
         self._store()
         if stepping:
-            debug = self.vcpu.get_debugregs()
-            debug.dr6 |= r.DR6_BS
-            self.vcpu.set_debugregs(debug)
-            self._set_event(x86.DB_VECTOR, None)
+            self.debug_trap(r.DR6_BS)
             return
         events = self.vcpu.get_vcpu_events()
         shadow = x86.KVM_X86_SHADOW_INT_MOV_SS if holds_interrupts else 0
         if events.interrupt.shadow != shadow:
             events.interrupt.shadow = shadow
             self._put_events(events)
+
+    def debug_trap(self, dr6: int) -> None:
+        """#DB behind the last instruction; its causes are added to DR6. KVM delivers it with the next `KVM_RUN`."""
+        debug = self.vcpu.get_debugregs()
+        debug.dr6 |= dr6
+        self.vcpu.set_debugregs(debug)
+        self._set_event(x86.DB_VECTOR, None)
 
     def raise_fault(self, fault: GuestFaultError) -> None:
         """The instruction changed nothing and raises an exception; KVM delivers it with the next `KVM_RUN`."""

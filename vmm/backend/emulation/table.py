@@ -124,7 +124,7 @@ ROWS = (
     Row("XRSTOR", 0x0FAE, xsave.xrstor, (NP,), None, 5, Form.MEMORY, XSAVE),
     Row("XSAVEOPT", 0x0FAE, xsave.xsaveopt, (NP,), None, 6, Form.MEMORY, Feature(0xD, "eax", 0, index=1)),
     Row("POPCNT", 0x0FB8, integers.popcnt, (PF3,), feature=Feature(1, "ecx", 23)),
-    Row("CMPXCHG16B", 0x0FC7, integers.cmpxchg16b, (NP,), None, 1, Form.MEMORY, lockable=True),
+    Row("CMPXCHG16B", 0x0FC7, integers.cmpxchg16b, reg=1, form=Form.MEMORY, lockable=True),
     Row("XSAVEC", 0x0FC7, xsave.xsavec, (NP,), None, 4, Form.MEMORY, xsave.XSAVEC),
     Row("CLFLUSH", 0x0FAE, cache.cache_line, (NP,), None, 7, Form.MEMORY, Feature(1, "edx", 19)),
     Row("CLFLUSHOPT", 0x0FAE, cache.cache_line, (P66,), None, 7, Form.MEMORY, Feature(7, "ebx", 23)),

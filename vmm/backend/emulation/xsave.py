@@ -25,6 +25,7 @@ _ALIGNMENT = 64
 
 # The legacy region (SDM volume 1, table 10-2) and the header behind it.
 _X87_PARTS = (slice(0, 24), slice(32, 160))
+_X87_SELECTORS = (slice(12, 16), slice(20, 24))
 _MXCSR, _MXCSR_AND_MASK = slice(24, 28), slice(24, 32)
 _XMM = slice(160, 416)
 _XSTATE_BV, _XCOMP_BV = slice(512, 520), slice(520, 528)
@@ -60,6 +61,7 @@ def _save(cpu: Processor, instruction: Instruction, *, everything: bool) -> None
     at, area = _area_to_write(cpu, operand, parts)
     if saved & X87:
         _copy(area, state, *_X87_PARTS)
+        _shorten_pointers(area, instruction)
     if rfbm & (SSE | AVX):
         _copy(area, state, _MXCSR_AND_MASK)
     if saved & SSE:
@@ -82,6 +84,7 @@ def xsavec(cpu: Processor, instruction: Instruction) -> None:
     at, area = _area_to_write(cpu, operand, parts)
     if saved & X87:
         _copy(area, state, *_X87_PARTS)
+        _shorten_pointers(area, instruction)
     if saved & SSE:
         _copy(area, state, _MXCSR_AND_MASK, _XMM)
     for part in parts:
@@ -95,50 +98,57 @@ def xrstor(cpu: Processor, instruction: Instruction) -> None:
     """XRSTOR, from either format: what the area does not have becomes initial."""
     operand, rfbm = _begin(cpu, instruction)
     at = _address(cpu, operand, _HEADER_END)
-    area = cpu.memory.read(at, _HEADER_END, _access(cpu))
-    present = _number(area, _XSTATE_BV)
-    restored = rfbm & present
-    compacted = _check_header(cpu, area)
+    header = cpu.memory.read(at, _HEADER_END, _access(cpu))
+    restored = rfbm & _number(header, _XSTATE_BV)
+    compacted = _check_header(cpu, header)
     if compacted:
-        parts = _compacted_parts(cpu, _number(area, _XCOMP_BV) & ~_COMPACTED, restored)
+        parts = _compacted_parts(cpu, _number(header, _XCOMP_BV) & ~_COMPACTED, restored)
     else:
         parts = _standard_parts(cpu, restored)
-    area = cpu.memory.read(_address(cpu, operand, _end(parts)), _end(parts), _access(cpu))
+    area = bytearray(cpu.memory.read(_address(cpu, operand, _end(parts)), _end(parts), _access(cpu)))
+    _shorten_pointers(area, instruction)
 
     state = VectorState(cpu)
     in_use = state.in_use & ~rfbm | restored
     if rfbm & X87:
         for piece in _X87_PARTS:
-            state.put(piece, area[piece] if restored & X87 else bytes(piece.stop - piece.start))
+            state.put(piece, bytes(area[piece]) if restored & X87 else bytes(piece.stop - piece.start))
         if not restored & X87:
             state.put(slice(0, 2), _INITIAL_FCW)
     if rfbm & SSE if compacted else rfbm & (SSE | AVX):
-        mxcsr = area[_MXCSR] if restored & SSE or not compacted else _INITIAL_MXCSR
+        mxcsr = bytes(area[_MXCSR]) if restored & SSE or not compacted else _INITIAL_MXCSR
         if int.from_bytes(mxcsr, "little") & ~state.mxcsr_mask:
             raise general_protection()
         state.put(_MXCSR, mxcsr)
         if mxcsr != _INITIAL_MXCSR:
             in_use |= SSE  # KVM takes MXCSR only with a component that it belongs to
     if rfbm & SSE:
-        state.put(_XMM, area[_XMM] if restored & SSE else bytes(_XMM.stop - _XMM.start))
+        state.put(_XMM, bytes(area[_XMM]) if restored & SSE else bytes(_XMM.stop - _XMM.start))
     for standard in (part.standard for part in _standard_parts(cpu, rfbm & ~restored)):
         state.put(standard, bytes(standard.stop - standard.start))
     for part in parts:
-        state.put(part.standard, area[part.here])
+        state.put(part.standard, bytes(area[part.here]))
     state.in_use = in_use
     state.store()
 
 
 def _begin(cpu: Processor, instruction: Instruction) -> tuple[MemoryOperand, int]:
     """What all of them check; the operand, and which components are asked for. Errors: #UD, #NM."""
-    if cpu.bits != 64:
-        raise DeclinedError("XSAVE and its like are not carried out here outside 64-bit mode")
     if not cpu.sregs.cr4 & r.CR4_OSXSAVE:
         raise undefined_opcode()
     if cpu.sregs.cr0 & r.CR0_TS:
         raise GuestFaultError(NM_VECTOR)
+    if cpu.bits != 64:
+        raise DeclinedError("XSAVE and its like are not carried out here outside 64-bit mode")
     assert instruction.memory is not None  # the table has memory forms only
     return instruction.memory, cpu.xcr0() & cpu.pair()
+
+
+def _shorten_pointers(area: bytearray, instruction: Instruction) -> None:
+    """Without REX.W the x87 pointers have 32 bits. The selectors behind them, which KVM does not tell, are 0."""
+    if not instruction.rex & r.REX_W:
+        for selector in _X87_SELECTORS:
+            area[selector] = bytes(4)
 
 
 def _check_header(cpu: Processor, area: bytes) -> bool:
