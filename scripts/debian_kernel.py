@@ -21,7 +21,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts.guest_initramfs import busybox, initramfs_entries
+from scripts.guest_initramfs import busybox, initramfs_entries, keep
 from scripts.lab_vm.bzimage import extract_vmlinux
 from scripts.lab_vm.errors import LabError, missing_packages
 from scripts.lab_vm.initramfs import make_initramfs
@@ -42,20 +42,11 @@ def ensure_debian_kernel(directory: Path = BUILD / "debian-kernel") -> DebianKer
     kernel = DebianKernel(directory / "vmlinuz", directory / "vmlinux", directory / "initrd.img")
     directory.mkdir(parents=True, exist_ok=True)
     if not kernel.vmlinuz.exists():
-        _write(kernel.vmlinuz, _download(directory))
+        keep(kernel.vmlinuz, _download(directory))
     if not kernel.vmlinux.exists():
-        _write(kernel.vmlinux, extract_vmlinux(kernel.vmlinuz.read_bytes()))
-    initramfs = make_initramfs(initramfs_entries(busybox()))
-    if not kernel.initrd.exists() or kernel.initrd.read_bytes() != initramfs:
-        _write(kernel.initrd, initramfs)
+        keep(kernel.vmlinux, extract_vmlinux(kernel.vmlinuz.read_bytes()))
+    keep(kernel.initrd, make_initramfs(initramfs_entries(busybox())))
     return kernel
-
-
-def _write(target: Path, content: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=target.name, delete=False) as unfinished:
-        unfinished.write(content)
-    Path(unfinished.name).chmod(0o644)
-    Path(unfinished.name).rename(target)
 
 
 def _download(directory: Path) -> bytes:

@@ -12,6 +12,7 @@ The kernel hands words it does not know to init as environment variables, which 
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 from scripts.lab_vm.errors import missing_packages
@@ -60,3 +61,13 @@ def busybox() -> bytes:
     if not BUSYBOX.exists():
         raise missing_packages(f"no {BUSYBOX} for the guest's initramfs", ["busybox-static"])
     return BUSYBOX.read_bytes()
+
+
+def keep(target: Path, content: bytes) -> None:
+    """Let `target` have `content`, in one rename; untouched if it has."""
+    if target.exists() and target.read_bytes() == content:
+        return
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=target.name, delete=False) as unfinished:
+        unfinished.write(content)
+    Path(unfinished.name).chmod(0o644)
+    Path(unfinished.name).rename(target)

@@ -18,7 +18,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts.guest_initramfs import busybox, initramfs_entries
+from scripts.guest_initramfs import busybox, initramfs_entries, keep
 from scripts.lab_vm.errors import LabError
 from scripts.lab_vm.initramfs import make_cpio
 from scripts.lab_vm.kernel_build import ensure_kernel
@@ -41,11 +41,7 @@ def ensure_guest_kernel(
     image = ensure_kernel("guest", progress if progress is not None else Progress(quiet=True))
     kernel = GuestKernel(directory / "vmlinux", directory / "initrd.cpio")
     directory.mkdir(parents=True, exist_ok=True)
-    initramfs = make_cpio(initramfs_entries(busybox()))
-    if not kernel.initrd.exists() or kernel.initrd.read_bytes() != initramfs:
-        unfinished = directory / f"initrd.{os.getpid()}"
-        unfinished.write_bytes(initramfs)
-        unfinished.rename(kernel.initrd)
+    keep(kernel.initrd, make_cpio(initramfs_entries(busybox())))
     if not kernel.vmlinux.exists() or not kernel.vmlinux.samefile(image.boot):
         unfinished = directory / f"vmlinux.{os.getpid()}"
         unfinished.symlink_to(image.boot)

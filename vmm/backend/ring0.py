@@ -23,11 +23,10 @@ from enum import StrEnum
 
 from kvmapi import Kvm, Vcpu, Vm
 from kvmapi.uapi import kvm as k
-from vmm.backend.ring3 import system_call_reaches_ring_0
+from vmm.backend.ring3 import TSS_GPA, system_call_reaches_ring_0
 
 CODE_GPA = 0x1000
 PAGE = 4096
-TSS_GPA = 0xFFFB_D000  # three pages KVM wants on Intel processors, out of the way below 4 GiB (api.rst 4.36)
 
 RATE = "rate"  # the name of the speed measurement among the experiments
 SYSTEM_CALL = "syscall in ring 3"  # see `vmm.backend.ring3`

@@ -19,7 +19,8 @@ from kvmapi.uapi import kvm as k
 _PML4, _PDPT, _PD, _PROGRAM, _KERNEL, _END = 0x1000, 0x2000, 0x3000, 0x4000, 0x5000, 0x6000
 _SYSCALL, _HLT = b"\x0f\x05", b"\xf4"
 _TABLE, _LARGE_PAGE = 0x7, 0x87  # present, writable, user; 2 MiB
-_TSS_GPA = 0xFFFB_D000  # what KVM wants on Intel processors, out of the way (api.rst 4.36)
+TSS_GPA: Final = 0xFFFB_D000
+"""Three pages that KVM wants on Intel processors, out of the way below 4 GiB (api.rst 4.36)."""
 
 _CR0: Final = 0x8000_0011  # PG, ET, PE
 _CR4: Final = 0x20  # PAE
@@ -45,7 +46,7 @@ def system_call_reaches_ring_0(kvm: Kvm) -> bool:
 
 def _reaches(kvm: Kvm, address: int) -> bool:
     with kvm.create_vm() as vm:
-        vm.set_tss_addr(_TSS_GPA)
+        vm.set_tss_addr(TSS_GPA)
         vm.set_user_memory_region(0, 0, _END, address)
         vcpu = vm.create_vcpu(0)
         vcpu.set_cpuid2(kvm.supported_cpuid())

@@ -24,13 +24,14 @@ then.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from kvmapi import KvmError, MsrRange, Vm
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi import x86
+from vmm.backend import guest_debug
 from vmm.backend.emulation import registers as r
-from vmm.backend.emulation.faults import DeclinedError, GuestFaultError, page_fault
+from vmm.backend.emulation.faults import DeclinedError, GuestFaultError, general_protection, page_fault
 
 if TYPE_CHECKING:
     from vmm.backend.emulation.processor import Cpuid, Processor
@@ -38,15 +39,10 @@ if TYPE_CHECKING:
     from vmm.hypercall.outside import ProcessorMemory
 
 STAR, LSTAR, SFMASK = 0xC000_0081, 0xC000_0082, 0xC000_0084
-_BREAK: Final = k.KVM_GUESTDBG_ENABLE | x86.KVM_GUESTDBG_USE_HW_BP
-_STEP: Final = k.KVM_GUESTDBG_ENABLE | k.KVM_GUESTDBG_SINGLESTEP | x86.KVM_GUESTDBG_BLOCKIRQ
-_DR7_FIRST: Final = 0x402  # the breakpoint of DR0, for execution
-_GATE_BYTES = 16
 _FRAME_BYTES = 48  # error code, RIP, CS, RFLAGS, RSP, SS
 _RPL = 3
 # struct kvm_run, behind the exit's header of 32 bytes: msr is (error u8, padding, reason u32, index u32, data u64)
 _ERROR_U8, _INDEX_U32, _DATA_U64 = 32, 11, 6
-_DR6_U64 = 6  # debug is (exception u32, pad u32, pc u64, dr6 u64, dr7 u64)
 _OUR_BREAKPOINT = 1  # of DR6
 _FETCH_BY_PROGRAM = 0x15  # #PF's error code: present, user, instruction fetch
 
@@ -91,23 +87,22 @@ class SystemCalls:
 
     def _page_fault_handler(self) -> int | None:
         """From the guest's IDT; None where it has none yet."""
+        from vmm.backend.emulation import descriptors
+
         cpu = self._processor()
-        at = x86.PF_VECTOR * _GATE_BYTES
-        if not cpu.long_mode or cpu.sregs.idt.limit < at + _GATE_BYTES - 1:
+        if not cpu.long_mode:
             return None
-        raw = _read(cpu, cpu.sregs.idt.base + at, _GATE_BYTES)
-        if raw is None:
+        try:
+            gate = descriptors.read_gate(cpu, x86.PF_VECTOR, general_protection())
+        except (DeclinedError, GuestFaultError):
             return None
-        gate = int.from_bytes(raw, "little")
-        if not gate >> 47 & 1:  # not present
-            return None
-        return gate & 0xFFFF | (gate >> 48 & 0xFFFF_FFFF_FFFF) << 16
+        return gate.offset if gate.present else None
 
     def _arm(self) -> None:
         if self._handler is None:
             self._vcpu.set_guest_debug(0)
         else:
-            self._vcpu.set_guest_debug(_BREAK, [self._handler, 0, 0, 0, 0, 0, 0, _DR7_FIRST])
+            self._vcpu.set_guest_debug(guest_debug.BREAK, guest_debug.break_at(self._handler))
 
     def _debug(self) -> None:
         cpu = self._processor()
@@ -118,11 +113,11 @@ class SystemCalls:
             self._program_s_debug_exception(cpu)
         elif not self._system_call(cpu):
             self._stepping = True
-            self._vcpu.set_guest_debug(_STEP)
+            self._vcpu.set_guest_debug(guest_debug.STEP)
 
     def _program_s_debug_exception(self, cpu: Processor) -> None:
         """A program in ring 3 got #DB: by its own doing, or because it jumped to where our breakpoint is."""
-        dr6 = self._vcpu.run.u64[_DR6_U64]
+        dr6 = self._vcpu.run.u64[guest_debug.DR6_U64]
         if dr6 & _OUR_BREAKPOINT and not dr6 & r.DR6_BS:
             cpu.raise_fault(page_fault(cpu.regs.rip, _FETCH_BY_PROGRAM))
         else:
@@ -130,8 +125,13 @@ class SystemCalls:
 
     def _system_call(self, cpu: Processor) -> bool:
         """Make a SYSCALL of a page fault that was none; False if it was one. In ring 0."""
-        raw = _read(cpu, cpu.regs.rsp, _FRAME_BYTES) if cpu.regs.rip == self._handler else None
-        if raw is None:
+        from vmm.backend.emulation.descriptors import SYSTEM_READ
+
+        if cpu.regs.rip != self._handler:
+            return False
+        try:
+            raw = cpu.memory.read(cpu.regs.rsp, _FRAME_BYTES, SYSTEM_READ)
+        except (DeclinedError, GuestFaultError):
             return False
         _, rip, cs, rflags, rsp, _ = (
             int.from_bytes(raw[at : at + 8], "little") for at in range(0, _FRAME_BYTES, 8)
@@ -157,16 +157,6 @@ class SystemCalls:
         if self._cpuid is None:
             self._cpuid = Cpuid(self._vcpu.get_cpuid2())
         return Processor(self._vcpu, self._memory, self._cpuid)
-
-
-def _read(cpu: Processor, linear_address: int, size: int) -> bytes | None:
-    """Of the guest's memory, as its kernel would; None where that faults."""
-    from vmm.backend.emulation.page_walk import Access
-
-    try:
-        return cpu.memory.read(linear_address, size, Access())
-    except (DeclinedError, GuestFaultError):
-        return None
 
 
 def _flat(selector: int, *, kind: int, long: int) -> x86.kvm_segment:

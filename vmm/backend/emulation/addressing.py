@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from kvmapi.uapi.x86 import GP_VECTOR, SS_VECTOR, kvm_segment
-from vmm.backend.emulation.decode import MemoryOperand
+from vmm.backend.emulation.decode import Instruction, MemoryOperand
 from vmm.backend.emulation.faults import GuestFaultError
+from vmm.backend.emulation.page_walk import Access
 from vmm.backend.emulation.processor import Processor
 
 _CODE, _EXPAND_DOWN_OR_CONFORMING, _WRITABLE_OR_READABLE = 8, 4, 2
@@ -29,6 +30,14 @@ def linear(
     """
     at = offset(cpu, operand)
     return in_segment(cpu, operand.segment, at, size, write=write, execute_only=execute_only)
+
+
+def register_or_memory(cpu: Processor, instruction: Instruction, size: int) -> int:
+    """The low `size` bytes of the operand that ModRM.r/m names. Errors: as `linear`, and those of a read."""
+    if instruction.memory is None:
+        return cpu.gpr(instruction.rm_register) & (1 << 8 * size) - 1
+    at = linear(cpu, instruction.memory, size)
+    return int.from_bytes(cpu.memory.read(at, size, Access(user=cpu.cpl == 3)), "little")
 
 
 def in_segment(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from vmm.backend.emulation import registers as r
-from vmm.backend.emulation.addressing import linear
+from vmm.backend.emulation.addressing import linear, register_or_memory
 from vmm.backend.emulation.decode import Instruction
 from vmm.backend.emulation.faults import DeclinedError, general_protection, undefined_opcode
 from vmm.backend.emulation.page_walk import Access
@@ -17,11 +17,7 @@ _ARITHMETIC_FLAGS = r.RFLAGS_CF | r.RFLAGS_PF | r.RFLAGS_AF | r.RFLAGS_ZF | r.RF
 def popcnt(cpu: Processor, instruction: Instruction) -> None:
     """POPCNT r, r/m: how many bits of the source are set; ZF if none is, the other arithmetic flags are cleared."""
     size = _operand_size(cpu, instruction)
-    if instruction.memory is None:
-        source = cpu.gpr(instruction.rm_register) & (1 << 8 * size) - 1
-    else:
-        at = linear(cpu, instruction.memory, size)
-        source = int.from_bytes(cpu.memory.read(at, size, Access(user=cpu.cpl == 3)), "little")
+    source = register_or_memory(cpu, instruction, size)
     kept = cpu.gpr(instruction.register_operand) & ~0xFFFF if size == 2 else 0
     cpu.set_gpr(instruction.register_operand, kept | source.bit_count())
     cpu.regs.rflags &= ~_ARITHMETIC_FLAGS

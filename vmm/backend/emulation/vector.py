@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from kvmapi.uapi.x86 import MF_VECTOR, NM_VECTOR
 from vmm.backend.emulation import registers as r
-from vmm.backend.emulation.addressing import linear
+from vmm.backend.emulation.addressing import linear, register_or_memory
 from vmm.backend.emulation.decode import P66, Instruction, Vex
 from vmm.backend.emulation.faults import GuestFaultError, undefined_opcode
 from vmm.backend.emulation.page_walk import Access
@@ -50,11 +50,7 @@ def move_to_vector(cpu: Processor, instruction: Instruction) -> None:
     """MOVD/MOVQ mm or xmm, r/m: the rest of the destination is cleared."""
     state = sse_state(cpu) if instruction.prefix == P66 else _mmx_state(cpu)
     size = _size(cpu, instruction)
-    if instruction.memory is None:
-        value = cpu.gpr(instruction.rm_register) & (1 << 8 * size) - 1
-    else:
-        at = linear(cpu, instruction.memory, size)
-        value = int.from_bytes(cpu.memory.read(at, size, Access(user=cpu.cpl == 3)), "little")
+    value = register_or_memory(cpu, instruction, size)
     if instruction.prefix == P66:
         state.set_xmm(instruction.register_operand, value)
     else:

@@ -21,7 +21,8 @@ from vmm.backend.emulation.vector_state import AREA_BYTES, AVX, SSE, X87, Vector
 XSAVEC: Final = Feature(0xD, "eax", 1, index=1)
 _COMPACTED = 1 << 63  # of XCOMP_BV
 _LAST_COMPONENT = 62
-_ALIGNMENT = 64
+_ALIGNMENT = 64  # of the area, and in the compacted format of components with _ALIGNED
+_ALIGNED = 1 << 1  # of ECX of CPUID.0DH, sub-leaf i
 
 # The legacy region (SDM volume 1, table 10-2) and the header behind it.
 _X87_PARTS = (slice(0, 24), slice(32, 160))
@@ -175,7 +176,7 @@ def _compacted_parts(cpu: Processor, all_: int, wanted: int) -> list[_Part]:
     parts, end = [], _HEADER_END
     for number in _components(all_):
         standard = _standard(cpu, number)
-        if cpu.cpuid.value(0xD, "ecx", number) & 2:
+        if cpu.cpuid.value(0xD, "ecx", number) & _ALIGNED:
             end = -(-end // _ALIGNMENT) * _ALIGNMENT
         here = slice(end, end + standard.stop - standard.start)
         end = here.stop

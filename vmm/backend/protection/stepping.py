@@ -33,6 +33,7 @@ from typing import Final
 from kvmapi import KvmError, Vcpu
 from kvmapi.uapi import kvm as k
 from kvmapi.uapi import x86
+from vmm.backend import guest_debug
 from vmm.backend.emulation import registers as r
 from vmm.backend.emulation.page_walk import Access
 from vmm.backend.emulation.processor import Processor
@@ -47,15 +48,12 @@ from vmm.backend.vp import VirtualProcessor
 from vmm.hypercall.outside import AccessInterceptedError, ProcessorMemory
 from vmm.outside import GuestMemoryError
 
-_STEP: Final = k.KVM_GUESTDBG_ENABLE | k.KVM_GUESTDBG_SINGLESTEP | x86.KVM_GUESTDBG_BLOCKIRQ
-_BREAK: Final = k.KVM_GUESTDBG_ENABLE | x86.KVM_GUESTDBG_USE_HW_BP | x86.KVM_GUESTDBG_BLOCKIRQ
-_DR7_FIRST: Final = 0x402  # the breakpoint of DR0, for execution
+_BREAK: Final = guest_debug.BREAK | x86.KVM_GUESTDBG_BLOCKIRQ
 _LONG: Final = 53  # the bit of a code segment's descriptor
 _SFMASK: Final = 0xC000_0084
 _GOES_ON: Final = ((_SFMASK, r.RFLAGS_TF), (0x1D9, 1 << 1))  # DEBUGCTL.BTF
 _IMMEDIATE_EXIT: Final = 1
 _PAGE: Final = 4096
-_DEBUG_DR6_U64: Final = (32 + 16) // 8  # struct kvm_run: debug.arch.dr6
 _BREAKPOINTS: Final = 0xF  # of DR6: those whose conditions were met, enabled or not
 _PUSHES_FLAGS: Final = ("pushf", "pushfd", "pushfq")
 _DECOY_PAGES: Final = 64
@@ -230,13 +228,13 @@ class Stepper:
         """
         decoded = touches.instruction
         if self._hardware or decoded is None or not decoded.mnemonic.startswith("iret"):
-            self._vcpu.set_guest_debug(_STEP)
+            self._vcpu.set_guest_debug(guest_debug.STEP)
             return
         frame = list(operands(cpu, decoded))
         rip, selector = (self._number(cpu, operand.gva, operand.size) for operand in frame[:2])
         raw = [self._number(cpu, operand.gva, operand.size) for operand in descriptor(cpu, selector)]
         target = rip + (0 if not raw or raw[0] >> _LONG & 1 else _base(raw[0]))
-        self._vcpu.set_guest_debug(_BREAK, (target & (1 << 64) - 1, 0, 0, 0, 0, 0, 0, _DR7_FIRST))
+        self._vcpu.set_guest_debug(_BREAK, guest_debug.break_at(target))
 
     def _number(self, cpu: Processor, gva: int, size: int) -> int:
         """What the instruction reads there; 0 where it will have a page fault."""
@@ -297,7 +295,7 @@ class Stepper:
     ) -> int | None:
         reason = int(self._vcpu.run.exit_reason)
         if reason == k.KVM_EXIT_DEBUG:
-            status = int(self._vcpu.run.u64[_DEBUG_DR6_U64]) if self._hardware else 0
+            status = int(self._vcpu.run.u64[guest_debug.DR6_U64]) if self._hardware else 0
             breakpoints = _enabled(status, debug.dr7)
             if breakpoints and not status & r.DR6_BS:  # one at the instruction itself: a fault
                 self._raise_debug(breakpoints)
